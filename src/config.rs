@@ -1,0 +1,349 @@
+//! Plain data that every front-end produces and every part reads; the only meaning of every option.
+//!
+//! Values are valid by construction as far as one value can tell: an address plan holds addresses of its
+//! subnet, a publish has one host port and one guest port (ranges are expanded by the front-end).
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// ff:ff:ff:ff:ff:ff.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+    /// The gateway's, locally administered.
+    pub const GATEWAY: Self = Self([0x52, 0x55, 0x0a, 0x00, 0x02, 0x02]);
+
+    /// Whether the group bit is set (multicast or broadcast).
+    pub fn is_group(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl std::fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for MacAddr {
+    type Err = String;
+
+    /// Six hexadecimal octets with colons between them; a group address is refused.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let octets: Vec<u8> = text
+            .split(':')
+            .map(|part| {
+                if part.len() <= 2 {
+                    u8::from_str_radix(part, 16).ok()
+                } else {
+                    None
+                }
+            })
+            .collect::<Option<_>>()
+            .ok_or_else(|| format!("'{text}' is not a MAC address such as 52:55:0a:00:02:64"))?;
+        let octets: [u8; 6] = octets
+            .try_into()
+            .map_err(|_| format!("'{text}' does not have six octets"))?;
+        let mac = Self(octets);
+        if mac.is_group() || mac.0 == [0; 6] {
+            return Err(format!("'{text}' is not the address of one station"));
+        }
+        Ok(mac)
+    }
+}
+
+/// The IPv4 addresses of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Plan {
+    /// The subnet, 10.0.2.0/24 by default.
+    pub subnet: Ipv4Net,
+    /// Host number 2: the router.
+    pub gateway: Ipv4Addr,
+    /// Host number 3: the DNS forwarder.
+    pub dns: Ipv4Addr,
+    /// Host number 100 (or the last one that fits): the guest.
+    pub guest: Ipv4Addr,
+}
+
+/// The IPv6 addresses of a network; same host numbers as [`Ipv4Plan`], in hexadecimal notation
+/// (`::2`, `::3`, `::100`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Plan {
+    /// The prefix, fd00::/64 by default.
+    pub subnet: Ipv6Net,
+    /// The router.
+    pub gateway: Ipv6Addr,
+    /// The DNS forwarder.
+    pub dns: Ipv6Addr,
+    /// The guest.
+    pub guest: Ipv6Addr,
+}
+
+impl Ipv4Plan {
+    /// Places gateway, DNS and guest in `subnet`. `None` if it has fewer than eight addresses or is not
+    /// unicast space.
+    pub fn new(subnet: Ipv4Net) -> Option<Self> {
+        let subnet = subnet.trunc();
+        let base = u32::from(subnet.network());
+        let size = 1u64 << (32 - subnet.prefix_len());
+        if size < 8 || subnet.network().is_multicast() || subnet.network().is_loopback() {
+            return None;
+        }
+        let guest = u32::try_from(100.min(size - 2)).ok()?;
+        Some(Self {
+            subnet,
+            gateway: Ipv4Addr::from(base + 2),
+            dns: Ipv4Addr::from(base + 3),
+            guest: Ipv4Addr::from(base + guest),
+        })
+    }
+}
+
+impl Ipv6Plan {
+    /// Places gateway, DNS and guest in `subnet`. `None` if the prefix is longer than /116 or not unicast.
+    pub fn new(subnet: Ipv6Net) -> Option<Self> {
+        let subnet = subnet.trunc();
+        if subnet.prefix_len() > 116 || subnet.network().is_multicast() {
+            return None;
+        }
+        let base = u128::from(subnet.network());
+        Some(Self {
+            subnet,
+            gateway: Ipv6Addr::from(base + 0x2),
+            dns: Ipv6Addr::from(base + 0x3),
+            guest: Ipv6Addr::from(base + 0x100),
+        })
+    }
+}
+
+/// A transport that can be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// One published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Address to listen on at the host; `None` is both wildcards, 0.0.0.0 and `[::]`.
+    pub host_addr: Option<IpAddr>,
+    /// Port at the host; `None` lets the kernel choose, and rnet prints which.
+    pub host_port: Option<u16>,
+    /// Port at the guest.
+    pub guest_port: u16,
+    /// TCP or UDP.
+    pub transport: Transport,
+}
+
+/// What of the host itself (its loopback and link-local neighbours) a guest may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostAccess {
+    /// All of the host's loopback, through the gateway's address.
+    pub loopback: bool,
+    /// Single final destinations that are allowed though they are loopback or link-local.
+    pub allowed: Vec<SocketAddr>,
+}
+
+/// Idle times after which state is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP mapping without traffic (RFC 4787 REQ-5 asks for at least two minutes).
+    pub udp: Duration,
+    /// UDP mapping that has only spoken to port 53.
+    pub udp_dns: Duration,
+    /// Echo (ping) mapping without traffic.
+    pub ping: Duration,
+    /// Connecting to a host address: how long the guest's SYN is held.
+    pub connect: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            udp: Duration::from_secs(300),
+            udp_dns: Duration::from_secs(30),
+            ping: Duration::from_secs(60),
+            connect: Duration::from_secs(130),
+        }
+    }
+}
+
+/// Everything the gateway needs to know of its network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// IPv4 addresses.
+    pub ipv4: Ipv4Plan,
+    /// IPv6 addresses; `None` with `--no-ipv6`.
+    pub ipv6: Option<Ipv6Plan>,
+    /// Largest IP packet on the link, in bytes (576 to 65520; 1280 at least with IPv6).
+    pub mtu: u16,
+    /// DNS servers given by the user; empty means those of the host.
+    pub dns_servers: Vec<IpAddr>,
+    /// Published ports.
+    pub publish: Vec<Publish>,
+    /// Opened parts of the host.
+    pub host_access: HostAccess,
+    /// Idle times.
+    pub timeouts: Timeouts,
+}
+
+/// The link of a container and what its interface looks like inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSpec {
+    /// Which kind to make.
+    pub kind: LinkKind,
+    /// Interface name inside the guest (`tap0`).
+    pub ifname: String,
+    /// The guest's MAC address.
+    pub mac: MacAddr,
+}
+
+/// How frames travel between the guest and rnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// The best that works here: tap, else tap-plain, else packet.
+    Auto,
+    /// A TAP with the virtio-net header and offloads.
+    Tap,
+    /// A TAP without them.
+    TapPlain,
+    /// A veth pair with an AF_PACKET socket on its far end; needs no /dev/net/tun.
+    Packet,
+}
+
+impl std::fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Tap => "tap",
+            Self::TapPlain => "tap-plain",
+            Self::Packet => "packet",
+        })
+    }
+}
+
+/// The root filesystem of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootFs {
+    /// A directory; the command's writes go there.
+    Directory(PathBuf),
+    /// The host's own root, copy-on-write: writes vanish with the container.
+    HostCopy,
+    /// An empty tmpfs that holds only the volumes.
+    Empty,
+}
+
+/// A bind mount from the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Existing file or directory of the host, absolute.
+    pub source: PathBuf,
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// Refuse writes, below it too.
+    pub read_only: bool,
+}
+
+/// What runs, and in what surroundings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its root.
+    pub rootfs: RootFs,
+    /// Command and arguments; never empty.
+    pub command: Vec<OsString>,
+    /// The whole environment of the command, in order; a later name replaces an earlier one.
+    pub env: Vec<(OsString, OsString)>,
+    /// Working directory inside; `None` is `/` (for [`RootFs::HostCopy`] the caller's own, if it exists inside).
+    pub workdir: Option<PathBuf>,
+    /// Host name inside.
+    pub hostname: String,
+    /// Bind mounts, in order.
+    pub volumes: Vec<Volume>,
+    /// Puts a small reaping init before the command.
+    pub init: bool,
+}
+
+/// Contents of the generated files of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EtcFiles {
+    /// `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// `/etc/hosts`.
+    pub hosts: String,
+    /// `/etc/hostname`.
+    pub hostname: String,
+}
+
+/// How much to log, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Most detailed level that is written.
+    pub level: LogLevel,
+    /// Text or one JSON object per line.
+    pub format: LogFormat,
+}
+
+/// Levels of detail, least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Only what ends rnet (`--quiet`).
+    Error,
+    /// Also what works but deserves a look (the default).
+    Warn,
+    /// Also changes of state (`--verbose`).
+    Info,
+    /// Also flows (`-vv`).
+    Debug,
+    /// Also packets (`-vvv`).
+    Trace,
+}
+
+/// Shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// All that `rnet run` needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The network.
+    pub network: Network,
+    /// Whether `--cidr` fixed the IPv4 subnet; if not, it moves when a host route collides with it.
+    pub subnet_given: bool,
+    /// The link.
+    pub link: LinkSpec,
+    /// The container.
+    pub container: Container,
+    /// Logging.
+    pub log: Log,
+}

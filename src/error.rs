@@ -1,0 +1,93 @@
+//! The one error of set-up: what was tried, on what, why it failed and what would help.
+//!
+//! The datapath has no errors; what goes wrong there is a frame, a host operation or a counter.
+
+use std::fmt;
+use std::io;
+
+/// `Result` with rnet's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Exit statuses of `rnet run` that are not the command's own (docker's convention).
+pub mod exit {
+    /// rnet itself failed.
+    pub const RNET_FAILED: u8 = 125;
+    /// The command exists but cannot be executed.
+    pub const NOT_EXECUTABLE: u8 = 126;
+    /// The command was not found.
+    pub const NOT_FOUND: u8 = 127;
+}
+
+/// A failed set-up step.
+///
+/// Displays as `operation target: cause` with the remedy, where one is known, on a second line.
+#[derive(Debug)]
+pub struct Error {
+    operation: &'static str,
+    target: String,
+    cause: String,
+    hint: Option<String>,
+    exit_code: u8,
+}
+
+impl Error {
+    /// An error of `operation` (a verb phrase such as "cannot open") on `target`, because of `cause`.
+    pub fn new(operation: &'static str, target: impl fmt::Display, cause: impl fmt::Display) -> Self {
+        Self {
+            operation,
+            target: target.to_string(),
+            cause: cause.to_string(),
+            hint: None,
+            exit_code: exit::RNET_FAILED,
+        }
+    }
+
+    /// Adds the exact remedy: a command, a sysctl or an option.
+    #[must_use]
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// Ends the program with `code` instead of [`exit::RNET_FAILED`].
+    #[must_use]
+    pub fn exit_code(mut self, code: u8) -> Self {
+        self.exit_code = code;
+        self
+    }
+
+    /// The status to exit with.
+    pub fn code(&self) -> u8 {
+        self.exit_code
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.operation, self.target, self.cause)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Names what failed and where, for errors of the system.
+pub trait Context<T> {
+    /// Turns the error into an [`Error`] of `operation` on `target`.
+    fn context(self, operation: &'static str, target: impl fmt::Display) -> Result<T>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn context(self, operation: &'static str, target: impl fmt::Display) -> Result<T> {
+        self.map_err(|cause| Error::new(operation, target, cause))
+    }
+}
+
+impl<T> Context<T> for nix::Result<T> {
+    fn context(self, operation: &'static str, target: impl fmt::Display) -> Result<T> {
+        self.map_err(|errno| Error::new(operation, target, io::Error::from(errno)))
+    }
+}

@@ -1,0 +1,17 @@
+//! rnet gives a process its own network on Linux, without root.
+//!
+//! The map, outermost first:
+//!
+//! - [`cli`]: argv becomes a [`config::Config`]; pure.
+//! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
+//! - [`io`]: the shell around the core: links, host sockets and the worker's event loop.
+//! - [`net`]: the core: a user-mode router as a pure state machine, without fd, thread, clock or file.
+//! - [`sys`]: every `unsafe` block and raw kernel interface.
+//! - [`config`], [`error`]: plain values that the others share.
+//!
+//! Dependencies point one way: `main -> cli -> config`, `main -> container -> sys`,
+//! `main -> io -> {net, sys}`, `net -> config`.
+
+pub mod config;
+pub mod error;
+pub mod net;

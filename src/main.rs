@@ -1,0 +1,3 @@
+//! The `rnet` command.
+
+fn main() {}

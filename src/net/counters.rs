@@ -1,0 +1,52 @@
+//! Counts of what passed and of what was dropped, by reason.
+
+/// Why a frame or datagram went no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DropReason {
+    /// Shorter than its headers say, or a length field out of range.
+    Malformed,
+    /// A wrong checksum.
+    Checksum,
+    /// An EtherType, IP protocol or option that the gateway does not speak.
+    Unsupported,
+    /// Not addressed to the gateway's MAC address.
+    ForeignDestination,
+    /// A source address that no guest may have (loopback, multicast, the gateway's own).
+    BadSource,
+    /// The policy forbids the destination.
+    Denied,
+    /// No flow and no rule that would make one.
+    NoFlow,
+    /// A table, pool or queue is full.
+    Limit,
+    /// The time to live ended here.
+    HopLimit,
+    /// Fragments that never became whole, overlapped or exceeded the limits.
+    Fragment,
+}
+
+const REASONS: usize = DropReason::Fragment as usize + 1;
+
+/// Totals since start.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    drops: [u64; REASONS],
+    /// Frames from guests.
+    pub frames_in: u64,
+    /// Bytes in them.
+    pub bytes_in: u64,
+}
+
+impl Counters {
+    /// Counts one drop.
+    pub fn drop(&mut self, reason: DropReason) {
+        self.drops[reason as usize] += 1;
+        tracing::trace!(?reason, "drop");
+    }
+
+    /// Drops so far for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+}

@@ -1,0 +1,426 @@
+//! Frames taken apart once, and put together.
+//!
+//! Taking apart: [`EthernetFrame`], then [`IpPacket`]; both only borrow. Putting together: [`Ethernet`] says
+//! from where to where on the link, and writes IP packets, fragmented where the MTU asks for it, straight into
+//! the [`Outbox`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use smoltcp::wire::checksum;
+use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
+
+use super::outbox::ETHERNET_BYTES;
+use super::{DropReason, Offload, Outbox, PortId, TxOffload};
+use crate::config::MacAddr;
+
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// Length of an IPv4 header without options.
+pub const IPV4_HEADER_BYTES: usize = 20;
+/// Length of the fixed IPv6 header.
+pub const IPV6_HEADER_BYTES: usize = 40;
+/// Length of a UDP header.
+pub const UDP_HEADER_BYTES: usize = 8;
+/// Extension headers of IPv6 that are followed in one packet.
+const MAX_EXTENSION_HEADERS: usize = 8;
+/// Length of the IPv6 fragment header (RFC 8200 section 4.5).
+const FRAGMENT_HEADER_BYTES: usize = 8;
+
+/// An Ethernet frame.
+#[derive(Clone, Copy, Debug)]
+pub struct EthernetFrame<'a> {
+    /// To whom.
+    pub destination: MacAddr,
+    /// From whom.
+    pub source: MacAddr,
+    /// What the payload is.
+    pub ethertype: u16,
+    /// The rest, padding included.
+    pub payload: &'a [u8],
+}
+
+impl<'a> EthernetFrame<'a> {
+    /// Splits the header off.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DropReason> {
+        let (header, payload) = bytes
+            .split_first_chunk::<ETHERNET_BYTES>()
+            .ok_or(DropReason::Malformed)?;
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
+        Ok(Self {
+            destination: MacAddr([d0, d1, d2, d3, d4, d5]),
+            source: MacAddr([s0, s1, s2, s3, s4, s5]),
+            ethertype: u16::from_be_bytes([t0, t1]),
+            payload,
+        })
+    }
+}
+
+/// Where a fragment belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification field.
+    pub ident: u32,
+    /// Offset of the payload in the whole, in bytes.
+    pub offset_bytes: u16,
+    /// Whether further ones follow.
+    pub more: bool,
+}
+
+/// An IP packet of either version, its lengths checked.
+#[derive(Clone, Copy, Debug)]
+pub struct IpPacket<'a> {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// IPv4's Don't Fragment bit; always set for IPv6.
+    pub dont_fragment: bool,
+    /// Protocol of the payload, after IPv6's extension headers.
+    pub protocol: IpProtocol,
+    /// Set if this is a fragment.
+    pub fragment: Option<Fragment>,
+    /// The packet without link padding.
+    pub bytes: &'a [u8],
+    /// Where the payload starts in `bytes`.
+    pub header_bytes: usize,
+}
+
+impl<'a> IpPacket<'a> {
+    /// Parses an IPv4 packet; its header checksum must be right.
+    pub fn parse_v4(bytes: &'a [u8]) -> Result<Self, DropReason> {
+        let packet = Ipv4Packet::new_checked(bytes).map_err(|_| DropReason::Malformed)?;
+        if packet.version() != 4 || usize::from(packet.header_len()) < IPV4_HEADER_BYTES {
+            return Err(DropReason::Malformed);
+        }
+        if !packet.verify_checksum() {
+            return Err(DropReason::Checksum);
+        }
+        let is_fragment = packet.more_frags() || packet.frag_offset() != 0;
+        Ok(Self {
+            source: packet.src_addr().into(),
+            destination: packet.dst_addr().into(),
+            hop_limit: packet.hop_limit(),
+            dont_fragment: packet.dont_frag(),
+            protocol: packet.next_header(),
+            fragment: is_fragment.then(|| Fragment {
+                ident: packet.ident().into(),
+                offset_bytes: packet.frag_offset(),
+                more: packet.more_frags(),
+            }),
+            bytes: &bytes[..usize::from(packet.total_len())],
+            header_bytes: usize::from(packet.header_len()),
+        })
+    }
+
+    /// Parses an IPv6 packet and walks its extension headers (RFC 8200 section 4).
+    pub fn parse_v6(bytes: &'a [u8]) -> Result<Self, DropReason> {
+        let packet = Ipv6Packet::new_checked(bytes).map_err(|_| DropReason::Malformed)?;
+        if packet.version() != 6 {
+            return Err(DropReason::Malformed);
+        }
+        let mut parsed = Self {
+            source: packet.src_addr().into(),
+            destination: packet.dst_addr().into(),
+            hop_limit: packet.hop_limit(),
+            dont_fragment: true,
+            protocol: packet.next_header(),
+            fragment: None,
+            bytes: &bytes[..packet.total_len()],
+            header_bytes: IPV6_HEADER_BYTES,
+        };
+        for _ in 0..MAX_EXTENSION_HEADERS {
+            let length_unit = match parsed.protocol {
+                IpProtocol::HopByHop | IpProtocol::Ipv6Route | IpProtocol::Ipv6Opts => 8,
+                IpProtocol::Ipv6Frag => 0,
+                _ => return Ok(parsed),
+            };
+            let header: &[u8; 8] = parsed.payload().first_chunk().ok_or(DropReason::Malformed)?;
+            if length_unit == 0 {
+                parsed.note_fragment(header);
+            }
+            parsed.protocol = IpProtocol::from(header[0]);
+            parsed.header_bytes += 8 + usize::from(header[1]) * length_unit;
+            if parsed.header_bytes > parsed.bytes.len() {
+                return Err(DropReason::Malformed);
+            }
+            if parsed.fragment.is_some_and(|fragment| fragment.offset_bytes != 0) {
+                return Ok(parsed);
+            }
+        }
+        Err(DropReason::Unsupported)
+    }
+
+    /// An "atomic" fragment (offset 0, no more) is a whole packet (RFC 6946).
+    fn note_fragment(&mut self, header: &[u8; 8]) {
+        let [_, _, o0, o1, i0, i1, i2, i3] = *header;
+        let field = u16::from_be_bytes([o0, o1]);
+        let fragment = Fragment {
+            ident: u32::from_be_bytes([i0, i1, i2, i3]),
+            offset_bytes: field & !7,
+            more: field & 1 != 0,
+        };
+        self.fragment = (fragment.more || fragment.offset_bytes != 0).then_some(fragment);
+    }
+
+    /// What follows the headers.
+    pub fn payload(&self) -> &'a [u8] {
+        &self.bytes[self.header_bytes..]
+    }
+
+    /// Whether the payload's 16-bit one's complement sum, the pseudo-header included, is right.
+    pub fn transport_checksum_is_valid(&self) -> bool {
+        let payload = self.payload();
+        let Ok(len) = u32::try_from(payload.len()) else {
+            return false;
+        };
+        let sum = checksum::data(payload);
+        match (self.source, self.destination, self.protocol) {
+            (_, _, IpProtocol::Icmp) => sum == !0,
+            (source, destination, protocol) => {
+                let pseudo = pseudo_header(source, destination, protocol, len);
+                checksum::combine(&[pseudo, sum]) == !0
+            }
+        }
+    }
+}
+
+/// One's complement sum of the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
+pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: IpProtocol, len: u32) -> u16 {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            checksum::pseudo_header_v4(&source, &destination, protocol, len)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            checksum::pseudo_header_v6(&source, &destination, protocol, len)
+        }
+        _ => 0,
+    }
+}
+
+/// Where a frame goes on which link: the addressee of everything written through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// The link.
+    pub port: PortId,
+    /// The station on it.
+    pub to: MacAddr,
+    /// What the link finishes for us.
+    pub offload: Offload,
+    /// Largest IP packet on the link, in bytes.
+    pub mtu: u16,
+}
+
+impl Ethernet {
+    /// Sends one frame from the gateway with `len` bytes of payload, which `fill` writes whole.
+    pub fn frame(
+        &self,
+        outbox: &mut Outbox,
+        ethertype: u16,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> TxOffload,
+    ) -> bool {
+        outbox.frame(self.port, ETHERNET_BYTES + len, |frame| {
+            self.header(frame, ethertype);
+            fill(&mut frame[ETHERNET_BYTES..])
+        })
+    }
+
+    /// Writes the Ethernet header to the start of `frame`.
+    pub fn header(&self, frame: &mut [u8], ethertype: u16) {
+        frame[..6].copy_from_slice(&self.to.0);
+        frame[6..12].copy_from_slice(&MacAddr::GATEWAY.0);
+        frame[12..ETHERNET_BYTES].copy_from_slice(&ethertype.to_be_bytes());
+    }
+
+    /// Sends a UDP datagram, in fragments if it exceeds the MTU. `false` if it is too long for UDP, the families
+    /// differ or the outbox is full.
+    pub fn udp(
+        &self,
+        outbox: &mut Outbox,
+        source: SocketAddr,
+        destination: SocketAddr,
+        hop_limit: u8,
+        payload: &[u8],
+    ) -> bool {
+        let len = UDP_HEADER_BYTES + payload.len();
+        let Ok(udp_len) = u16::try_from(len) else {
+            return false;
+        };
+        let mut header = [0; UDP_HEADER_BYTES];
+        header[..2].copy_from_slice(&source.port().to_be_bytes());
+        header[2..4].copy_from_slice(&destination.port().to_be_bytes());
+        header[4..6].copy_from_slice(&udp_len.to_be_bytes());
+        let pseudo = pseudo_header(source.ip(), destination.ip(), IpProtocol::Udp, udp_len.into());
+        let sum = checksum::combine(&[pseudo, checksum::data(&header), checksum::data(payload)]);
+        // Zero means "no checksum" (RFC 768), so a sum that comes out as zero is sent as all ones.
+        let field = if sum == !0 { !0 } else { !sum };
+        header[6..].copy_from_slice(&field.to_be_bytes());
+        let ip = IpHeader {
+            source: source.ip(),
+            destination: destination.ip(),
+            hop_limit,
+            protocol: IpProtocol::Udp,
+        };
+        self.ip(outbox, ip, &header, payload)
+    }
+
+    /// Sends an IP packet whose payload is `head` followed by `tail`, in fragments if it exceeds the MTU. `head`
+    /// is at most a few dozen bytes and stays in the first fragment.
+    pub fn ip(&self, outbox: &mut Outbox, ip: IpHeader, head: &[u8], tail: &[u8]) -> bool {
+        let len = head.len() + tail.len();
+        if ip.bytes() + len <= usize::from(self.mtu) {
+            return self.packet(outbox, ip, None, head, tail);
+        }
+        let overhead = if ip.source.is_ipv4() {
+            0
+        } else {
+            FRAGMENT_HEADER_BYTES
+        };
+        let chunk = (usize::from(self.mtu) - ip.bytes() - overhead) & !7;
+        // The identification only has to differ among packets in flight between the same two addresses.
+        let ident = u32::from(checksum::data(head)) ^ (u32::from(checksum::data(tail)) << 8);
+        let mut offset = 0;
+        while offset < len {
+            let end = (offset + chunk).min(len);
+            let (Ok(offset_bytes), more) = (u16::try_from(offset), end < len) else {
+                return false;
+            };
+            let fragment = Fragment {
+                ident,
+                offset_bytes,
+                more,
+            };
+            let (head, tail) = if offset == 0 {
+                (head, &tail[..end - head.len()])
+            } else {
+                (&[][..], &tail[offset - head.len()..end - head.len()])
+            };
+            if !self.packet(outbox, ip, Some(fragment), head, tail) {
+                return false;
+            }
+            offset = end;
+        }
+        true
+    }
+
+    fn packet(
+        &self,
+        outbox: &mut Outbox,
+        ip: IpHeader,
+        fragment: Option<Fragment>,
+        head: &[u8],
+        tail: &[u8],
+    ) -> bool {
+        let header = ip.bytes()
+            + if fragment.is_some() && !ip.source.is_ipv4() {
+                FRAGMENT_HEADER_BYTES
+            } else {
+                0
+            };
+        let len = header + head.len() + tail.len();
+        self.frame(outbox, ip.ethertype(), len, |packet| {
+            ip.emit(packet, fragment);
+            packet[header..header + head.len()].copy_from_slice(head);
+            packet[header + head.len()..].copy_from_slice(tail);
+            TxOffload::None
+        })
+    }
+}
+
+/// The fields of an IP header that vary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpHeader {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address, of the same family.
+    pub destination: IpAddr,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Protocol of the payload.
+    pub protocol: IpProtocol,
+}
+
+impl IpHeader {
+    /// Its length, without a fragment header.
+    pub fn bytes(&self) -> usize {
+        if self.source.is_ipv4() {
+            IPV4_HEADER_BYTES
+        } else {
+            IPV6_HEADER_BYTES
+        }
+    }
+
+    fn ethertype(&self) -> u16 {
+        if self.source.is_ipv4() {
+            ETHERTYPE_IPV4
+        } else {
+            ETHERTYPE_IPV6
+        }
+    }
+
+    /// Writes the header to the start of `packet`, whose length is the packet's.
+    fn emit(&self, packet: &mut [u8], fragment: Option<Fragment>) {
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                self.emit_v4(packet, source, destination, fragment)
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                self.emit_v6(packet, source, destination, fragment)
+            }
+            _ => packet.fill(0),
+        }
+    }
+
+    fn emit_v4(&self, bytes: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr, fragment: Option<Fragment>) {
+        bytes[..IPV4_HEADER_BYTES].fill(0);
+        // The MTU and the outbox bound every packet to 65,535 bytes.
+        let total = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        let mut packet = Ipv4Packet::new_unchecked(bytes);
+        packet.set_version(4);
+        packet.set_header_len(IPV4_HEADER_BYTES as u8);
+        packet.set_total_len(total);
+        match fragment {
+            Some(fragment) => {
+                packet.set_ident(fragment.ident as u16);
+                packet.set_more_frags(fragment.more);
+                packet.set_frag_offset(fragment.offset_bytes);
+            }
+            None => packet.set_dont_frag(true),
+        }
+        packet.set_hop_limit(self.hop_limit);
+        packet.set_next_header(self.protocol);
+        packet.set_src_addr(source);
+        packet.set_dst_addr(destination);
+        packet.fill_checksum();
+    }
+
+    fn emit_v6(&self, bytes: &mut [u8], source: Ipv6Addr, destination: Ipv6Addr, fragment: Option<Fragment>) {
+        bytes[..IPV6_HEADER_BYTES].fill(0);
+        let payload = u16::try_from(bytes.len() - IPV6_HEADER_BYTES).unwrap_or(u16::MAX);
+        if let Some(fragment) = fragment {
+            let header = &mut bytes[IPV6_HEADER_BYTES..IPV6_HEADER_BYTES + FRAGMENT_HEADER_BYTES];
+            header[0] = self.protocol.into();
+            header[1] = 0;
+            header[2..4].copy_from_slice(&(fragment.offset_bytes | u16::from(fragment.more)).to_be_bytes());
+            header[4..].copy_from_slice(&fragment.ident.to_be_bytes());
+        }
+        let mut packet = Ipv6Packet::new_unchecked(bytes);
+        packet.set_version(6);
+        packet.set_payload_len(payload);
+        packet.set_next_header(if fragment.is_some() {
+            IpProtocol::Ipv6Frag
+        } else {
+            self.protocol
+        });
+        packet.set_hop_limit(self.hop_limit);
+        packet.set_src_addr(source);
+        packet.set_dst_addr(destination);
+    }
+}
