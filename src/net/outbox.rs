@@ -126,6 +126,27 @@ impl Outbox {
         true
     }
 
+    /// As [`Self::frame`], for a writer that must run: a frame that does not fit is written aside and lost.
+    pub fn frame_with<R>(
+        &mut self,
+        port: PortId,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> (TxOffload, R),
+    ) -> R {
+        let mut fill = Some(fill);
+        let mut result = None;
+        self.frame(port, len, |frame| {
+            let (offload, value) = fill.take().map(|fill| fill(frame)).unzip();
+            result = value;
+            offload.unwrap_or_default()
+        });
+        match (result, fill) {
+            (Some(result), _) => result,
+            (None, Some(fill)) => fill(&mut vec![0; len]).1,
+            (None, None) => unreachable!("the writer ran and gave a result"),
+        }
+    }
+
     /// The oldest frame: its port, its bytes behind [`HEADROOM`] free ones, and what the link must do.
     pub fn front_frame(&mut self) -> Option<(PortId, &mut [u8], TxOffload)> {
         let slot = *self.frames.front()?;
