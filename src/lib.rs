@@ -14,4 +14,6 @@
 
 pub mod config;
 pub mod error;
+pub mod io;
 pub mod net;
+pub mod sys;

@@ -1,0 +1,3 @@
+//! The shell around the core: links, host sockets and the worker's event loop.
+
+pub mod link;
