@@ -12,6 +12,7 @@
 //! Dependencies point one way: `main -> cli -> config`, `main -> container -> sys`,
 //! `main -> io -> {net, sys}`, `net -> config`.
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod net;
