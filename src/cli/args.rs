@@ -40,7 +40,8 @@ Examples:
 `rnet run --help` lists all options.";
 
 const RUN_EXAMPLES: &str = "\
-Options end at ROOTFS; what follows belongs to the command. Without COMMAND a shell starts.
+ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. Options
+end there; what follows belongs to the command. Without COMMAND a shell starts.
 
 Examples:
   rnet run -p 8080:8080 ./rootfs nc -l -p 8080
@@ -120,13 +121,8 @@ pub(super) struct RunArgs {
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
 
-    /// The directory that becomes the root, or / for the host's own root, copy-on-write; then the
-    /// command and its arguments.
-    #[arg(
-        value_name = "ROOTFS [COMMAND [ARG]...]",
-        required = true,
-        trailing_var_arg = true
-    )]
+    /// ROOTFS, the command and its arguments; one list, so that the first ends the options.
+    #[arg(value_name = "ROOTFS", required = true, trailing_var_arg = true, hide = true)]
     pub(super) words: Vec<OsString>,
 }
 

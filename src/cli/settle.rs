@@ -194,30 +194,46 @@ fn note_move(usual: IpNet, chosen: IpNet, host: &[IpNet], notes: &mut Vec<Note>)
     }
 }
 
+/// A listener that an earlier `-p` asks for.
+struct Taken<'a> {
+    addr: Option<IpAddr>,
+    by: &'a str,
+}
+
 /// Expands `-p` and refuses what could not be bound together.
 fn published(specs: &[PublishSpec]) -> Result<Vec<Publish>, String> {
     if specs.iter().map(PublishSpec::count).sum::<u32>() > MAX_PUBLISHED {
         return Err(format!("more than {MAX_PUBLISHED} ports are published"));
     }
-    let mut taken: HashMap<(Transport, u16), Vec<(Option<IpAddr>, &str)>> = HashMap::new();
+    let mut taken: HashMap<(Transport, u16), Vec<Taken<'_>>> = HashMap::new();
     let mut published = Vec::new();
     for spec in specs {
         for port in spec.expand() {
             if let Some(host_port) = port.host_port {
                 let others = taken.entry((port.transport, host_port)).or_default();
-                if let Some((_, other)) = others.iter().find(|(addr, _)| overlapping(*addr, port.host_addr)) {
-                    return Err(format!(
-                        "invalid value '{}' for '--publish <PORTS>': host port {host_port}/{} \
-                         is already published by '{other}'",
-                        spec.text, port.transport
-                    ));
+                if let Some(other) = others
+                    .iter()
+                    .find(|other| overlapping(other.addr, port.host_addr))
+                {
+                    return Err(published_twice(spec, port.transport, host_port, other.by));
                 }
-                others.push((port.host_addr, &spec.text));
+                others.push(Taken {
+                    addr: port.host_addr,
+                    by: &spec.text,
+                });
             }
             published.push(port);
         }
     }
     Ok(published)
+}
+
+fn published_twice(spec: &PublishSpec, transport: Transport, host_port: u16, by: &str) -> String {
+    format!(
+        "invalid value '{}' for '--publish <PORTS>': host port {host_port}/{transport} \
+         is already published by '{by}'",
+        spec.text
+    )
 }
 
 /// Whether two listeners on one port number would be in each other's way.
@@ -298,7 +314,10 @@ fn volume(spec: VolumeSpec, surroundings: &Surroundings) -> Volume {
     }
 }
 
-fn command(words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surroundings) -> Vec<OsString> {
+fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surroundings) -> Vec<OsString> {
+    if words.first().is_some_and(|word| word == "--") {
+        words.remove(0);
+    }
     if !words.is_empty() {
         return words;
     }

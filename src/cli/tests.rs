@@ -33,6 +33,7 @@ fn options_end_at_the_root() {
         ["--help", "-p", "x", "--version"]
     );
     assert_eq!(command("run -- / ls -q"), ["ls", "-q"]);
+    assert_eq!(command("run / -- ls -- x"), ["ls", "--", "x"]);
     assert_eq!(command("run / env -- ls"), ["env", "--", "ls"]);
     assert!(refusal("run --nonsense / ls").contains("--nonsense"));
 }

@@ -44,6 +44,22 @@ impl Ports {
     }
 }
 
+/// Which end of a published port, for messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Host,
+    Guest,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::Guest => "guest",
+        })
+    }
+}
+
 impl PublishSpec {
     /// How many ports it stands for.
     pub(super) fn count(&self) -> u32 {
@@ -72,7 +88,7 @@ pub(super) fn publish(text: &str) -> Result<PublishSpec, String> {
         Some((host, guest)) => (Some(host), guest),
         None => (None, ports),
     };
-    let guest_ports = parse_ports(guest, "guest")?;
+    let guest_ports = parse_ports(guest, Side::Guest)?;
     let (host_addr, host_ports) = host.map_or(Ok((None, None)), parse_host_side)?;
     if let Some(host_ports) = host_ports
         && host_ports.count() != guest_ports.count()
@@ -103,11 +119,11 @@ fn parse_transport(text: &str) -> Result<Transport, String> {
 /// What stands in front of the guest port: `HOSTPORT`, `HOSTIP:HOSTPORT` or `HOSTIP:`.
 fn parse_host_side(text: &str) -> Result<(Option<IpAddr>, Option<Ports>), String> {
     let Some((addr, ports)) = split_address(text)? else {
-        return Ok((None, Some(parse_ports(text, "host")?)));
+        return Ok((None, Some(parse_ports(text, Side::Host)?)));
     };
     let ports = match ports {
         "" => None,
-        ports => Some(parse_ports(ports, "host")?),
+        ports => Some(parse_ports(ports, Side::Host)?),
     };
     Ok((Some(addr), ports))
 }
@@ -136,7 +152,7 @@ fn split_address(text: &str) -> Result<Option<(IpAddr, &str)>, String> {
     }
 }
 
-fn parse_ports(text: &str, side: &str) -> Result<Ports, String> {
+fn parse_ports(text: &str, side: Side) -> Result<Ports, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let ports = Ports {
         first: parse_port(first, side)?,
@@ -148,10 +164,10 @@ fn parse_ports(text: &str, side: &str) -> Result<Ports, String> {
     Ok(ports)
 }
 
-fn parse_port(text: &str, side: &str) -> Result<u16, String> {
+fn parse_port(text: &str, side: Side) -> Result<u16, String> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse::<u16>() {
-        Ok(0) if side == "host" => Err("the host port 0 is not a port; \
+        Ok(0) if side == Side::Host => Err("the host port 0 is not a port; \
              for a random one leave it out (HOSTIP::GUESTPORT or GUESTPORT)"
             .to_owned()),
         Ok(port) if digits && port != 0 => Ok(port),
@@ -198,9 +214,9 @@ pub(super) fn cidr(text: &str) -> Result<Ipv4Plan, String> {
     }
     let reserved = matches!(subnet.network().octets()[0], 0 | 240..);
     if subnet.prefix_len() < 8 || reserved {
-        return Err("not a network for stations: /8 to /29 of unicast addresses".to_owned());
+        return Err("expected a network of unicast addresses, /8 to /29".to_owned());
     }
-    Ipv4Plan::new(subnet).ok_or_else(|| "too small or not unicast: /8 to /29 is accepted".to_owned())
+    Ipv4Plan::new(subnet).ok_or_else(|| "expected a network of unicast addresses, /8 to /29".to_owned())
 }
 
 /// Parses `--cidr6`.
@@ -214,9 +230,10 @@ pub(super) fn cidr6(text: &str) -> Result<Ipv6Plan, String> {
     // Unique local (RFC 4193) and global unicast (RFC 4291 section 2.4) space.
     let unicast = matches!(subnet.network().segments()[0], 0xfc00..=0xfdff | 0x2000..=0x3fff);
     if subnet.prefix_len() < 8 || !unicast {
-        return Err("not a network for stations: inside fc00::/7 or 2000::/3, /8 to /116".to_owned());
+        return Err("expected a network inside fc00::/7 or 2000::/3, /8 to /116".to_owned());
     }
-    Ipv6Plan::new(subnet).ok_or_else(|| "too small: /8 to /116 is accepted".to_owned())
+    Ipv6Plan::new(subnet)
+        .ok_or_else(|| "expected a network inside fc00::/7 or 2000::/3, /8 to /116".to_owned())
 }
 
 /// Parses `--dns`.
