@@ -1,3 +1,7 @@
 //! The shell around the core: links, host sockets and the worker's event loop.
 
+pub mod host;
 pub mod link;
+pub mod resolver;
+mod sockets;
+pub mod worker;
