@@ -13,6 +13,7 @@ pub mod counters;
 mod fixture;
 pub mod gateway;
 pub mod icmp;
+pub mod neighbor;
 pub mod outbox;
 pub mod packet;
 pub mod policy;
