@@ -9,7 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 pub use smoltcp::time::{Duration, Instant};
 
 pub mod counters;
+#[cfg(test)]
+mod fixture;
 pub mod gateway;
+pub mod icmp;
+pub mod neighbor;
 pub mod outbox;
 pub mod packet;
 pub mod policy;

@@ -24,6 +24,8 @@ const MAX_OPS: usize = 1024;
 const MAX_FRAMES: usize = 1024;
 /// What one input may produce at most; see [`Outbox::has_room`].
 const RESERVE_FRAMES: usize = 3;
+/// Slots kept for that: the fragments of one datagram of 65,535 bytes at the smallest MTU, 576, and a few more.
+const RESERVE_SLOTS: usize = 128;
 
 /// What the kernel must still do to a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,7 +105,7 @@ impl Outbox {
     /// Whether a stream may still emit a segment, the reserve of [`Self::has_room`] left alone.
     pub fn has_frame_room(&self) -> bool {
         let reserve = RESERVE_FRAMES * (HEADROOM + MAX_FRAME_BYTES);
-        self.used + reserve <= self.arena.len() && self.frames.len() + RESERVE_FRAMES <= MAX_FRAMES
+        self.used + reserve <= self.arena.len() && self.frames.len() + RESERVE_SLOTS <= MAX_FRAMES
     }
 
     /// Appends a frame of `len` bytes for `port` and lets `fill` write it; every byte must be written, as the

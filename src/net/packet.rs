@@ -82,7 +82,7 @@ pub struct IpPacket<'a> {
     pub hop_limit: u8,
     /// IPv4's Don't Fragment bit; always set for IPv6.
     pub dont_fragment: bool,
-    /// Protocol of the payload, after IPv6's extension headers.
+    /// Protocol of the payload, after IPv6's extension headers (in a fragment: after the fragment header).
     pub protocol: IpProtocol,
     /// Set if this is a fragment.
     pub fragment: Option<Fragment>,
@@ -150,7 +150,8 @@ impl<'a> IpPacket<'a> {
             if parsed.header_bytes > parsed.bytes.len() {
                 return Err(DropReason::Malformed);
             }
-            if parsed.fragment.is_some_and(|fragment| fragment.offset_bytes != 0) {
+            // What follows a fragment header is counted from there, extension headers included.
+            if parsed.fragment.is_some() {
                 return Ok(parsed);
             }
         }
@@ -366,7 +367,7 @@ impl IpHeader {
     }
 
     /// Writes the header to the start of `packet`, whose length is the packet's.
-    fn emit(&self, packet: &mut [u8], fragment: Option<Fragment>) {
+    pub(super) fn emit(&self, packet: &mut [u8], fragment: Option<Fragment>) {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 self.emit_v4(packet, source, destination, fragment)
