@@ -212,7 +212,7 @@ fn open(family: Family, protocol: SockProtocol) -> nix::Result<OwnedFd> {
 fn again_unless_idle(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
     match call() {
         Ok(len) => Ok(len),
-        Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(Errno::EAGAIN) => Err(Errno::EAGAIN.into()),
         Err(_) => call().map_err(io::Error::from),
     }
 }
