@@ -2,6 +2,7 @@
 //!
 //! Each module offers safe functions over one area; what they decide with is passed in.
 
+pub mod datagram;
 pub mod link;
 pub mod netlink;
 pub mod packet;
