@@ -13,5 +13,7 @@
 //! `main -> io -> {net, sys}`, `net -> config`.
 
 pub mod config;
+pub mod container;
 pub mod error;
 pub mod net;
+pub mod sys;
