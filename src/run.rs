@@ -2,8 +2,9 @@
 //! is half done when a step fails.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::thread::{self, JoinHandle};
+
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 use crate::config::{Config, LinkKind, LogLevel, Publish};
 use crate::container::{self, Launch, Running};
@@ -11,9 +12,11 @@ use crate::error::{Context, Error, Result};
 use crate::etc;
 use crate::io::host::{self, Listener};
 use crate::io::link::Link;
-use crate::io::resolver::{RESOLV_CONF, Resolver};
+use crate::io::resolver::Resolver;
 use crate::io::worker::{Stop, Worker};
-use crate::sys::process;
+
+/// The host's resolver configuration.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// A container with its network, ready for its command.
 pub struct Session {
@@ -36,19 +39,21 @@ impl Session {
     /// Does everything but start the command. No thread may have been started before. `seed` feeds the gateway's
     /// random choices.
     pub fn prepare(config: &Config, seed: u64) -> Result<Self> {
-        let limits = process::raise_file_limit();
+        let files = FileLimit::read()?;
+        files.raise()?;
         let resolver = Resolver::new(RESOLV_CONF);
         let listeners = bind(&config.network.publish)?;
-        let published = listeners.iter().map(|(publish, listener)| (*publish, listener.address)).collect();
+        let published = listeners.iter().map(|(publish, listener)| (*publish, listener.address())).collect();
         let etc = etc::files(config, resolver.conf());
         let launch = Launch {
             container: &config.container,
             link: &config.link,
             network: &config.network,
             etc: &etc,
-            file_limit: limits,
         };
+        files.restore()?;
         let mut running = container::launch(&launch)?;
+        files.raise()?;
         let link = running
             .take_link()
             .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
@@ -119,4 +124,25 @@ fn bind(publish: &[Publish]) -> Result<Vec<(Publish, Listener)>> {
         listeners.extend(host::listen(publish)?.into_iter().map(|listener| (*publish, listener)));
     }
     Ok(listeners)
+}
+
+/// The limit on open files: as high as it goes for rnet, whose flows each have one, and as it was for the command.
+struct FileLimit {
+    soft: rlim_t,
+    hard: rlim_t,
+}
+
+impl FileLimit {
+    fn read() -> Result<Self> {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read", "RLIMIT_NOFILE")?;
+        Ok(Self { soft, hard })
+    }
+
+    fn raise(&self) -> Result<()> {
+        setrlimit(Resource::RLIMIT_NOFILE, self.hard, self.hard).context("cannot raise", "RLIMIT_NOFILE")
+    }
+
+    fn restore(&self) -> Result<()> {
+        setrlimit(Resource::RLIMIT_NOFILE, self.soft, self.hard).context("cannot restore", "RLIMIT_NOFILE")
+    }
 }
