@@ -376,8 +376,8 @@ impl Worker {
                 continue;
             }
             match published.listener {
-                Listener::Tcp(..) => self.accept(index),
-                Listener::Udp(..) => self.read_published(index),
+                Listener::Tcp { .. } => self.accept(index),
+                Listener::Udp { .. } => self.read_published(index),
             }
         }
     }
@@ -389,8 +389,8 @@ impl Worker {
                 return;
             }
             let published = &mut self.listeners[index];
-            let Listener::Tcp(listener) = &published.listener else { return };
-            match listener.accept() {
+            let Listener::Tcp { socket, .. } = &published.listener else { return };
+            match socket.accept() {
                 Ok((stream, client)) => self.accepted(index, stream, client, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     published.readable = false;
@@ -426,7 +426,7 @@ impl Worker {
                 return;
             }
             let published = &mut self.listeners[index];
-            let Listener::Udp(socket) = &published.listener else { return };
+            let Listener::Udp { socket, .. } = &published.listener else { return };
             match datagram::receive(socket, &mut self.datagram) {
                 Ok(received) => {
                     let Some(to) = received.to else { continue };
@@ -503,7 +503,7 @@ impl Worker {
             }
             HostOp::Reply { publish, to, from, payload } => {
                 let Some(published) = self.listeners.get(publish.0 as usize) else { return };
-                let Listener::Udp(socket) = &published.listener else { return };
+                let Listener::Udp { socket, .. } = &published.listener else { return };
                 let bytes = self.gateway.outbox().payload(payload);
                 if let Err(error) = datagram::send(socket, bytes, to, Some(from), None) {
                     tracing::debug!(%to, %error, "cannot answer a client");
@@ -575,8 +575,8 @@ fn unspecified(family: Family) -> SocketAddr {
 
 fn register_listener(registry: &Registry, listener: &mut Listener, token: Token) -> io::Result<()> {
     match listener {
-        Listener::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
-        Listener::Udp(socket) => {
+        Listener::Tcp { socket, .. } => registry.register(socket, token, Interest::READABLE),
+        Listener::Udp { socket, .. } => {
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
         }
     }
