@@ -17,6 +17,7 @@ pub mod neighbor;
 pub mod outbox;
 pub mod packet;
 pub mod policy;
+pub mod reassembly;
 pub mod table;
 
 pub use counters::{Counters, DropReason};
