@@ -16,9 +16,12 @@
 
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod error;
 pub mod etc;
+pub mod hello;
 pub mod io;
 pub mod log;
 pub mod net;
+pub mod run;
 pub mod sys;

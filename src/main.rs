@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use rnet::cli::{self, Command, Note, Request, Surroundings};
 use rnet::config::{Config, LogLevel};
 use rnet::error::{Context, Error, Result};
-use rnet::log;
 use rnet::sys::netlink;
+use rnet::{hello, log, run};
 
 fn main() -> ExitCode {
     let status = surroundings().and_then(|surroundings| {
         match cli::parse(std::env::args_os(), &surroundings) {
-            Ok(command) => execute(command),
+            Ok(command) => execute(command, seed(&surroundings.random)),
             Err(usage) => {
                 // Without a readable standard error the status is all that is left to say.
                 let _ = usage.print();
@@ -26,25 +26,12 @@ fn main() -> ExitCode {
 }
 
 /// Carries the command out; its exit status.
-fn execute(command: Command) -> Result<u8> {
+fn execute(command: Command, seed: u64) -> Result<u8> {
     match command {
-        Command::Run(request) => {
-            let config = prepare(request);
-            Err(not_linked("run", &config))
-        }
-        Command::Hello(request) => {
-            let config = prepare(request);
-            Err(not_linked("hello", &config))
-        }
+        Command::Run(request) => run::run(&prepare(request), seed),
+        Command::Hello(request) => hello::hello(*prepare(request), seed),
+        Command::HelloGuest(outside) => hello::guest(outside),
     }
-}
-
-fn not_linked(operation: &'static str, config: &Config) -> Error {
-    Error::new(
-        operation,
-        config.container.command[0].display(),
-        "not in this build",
-    )
 }
 
 /// Starts logging, and says what was decided before it could be said.
@@ -93,4 +80,10 @@ fn random() -> Result<[u8; 16]> {
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("cannot read", "/dev/urandom")?;
     Ok(bytes)
+}
+
+/// What feeds the gateway's random choices.
+fn seed(random: &[u8; 16]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *random;
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }

@@ -1,4 +1,5 @@
-//! Every kind of link, made by an ordinary user in namespaces of their own and spoken to as the gateway would.
+//! Every kind of link, made by an ordinary user in namespaces of their own and spoken to as the gateway would;
+//! and ping sockets, which few hosts allow outside of such a namespace.
 //!
 //! Each test starts this binary again below `unshare`, with the scenario in the environment; as root it first
 //! makes a `/dev/net/tun` that everyone may open (in a private mount namespace) and becomes `nobody`. What the
@@ -7,7 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
@@ -19,8 +20,8 @@ use rnet::net::outbox::{ETHERNET_BYTES, HEADROOM};
 use rnet::net::packet::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, EthernetFrame, IpHeader, IpPacket, pseudo_header,
 };
-use rnet::net::{Offload, Outbox, PortId, RxOffload, TxOffload};
-use rnet::sys::{link, netlink};
+use rnet::net::{Family, Offload, Outbox, PortId, RxOffload, TxOffload};
+use rnet::sys::{datagram, link, netlink};
 use smoltcp::wire::IpProtocol;
 
 const SCENARIO: &str = "RNET_TEST_LINK";
@@ -55,6 +56,11 @@ fn auto_takes_the_packet_link_without_a_tun_device() {
     run("hidden");
 }
 
+#[test]
+fn ping_sockets_echo() {
+    run("ping");
+}
+
 /// The body of every test, in the namespaces; does nothing in the outer run.
 #[test]
 fn inside() {
@@ -63,11 +69,31 @@ fn inside() {
     };
     match scenario.as_str() {
         "hidden" => without_tun(),
+        "ping" => ping(),
         "auto" => assert_eq!(Guest::new(LinkKind::Auto).kind, LinkKind::Tap),
         "tap" => converse(LinkKind::Tap),
         "tap-plain" => converse(LinkKind::TapPlain),
         "packet" => converse(LinkKind::Packet),
         other => panic!("no scenario {other}"),
+    }
+}
+
+fn ping() {
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    let guest = Guest::new(LinkKind::Packet);
+    assert_eq!(guest.kind, LinkKind::Packet);
+    for (family, loopback, request, reply) in [
+        (Family::V4, IpAddr::from(Ipv4Addr::LOCALHOST), 8, 0),
+        (Family::V6, IpAddr::from(Ipv6Addr::LOCALHOST), 128, 129),
+    ] {
+        let socket = datagram::open_ping(family).expect("the group is in range");
+        let to = SocketAddr::new(loopback, 0);
+        let message = [request, 0, 0, 0, 0, 0, 0, 1, b'h', b'i'];
+        datagram::send(&socket, &message, to, None, Some(17)).expect("sent");
+        let mut buffer = [0; 64];
+        let received = datagram::receive(&socket, &mut buffer).expect("loopback answers at once");
+        assert_eq!((received.from.ip(), received.len), (loopback, message.len()));
+        assert_eq!((buffer[0], &buffer[6..10]), (reply, &[0, 1, b'h', b'i'][..]));
     }
 }
 
@@ -397,7 +423,9 @@ fn obstacle(scenario: &str, root: bool) -> Option<String> {
         }
         Ok(_) => {}
     }
-    if matches!(scenario, "packet" | "hidden") || (root && std::path::Path::new("/dev/net/tun").exists()) {
+    if matches!(scenario, "packet" | "hidden" | "ping")
+        || (root && std::path::Path::new("/dev/net/tun").exists())
+    {
         return None;
     }
     let device = std::fs::OpenOptions::new()

@@ -29,6 +29,12 @@ pub(super) enum CommandArgs {
     Run(Box<RunArgs>),
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
+    /// The part of `hello` that runs inside its container.
+    #[command(hide = true)]
+    HelloGuest {
+        /// Where the page outside is.
+        outside: SocketAddr,
+    },
 }
 
 const RNET_EXAMPLES: &str = "\

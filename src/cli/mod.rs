@@ -10,6 +10,7 @@ mod subnet;
 mod values;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -45,6 +46,8 @@ pub enum Command {
     /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
     /// published ports and the command `/rnet`; the show itself fills in the rest.
     Hello(Request),
+    /// The part of `rnet hello` that runs inside its container, with the address of the page outside.
+    HelloGuest(SocketAddr),
 }
 
 /// A settled configuration and what was decided on the way to it.
@@ -98,6 +101,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Hello(hello) => settle::hello(hello, surroundings)
             .map(Command::Hello)
             .map_err(|cause| mistake("hello", &cause)),
+        CommandArgs::HelloGuest { outside } => Ok(Command::HelloGuest(outside)),
     }
 }
 

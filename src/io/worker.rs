@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant as Clock};
@@ -111,21 +110,21 @@ enum Outcome {
 }
 
 impl Worker {
-    /// A worker for `network` whose published ports `listeners` are already bound. `dns` says where the host's
-    /// resolvers are listed; `None` if the network names its own.
+    /// A worker for `network` whose published ports `listeners` are already bound. `resolver` knows the host's DNS
+    /// servers, which count unless the network names its own. `seed` feeds the gateway's random choices.
     pub fn new(
         network: Network,
         listeners: Vec<(Publish, Listener)>,
-        resolv_conf: PathBuf,
+        resolver: Resolver,
         seed: u64,
     ) -> Result<Self> {
         let poll = Poll::new().context("cannot create", "an epoll instance")?;
         let waker = Waker::new(poll.registry(), WAKER_TOKEN).context("cannot create", "an eventfd")?;
-        let resolver = network.dns_servers.is_empty().then(|| Resolver::new(resolv_conf));
         let clock = Clock::now();
         let given = network.dns_servers.clone();
+        let resolver = given.is_empty().then_some(resolver);
         let mut gateway = Gateway::new(Arc::new(network), seed, now(clock));
-        gateway.set_resolvers(&given);
+        gateway.set_resolvers(resolver.as_ref().map_or(&given, |resolver| &resolver.conf().nameservers));
         let mut worker = Self {
             poll,
             clock,
@@ -377,8 +376,8 @@ impl Worker {
                 continue;
             }
             match published.listener {
-                Listener::Tcp(_) => self.accept(index),
-                Listener::Udp(_) => self.read_published(index),
+                Listener::Tcp(..) => self.accept(index),
+                Listener::Udp(..) => self.read_published(index),
             }
         }
     }
@@ -409,11 +408,11 @@ impl Worker {
     }
 
     fn accepted(&mut self, index: usize, mut stream: TcpStream, client: SocketAddr, now: Instant) {
-        let flow = match host::prepare(&stream) {
+        let flow = match host::tune(&stream) {
             Ok(()) => self.gateway.accept(publish_id(index), client, now),
             Err(_) => None,
         };
-        let Some(flow) = flow else { return host::reset(stream) };
+        let Some(flow) = flow else { return reset(stream) };
         if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
             tracing::warn!(%error, "cannot poll a client's socket");
         }
@@ -511,11 +510,11 @@ impl Worker {
                 }
             }
             HostOp::Release { flow, how } => match (self.sockets.take(flow), how) {
-                (Some(Socket::Stream(stream) | Socket::Connecting(stream)), Release::Reset) => host::reset(stream),
+                (Some(Socket::Stream(stream) | Socket::Connecting(stream)), Release::Reset) => reset(stream),
                 (socket, _) => drop(socket),
             },
             HostOp::RefreshResolvers => {
-                let changed = self.resolver.as_mut().and_then(|resolver| resolver.refresh(Clock::now()));
+                let changed = self.resolver.as_mut().and_then(|resolver| resolver.refresh(now(self.clock)));
                 if let Some(servers) = changed {
                     self.gateway.set_resolvers(servers);
                 }
@@ -597,4 +596,9 @@ fn unroutable(error: &io::Error, family: Family, to: SocketAddr) -> Option<IcmpE
         (HostError::Refused | HostError::TimedOut | HostError::Exhausted, _) => return None,
     };
     Some(IcmpError { offender: None, kind, code, info: 0, to })
+}
+
+/// Closes with a reset; one that fails has nobody left to tell.
+fn reset(stream: TcpStream) {
+    let _ = host::reset(stream);
 }

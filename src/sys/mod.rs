@@ -1,8 +1,12 @@
-//! The kernel's raw interfaces, and every `unsafe` block of rnet.
+//! Every `unsafe` block and raw kernel interface: links, addresses, datagram sockets, processes, mounts, signals.
 //!
-//! Each module offers safe functions over one area; what they decide with is passed in.
+//! Nothing here decides anything; callers elsewhere are safe code over typed functions.
 
+pub mod datagram;
 pub mod link;
+pub(crate) mod mount;
 pub mod netlink;
 pub mod packet;
+pub(crate) mod process;
+pub(crate) mod signal;
 pub mod tun;
