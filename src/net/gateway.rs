@@ -11,20 +11,22 @@ use std::sync::Arc;
 use smoltcp::wire::{Icmpv4Message, Icmpv6Message, IpProtocol, UdpPacket};
 
 use super::counters::Counters;
+use super::dns::{DnsFlow, Forwarder};
+use super::nat::Notices;
 use super::outbox::Outbox;
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, EthernetFrame, IpPacket};
-use super::policy::{self, DenyReason};
+use super::ping::PingFlow;
+use super::policy;
 use super::reassembly::Reassembly;
 use super::table::{FlowId, Table};
 use super::tcp::{self, Endpoint, HostStream, Refusal, TcpFlow};
-use super::{DropReason, HostEvent, Instant, Offload, PortId, PublishId, RxOffload};
+use super::udp::{Clients, PublishedFlow, UdpFlow};
+use super::{DropReason, HostError, HostEvent, IcmpError, Instant, Offload, PortId, PublishId, RxOffload};
 use super::{dhcp, dns, icmp, neighbor, ping, udp};
 use crate::config::{MacAddr, Network, Transport};
 
 /// Flows of all protocols at once; each costs at least one file descriptor of the host.
 const MAX_FLOWS: usize = 65_536;
-/// Refusals that are logged before further ones only count.
-const MAX_DENIED_LOGGED: u32 = 1000;
 /// Where DHCP servers listen (RFC 2131 section 4.1, RFC 8415 section 7.2).
 const DHCP_V4_SERVER: u16 = 67;
 const DHCP_V4_CLIENT: u16 = 68;
@@ -52,7 +54,19 @@ pub(super) struct Core {
     /// One per port.
     pub(super) refusals: Vec<Refusal>,
     seed: u64,
-    denied_logged: u32,
+    /// By [`PublishId`].
+    pub(super) published: Vec<Published>,
+    pub(super) udp_clients: Clients,
+    pub(super) dns: Forwarder,
+    pub(super) notices: Notices,
+}
+
+/// A listening socket of the host, and whom it stands for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Published {
+    pub(super) transport: Transport,
+    pub(super) guest_port: u16,
+    pub(super) port: PortId,
 }
 
 /// A guest link as the gateway knows it.
@@ -66,6 +80,10 @@ pub(super) struct Port {
 /// A flow of any protocol.
 pub(super) enum Flow {
     Tcp(Box<TcpFlow>),
+    Udp(UdpFlow),
+    UdpPublished(PublishedFlow),
+    Ping(PingFlow),
+    Dns(Box<DnsFlow>),
 }
 
 /// A packet that a guest sent through the gateway.
@@ -81,21 +99,8 @@ pub(super) struct FromGuest<'a> {
 impl Gateway {
     /// A router without ports. `seed` makes its random choices (initial sequence numbers) repeatable.
     pub fn new(network: Arc<Network>, seed: u64, now: Instant) -> Self {
-        let core = Core {
-            network,
-            now,
-            outbox: Outbox::new(),
-            counters: Counters::default(),
-            table: Table::new(MAX_FLOWS),
-            ports: Vec::new(),
-            ready: VecDeque::new(),
-            spare_endpoints: Vec::new(),
-            refusals: Vec::new(),
-            seed,
-            denied_logged: 0,
-        };
         Self {
-            core,
+            core: Core::new(network, seed, now),
             reassembly: Reassembly::new(),
         }
     }
@@ -169,7 +174,39 @@ impl Gateway {
         match event {
             HostEvent::Connected { flow } => tcp::connected(core, flow),
             HostEvent::ConnectFailed { flow, error } => tcp::connect_failed(core, flow, error),
+            HostEvent::OpenFailed { flow, error } => core.open_failed(flow, error),
+            HostEvent::Datagram {
+                flow,
+                from,
+                hop_limit,
+                payload,
+            } => core.datagram(flow, from, hop_limit, payload),
+            HostEvent::PublishedDatagram {
+                publish,
+                from,
+                to,
+                payload,
+            } => udp::published(core, publish, from, to, payload),
+            HostEvent::SendFailed { flow, error, payload } => core.send_failed(flow, error, payload),
         }
+    }
+
+    /// A listening socket of the host stands for `guest_port` of the guest on `port`, from now on.
+    pub fn publish(&mut self, transport: Transport, guest_port: u16, port: PortId) -> PublishId {
+        let published = &mut self.core.published;
+        // The host has 65,535 ports for each of two transports.
+        let id = PublishId(u32::try_from(published.len()).unwrap_or(u32::MAX));
+        published.push(Published {
+            transport,
+            guest_port,
+            port,
+        });
+        id
+    }
+
+    /// Replaces the DNS servers that the forwarder asks, most preferred first.
+    pub fn set_resolvers(&mut self, servers: &[IpAddr]) {
+        dns::set_resolvers(&mut self.core, servers);
     }
 
     /// Notes that a TCP flow's host socket may be read or written, as the poll said.
@@ -208,6 +245,9 @@ impl Gateway {
         let Some(id) = core.table.pop_due(now) else { return };
         match core.table.get(id) {
             Some(Flow::Tcp(_)) => core.queue(id),
+            Some(Flow::Udp(_) | Flow::UdpPublished(_)) => udp::expire(core, id),
+            Some(Flow::Ping(_)) => ping::expire(core, id),
+            Some(Flow::Dns(_)) => dns::expire(core, id),
             None => {}
         }
     }
@@ -237,6 +277,25 @@ impl Gateway {
 }
 
 impl Core {
+    pub(super) fn new(network: Arc<Network>, seed: u64, now: Instant) -> Self {
+        Self {
+            network,
+            now,
+            outbox: Outbox::new(),
+            counters: Counters::default(),
+            table: Table::new(MAX_FLOWS),
+            ports: Vec::new(),
+            ready: VecDeque::new(),
+            spare_endpoints: Vec::new(),
+            refusals: Vec::new(),
+            seed,
+            published: Vec::new(),
+            udp_clients: Clients::new(),
+            dns: Forwarder::default(),
+            notices: Notices::default(),
+        }
+    }
+
     /// The way to station `to` on `port`.
     pub(super) fn ethernet(&self, port: PortId, to: MacAddr) -> Ethernet {
         let offload = self.ports[usize::from(port.0)].offload;
@@ -271,17 +330,28 @@ impl Core {
         self.seed
     }
 
-    /// Logs a refusal, within bounds.
-    pub(super) fn note_denied(
-        &mut self,
-        transport: &'static str,
-        guest: SocketAddr,
-        to: SocketAddr,
-        reason: DenyReason,
-    ) {
-        if self.denied_logged < MAX_DENIED_LOGGED {
-            self.denied_logged += 1;
-            tracing::info!(transport, %guest, %to, ?reason, "refused");
+    /// A datagram on the socket of a flow.
+    fn datagram(&mut self, id: FlowId, from: SocketAddr, hop_limit: u8, payload: &[u8]) {
+        match self.table.get(id) {
+            Some(Flow::Ping(_)) => ping::from_host(self, id, from, hop_limit, payload),
+            Some(Flow::Dns(_)) => dns::from_host(self, id, from, payload),
+            _ => udp::from_host(self, id, from, hop_limit, payload),
+        }
+    }
+
+    fn open_failed(&mut self, id: FlowId, error: HostError) {
+        match self.table.get(id) {
+            Some(Flow::Ping(_)) => ping::open_failed(self, id, error),
+            Some(Flow::Dns(_)) => dns::open_failed(self, id, error),
+            _ => udp::open_failed(self, id, error),
+        }
+    }
+
+    fn send_failed(&mut self, id: FlowId, error: IcmpError, payload: &[u8]) {
+        match self.table.get(id) {
+            Some(Flow::Ping(_)) => ping::failed(self, id, error, payload),
+            Some(Flow::Dns(_)) => dns::failed(self, id, error),
+            _ => udp::failed(self, id, error, payload),
         }
     }
 

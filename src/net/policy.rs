@@ -80,7 +80,7 @@ pub fn is_local(network: &Network, ip: IpAddr) -> bool {
 }
 
 /// Why an address may not be reached by default, if so.
-fn denied(network: &Network, ip: IpAddr) -> Option<DenyReason> {
+pub(super) fn denied(network: &Network, ip: IpAddr) -> Option<DenyReason> {
     if is_local(network, ip) {
         return Some(DenyReason::NoSuchService);
     }

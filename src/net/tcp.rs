@@ -29,7 +29,7 @@ use super::packet::{
 use super::policy::{self, Inbound, Verdict};
 use super::{
     DropReason, Duration, FlowId, FlowKey, HostError, HostOp, Instant, Offload, Outbox, PortId, PublishId, Release,
-    TxOffload, dns,
+    TxOffload, dns, nat,
 };
 
 /// Bytes of each of an endpoint's two rings, and so its largest window. Larger ones fall out of the cache.
@@ -589,7 +589,7 @@ fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr
             }
         }
         Verdict::Deny(reason) => {
-            core.note_denied("tcp", guest, remote, reason);
+            nat::log_denied(core, "tcp", guest, remote, reason);
             return refuse(core, packet, DropReason::Denied);
         }
     };
