@@ -5,7 +5,7 @@
 //! temporary addresses and reconfiguration are not served.
 //!
 //! Messages are written with dhcproto, but of what a guest sent it reads only the fixed header: its option
-//! decoders panic on some lengths and recurse without limit. Options are taken out here, without copying.
+//! decoders panic on some lengths and recurse without limit. The few that matter are taken out here.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
