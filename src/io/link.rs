@@ -58,21 +58,21 @@ impl Link {
         }
     }
 
-    /// The next frame from the guest, read into `buffer` ([`Self::BUFFER_BYTES`] long); `None` if none waits.
-    /// Frames that the link cannot express (BIG TCP, segmentation offloads newer than the kernel's header) are
-    /// skipped; an error means that the link is gone.
+    /// The next frame from the guest, read into `buffer` ([`Self::BUFFER_BYTES`] long); `None` if none waits. A
+    /// frame that the link cannot express (BIG TCP, segmentation unknown to the kernel's header) comes as an empty
+    /// one. An error means that the link is gone.
     pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], RxOffload)>> {
-        let header_bytes = self.header_bytes();
-        let len = loop {
-            match read(&self.fd, buffer) {
-                Ok(len) if len < buffer.len() && len >= header_bytes + ETHERNET_BYTES => break len,
-                Ok(_) => {}
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::EINTR | Errno::EINVAL) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        let lost = Ok(Some((&[][..], RxOffload::default())));
+        let len = match read(&self.fd, buffer) {
+            Ok(len) if len < buffer.len() => len,
+            Ok(_) => return lost,
+            Err(Errno::EINVAL) if self.kind == LinkKind::Packet => return lost,
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
         };
-        let (header, frame) = buffer[..len].split_at(header_bytes);
+        let Some((header, frame)) = buffer[..len].split_at_checked(self.header_bytes()) else {
+            return lost;
+        };
         let offload = header.first_chunk().map(decode).unwrap_or_default();
         Ok(Some((frame, offload)))
     }
@@ -91,13 +91,10 @@ impl Link {
         if header_bytes > 0 {
             bytes[..VNET_HEADER_BYTES].copy_from_slice(&encode(offload));
         }
-        loop {
-            return match write(&self.fd, bytes) {
-                Ok(_) => Ok(()),
-                Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(io::ErrorKind::WouldBlock.into()),
-                Err(errno) => Err(errno.into()),
-            };
+        match write(&self.fd, bytes) {
+            Ok(_) => Ok(()),
+            Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(errno) => Err(errno.into()),
         }
     }
 

@@ -283,7 +283,9 @@ impl Message {
         let len = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, flags) };
         let len = Errno::result(len)?;
         self.name_len = (header.msg_namelen as usize).min(NAME_BYTES);
-        self.control_len = (header.msg_controllen as usize).min(CONTROL_BYTES);
+        #[allow(clippy::unnecessary_cast, reason = "usize in glibc, u32 in musl")]
+        let control_len = header.msg_controllen as usize;
+        self.control_len = control_len.min(CONTROL_BYTES);
         Ok(len as usize)
     }
 

@@ -392,3 +392,47 @@ impl Iterator for Messages<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_of_the_internet_are_no_subnets() {
+        let subnets: Vec<_> = ["0.0.0.0/1", "10.0.0.0/8", "2000::/3", "fc00::/7"]
+            .iter()
+            .filter_map(|net| subnet(&route(net.parse().expect("a prefix"))))
+            .map(|net| net.to_string())
+            .collect();
+        assert_eq!(subnets, ["10.0.0.0/8", "fc00::/7"]);
+    }
+
+    #[test]
+    fn the_kernels_words_are_kept() {
+        let mut answer = vec![0; NLMSG_HEADER_BYTES];
+        answer.extend(8u16.to_ne_bytes());
+        answer.extend(NLMSGERR_ATTR_MSG.to_ne_bytes());
+        answer.extend(b"no!\0");
+        assert_eq!(explanation(&answer).as_deref(), Some("no!"));
+        assert_eq!(explanation(&answer[..NLMSG_HEADER_BYTES]), None);
+        let refused = Refused {
+            errno: Errno::EPERM,
+            reason: explanation(&answer),
+        };
+        assert_eq!(refused.to_string(), "Operation not permitted (os error 1): no!");
+    }
+
+    #[test]
+    fn the_hosts_own_subnets_can_be_listed_without_privilege() {
+        let subnets = host_subnets().expect("rtnetlink answers everyone");
+        assert!(subnets.iter().all(|net| *net == net.trunc()));
+    }
+
+    fn route(net: IpNet) -> RouteNetlinkMessage {
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = net.prefix_len();
+        message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(net.addr()))];
+        RouteNetlinkMessage::NewRoute(message)
+    }
+}
