@@ -29,7 +29,6 @@ use crate::config::{MacAddr, Network, Transport};
 const MAX_FLOWS: usize = 65_536;
 /// Where DHCP servers listen (RFC 2131 section 4.1, RFC 8415 section 7.2).
 const DHCP_V4_SERVER: u16 = 67;
-const DHCP_V4_CLIENT: u16 = 68;
 const DHCP_V6_SERVER: u16 = 547;
 /// TTL of what the gateway itself says.
 const HOP_LIMIT: u8 = 64;
@@ -457,13 +456,13 @@ impl Core {
 
     fn dhcp_v4(&mut self, packet: &FromGuest<'_>, message: &[u8]) -> Result<(), DropReason> {
         let reply = dhcp::reply_v4(&self.network, message).ok_or(DropReason::Unsupported)?;
-        let mac = if reply.destination.is_broadcast() {
+        let mac = if reply.destination.ip().is_broadcast() {
             MacAddr::BROADCAST
         } else {
             packet.mac
         };
         let from = SocketAddr::from((self.network.ipv4.gateway, DHCP_V4_SERVER));
-        let to = SocketAddr::from((reply.destination, DHCP_V4_CLIENT));
+        let to = SocketAddr::from(reply.destination);
         self.ethernet(packet.port, mac)
             .udp(&mut self.outbox, from, to, HOP_LIMIT, &reply.payload);
         Ok(())
