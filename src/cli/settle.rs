@@ -202,7 +202,7 @@ struct Taken<'a> {
 /// Expands `-p` and refuses what could not be bound together.
 fn published(specs: &[PublishSpec]) -> Result<Vec<Publish>, String> {
     if specs.iter().map(PublishSpec::count).sum::<u32>() > MAX_PUBLISHED {
-        return Err(format!("more than {MAX_PUBLISHED} ports are published"));
+        return Err(format!("--publish names more than {MAX_PUBLISHED} ports"));
     }
     let mut taken: HashMap<(Transport, u16), Vec<Taken<'_>>> = HashMap::new();
     let mut published = Vec::new();
