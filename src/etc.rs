@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::{Config, EtcFiles};
 
-/// Most servers taken from one file. The C libraries stop at 3; a forwarder gains from the others.
-pub const MAX_NAMESERVERS: usize = 16;
+/// Most servers that the forwarder asks in turn. The C libraries stop at 3.
+pub const MAX_NAMESERVERS: usize = 8;
 
 /// Names under which a guest finds the gateway, rnet's own and those that other runtimes made a habit.
 const HOST_NAMES: &str = "host.rnet.internal host.containers.internal host.docker.internal";
@@ -103,7 +103,6 @@ fn hosts(config: &Config) -> String {
     if network.ipv6.is_some() {
         text.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
     }
-    // The machine's own name comes after its alias lines, so that looking up an address gives that name.
     push(&mut text, format_args!("{}\t{hostname}\n", network.ipv4.guest));
     if let Some(plan) = &network.ipv6 {
         push(&mut text, format_args!("{}\t{hostname}\n", plan.guest));

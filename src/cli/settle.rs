@@ -15,11 +15,10 @@ use crate::config::{
     Config, Container, HostAccess, Ipv4Plan, Ipv6Plan, LinkSpec, Log, LogLevel, MacAddr, Network, Publish,
     RootFs, Timeouts, Transport, Volume,
 };
+use crate::etc::MAX_NAMESERVERS;
 
 /// Most ports that one container publishes: each takes up to two sockets.
 const MAX_PUBLISHED: u32 = 16_384;
-/// Most DNS servers that are asked in turn.
-const MAX_DNS_SERVERS: usize = 16;
 /// Least MTU of a link with IPv6 (RFC 8200 section 5).
 const IPV6_MIN_MTU: u16 = 1280;
 
@@ -34,8 +33,8 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     network.publish = published(&args.publish)?;
     network.host_access = host_access(&args, &network)?;
     network.timeouts = timeouts(&args);
-    if args.dns.len() > MAX_DNS_SERVERS {
-        return Err(format!("--dns is given more than {MAX_DNS_SERVERS} times"));
+    if args.dns.len() > MAX_NAMESERVERS {
+        return Err(format!("--dns is given more than {MAX_NAMESERVERS} times"));
     }
     network.dns_servers = args.dns;
 
@@ -203,7 +202,7 @@ struct Taken<'a> {
 /// Expands `-p` and refuses what could not be bound together.
 fn published(specs: &[PublishSpec]) -> Result<Vec<Publish>, String> {
     if specs.iter().map(PublishSpec::count).sum::<u32>() > MAX_PUBLISHED {
-        return Err(format!("more than {MAX_PUBLISHED} ports are published"));
+        return Err(format!("--publish names more than {MAX_PUBLISHED} ports"));
     }
     let mut taken: HashMap<(Transport, u16), Vec<Taken<'_>>> = HashMap::new();
     let mut published = Vec::new();
