@@ -68,7 +68,7 @@ fn icmp_errors_reach_the_sender(host: &Host) {
         (REMOTE6.to_string(), "ECONNREFUSED\n"),
         (UNREACHABLE.to_string(), "EHOSTUNREACH\n"),
         (PROHIBITED.to_string(), "EHOSTUNREACH\n"),
-        (UNREACHABLE6.to_string(), "EHOSTUNREACH\n"),
+        (UNREACHABLE6.to_string(), "ENETUNREACH\n"),
     ] {
         assert_eq!(host.python(&[], UDP, &["send", &addr, "9"]), expected, "{addr}");
     }

@@ -125,7 +125,11 @@ pub(crate) fn skip(why: &str) {
         "would skip {name}: {why}"
     );
     // Not println!, which the test harness keeps to itself.
-    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "skipped: {name}: {}",
+        why.trim().replace('\n', "; ")
+    );
 }
 
 /// The machine on which rnet runs, and the world around it.
