@@ -2,6 +2,7 @@
 //!
 //! The datapath has no errors; what goes wrong there is a frame, a host operation or a counter.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
@@ -23,7 +24,7 @@ pub mod exit {
 /// Displays as `operation target: cause` with the remedy, where one is known, on a second line.
 #[derive(Debug)]
 pub struct Error {
-    operation: &'static str,
+    operation: Cow<'static, str>,
     target: String,
     cause: String,
     hint: Option<String>,
@@ -34,7 +35,7 @@ impl Error {
     /// An error of `operation` (a verb phrase such as "cannot open") on `target`, because of `cause`.
     pub fn new(operation: &'static str, target: impl fmt::Display, cause: impl fmt::Display) -> Self {
         Self {
-            operation,
+            operation: Cow::Borrowed(operation),
             target: target.to_string(),
             cause: cause.to_string(),
             hint: None,
@@ -54,6 +55,28 @@ impl Error {
     pub fn exit_code(mut self, code: u8) -> Self {
         self.exit_code = code;
         self
+    }
+
+    /// One line of text that [`Self::decode`] understands: how an error crosses from a forked child.
+    pub(crate) fn encode(&self) -> String {
+        let hint = self.hint.as_deref().unwrap_or_default();
+        let code = self.exit_code.to_string();
+        [&code, self.operation.as_ref(), &self.target, &self.cause, hint].join("\0")
+    }
+
+    /// The error that [`Self::encode`] wrote; `None` for any other text.
+    pub(crate) fn decode(text: &str) -> Option<Self> {
+        let fields: Vec<&str> = text.split('\0').collect();
+        let [code, operation, target, cause, hint] = fields[..] else {
+            return None;
+        };
+        Some(Self {
+            operation: Cow::Owned(operation.to_owned()),
+            target: target.to_owned(),
+            cause: cause.to_owned(),
+            hint: (!hint.is_empty()).then(|| hint.to_owned()),
+            exit_code: code.parse().ok()?,
+        })
     }
 
     /// The status to exit with.
@@ -89,5 +112,21 @@ impl<T> Context<T> for io::Result<T> {
 impl<T> Context<T> for nix::Result<T> {
     fn context(self, operation: &'static str, target: impl fmt::Display) -> Result<T> {
         self.map_err(|errno| Error::new(operation, target, io::Error::from(errno)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crosses_a_process_boundary_unchanged() {
+        let error = Error::new("cannot run", "sh", "not found").exit_code(exit::NOT_FOUND);
+        for error in [error.hint("try /bin/sh"), Error::new("a", "b", "c")] {
+            let copy = Error::decode(&error.encode()).expect("decodes what encode wrote");
+            assert_eq!(copy.to_string(), error.to_string());
+            assert_eq!(copy.code(), error.code());
+        }
+        assert!(Error::decode("not one of ours").is_none());
     }
 }

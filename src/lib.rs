@@ -7,11 +7,21 @@
 //! - [`io`]: the shell around the core: links, host sockets and the worker's event loop.
 //! - [`net`]: the core: a user-mode router as a pure state machine, without fd, thread, clock or file.
 //! - [`sys`]: every `unsafe` block and raw kernel interface.
+//! - [`etc`]: the formats of `/etc`, read from the host and written for the guest.
+//! - [`log`]: log lines on standard error.
 //! - [`config`], [`error`]: plain values that the others share.
 //!
 //! Dependencies point one way: `main -> cli -> config`, `main -> container -> sys`,
 //! `main -> io -> {net, sys}`, `net -> config`.
 
+pub mod cli;
 pub mod config;
+pub mod container;
 pub mod error;
+pub mod etc;
+pub mod hello;
+pub mod io;
+pub mod log;
 pub mod net;
+pub mod run;
+pub mod sys;

@@ -1,3 +1,89 @@
-//! The `rnet` command.
+//! The `rnet` command: what the environment says is collected, the command line is understood and carried
+//! out.
 
-fn main() {}
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::process::ExitCode;
+
+use rnet::cli::{self, Command, Note, Request, Surroundings};
+use rnet::config::{Config, LogLevel};
+use rnet::error::{Context, Error, Result};
+use rnet::sys::netlink;
+use rnet::{hello, log, run};
+
+fn main() -> ExitCode {
+    let status = surroundings().and_then(|surroundings| {
+        match cli::parse(std::env::args_os(), &surroundings) {
+            Ok(command) => execute(command, seed(&surroundings.random)),
+            Err(usage) => {
+                // Without a readable standard error the status is all that is left to say.
+                let _ = usage.print();
+                Ok(usage.code())
+            }
+        }
+    });
+    ExitCode::from(status.unwrap_or_else(|error| report(&error)))
+}
+
+/// Carries the command out; its exit status.
+fn execute(command: Command, seed: u64) -> Result<u8> {
+    match command {
+        Command::Run(request) => run::run(&prepare(request), seed),
+        Command::Hello(request) => hello::hello(*prepare(request), seed),
+        Command::HelloGuest(outside) => hello::guest(outside),
+    }
+}
+
+/// Starts logging, and says what was decided before it could be said.
+fn prepare(request: Request) -> Box<Config> {
+    log::init(request.config.log);
+    for Note { level, text } in &request.notes {
+        match level {
+            LogLevel::Error => tracing::error!("{text}"),
+            LogLevel::Warn => tracing::warn!("{text}"),
+            LogLevel::Info => tracing::info!("{text}"),
+            LogLevel::Debug => tracing::debug!("{text}"),
+            LogLevel::Trace => tracing::trace!("{text}"),
+        }
+    }
+    request.config
+}
+
+/// Tells the user why rnet ends; the status to end with.
+fn report(error: &Error) -> u8 {
+    // Before logging stands nothing takes events.
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{error}");
+    } else {
+        // Nowhere is left to complain about a standard error that is closed.
+        let _ = writeln!(std::io::stderr(), "rnet: error: {error}");
+    }
+    error.code()
+}
+
+fn surroundings() -> Result<Surroundings> {
+    let hostname = nix::unistd::gethostname().context("cannot read", "the host's name")?;
+    Ok(Surroundings {
+        env: std::env::vars_os().collect(),
+        cwd: std::env::current_dir().context("cannot read", "the working directory")?,
+        hostname: hostname.to_string_lossy().into_owned(),
+        stdin_is_tty: std::io::stdin().is_terminal(),
+        // What cannot be read cannot be kept clear of; the guest's network still works.
+        host_subnets: netlink::host_subnets().unwrap_or_default(),
+        random: random()?,
+    })
+}
+
+fn random() -> Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read", "/dev/urandom")?;
+    Ok(bytes)
+}
+
+/// What feeds the gateway's random choices.
+fn seed(random: &[u8; 16]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *random;
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}

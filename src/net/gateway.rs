@@ -1,13 +1,44 @@
 //! The virtual router: what guests see as 10.0.2.2.
+//!
+//! [`Gateway`] is the core's only entrance: `handle_*` and [`Gateway::service`] take inputs,
+//! [`Gateway::outbox`], [`Gateway::next_ready`] and [`Gateway::poll_timeout`] say what follows. It takes a frame
+//! apart once and hands the packet to the module of its protocol; these share the [`Core`].
 
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use smoltcp::wire::{Icmpv4Message, Icmpv6Message, IpProtocol, UdpPacket};
+
 use super::counters::Counters;
+use super::dns::{DnsFlow, Forwarder};
+use super::nat::Notices;
 use super::outbox::Outbox;
-use super::packet::{Ethernet, IpPacket};
-use super::table::Table;
-use super::{Instant, Offload, PortId, RxOffload};
-use crate::config::{MacAddr, Network};
+use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, EthernetFrame, IpPacket};
+use super::ping::PingFlow;
+use super::policy;
+use super::reassembly::Reassembly;
+use super::table::{FlowId, Table};
+use super::tcp::{self, Endpoint, HostStream, Refusal, TcpFlow};
+use super::udp::{Clients, PublishedFlow, UdpFlow};
+use super::{DropReason, HostError, HostEvent, IcmpError, Instant, Offload, PortId, PublishId, RxOffload};
+use super::{dhcp, dns, icmp, neighbor, ping, udp};
+use crate::config::{MacAddr, Network, Transport};
+
+/// Flows of all protocols at once; each costs at least one file descriptor of the host.
+const MAX_FLOWS: usize = 65_536;
+/// Where DHCP servers listen (RFC 2131 section 4.1, RFC 8415 section 7.2).
+const DHCP_V4_SERVER: u16 = 67;
+const DHCP_V4_CLIENT: u16 = 68;
+const DHCP_V6_SERVER: u16 = 547;
+/// TTL of what the gateway itself says.
+const HOP_LIMIT: u8 = 64;
+
+/// The router of one network, with one port per guest link.
+pub struct Gateway {
+    core: Core,
+    reassembly: Reassembly,
+}
 
 /// What every protocol module works on.
 pub(super) struct Core {
@@ -17,6 +48,25 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     pub(super) table: Table<Flow>,
     pub(super) ports: Vec<Port>,
+    /// TCP flows that want their host socket served.
+    pub(super) ready: VecDeque<FlowId>,
+    pub(super) spare_endpoints: Vec<Box<Endpoint>>,
+    /// One per port.
+    pub(super) refusals: Vec<Refusal>,
+    seed: u64,
+    /// By [`PublishId`].
+    pub(super) published: Vec<Published>,
+    pub(super) udp_clients: Clients,
+    pub(super) dns: Forwarder,
+    pub(super) notices: Notices,
+}
+
+/// A listening socket of the host, and whom it stands for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Published {
+    pub(super) transport: Transport,
+    pub(super) guest_port: u16,
+    pub(super) port: PortId,
 }
 
 /// A guest link as the gateway knows it.
@@ -28,7 +78,13 @@ pub(super) struct Port {
 }
 
 /// A flow of any protocol.
-pub(super) enum Flow {}
+pub(super) enum Flow {
+    Tcp(Box<TcpFlow>),
+    Udp(UdpFlow),
+    UdpPublished(PublishedFlow),
+    Ping(PingFlow),
+    Dns(Box<DnsFlow>),
+}
 
 /// A packet that a guest sent through the gateway.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +96,206 @@ pub(super) struct FromGuest<'a> {
     pub(super) offload: RxOffload,
 }
 
+impl Gateway {
+    /// A router without ports. `seed` makes its random choices (initial sequence numbers) repeatable.
+    pub fn new(network: Arc<Network>, seed: u64, now: Instant) -> Self {
+        Self {
+            core: Core::new(network, seed, now),
+            reassembly: Reassembly::new(),
+        }
+    }
+
+    /// Plugs a guest link in, whose guest has the address `mac`.
+    pub fn add_port(&mut self, mac: MacAddr, offload: Offload) -> PortId {
+        let core = &mut self.core;
+        // Links are few: a network's containers.
+        let port = PortId(u16::try_from(core.ports.len()).unwrap_or(u16::MAX));
+        core.ports.push(Port { mac, offload });
+        let ethernet = core.ethernet(port, mac);
+        core.refusals.push(Refusal::new(&ethernet, core.now));
+        port
+    }
+
+    /// Takes one frame from a guest. May be called while [`Outbox::has_room`].
+    pub fn handle_frame(&mut self, port: PortId, frame: &[u8], offload: RxOffload, now: Instant) {
+        self.core.now = now;
+        self.core.counters.frames_in += 1;
+        self.core.counters.bytes_in += frame.len() as u64;
+        if let Err(reason) = self.frame(port, frame, offload) {
+            self.core.counters.drop(reason);
+        }
+    }
+
+    fn frame(&mut self, port: PortId, bytes: &[u8], offload: RxOffload) -> Result<(), DropReason> {
+        let frame = EthernetFrame::parse(bytes)?;
+        if frame.source.is_group() || (frame.destination != MacAddr::GATEWAY && !frame.destination.is_group())
+        {
+            return Err(DropReason::ForeignDestination);
+        }
+        let ip = match frame.ethertype {
+            ETHERTYPE_ARP => {
+                let ethernet = self.core.ethernet(port, frame.source);
+                return neighbor::arp(
+                    &ethernet,
+                    &self.core.network,
+                    &mut self.core.outbox,
+                    frame.payload,
+                );
+            }
+            ETHERTYPE_IPV4 => IpPacket::parse_v4(frame.payload)?,
+            ETHERTYPE_IPV6 if self.core.network.ipv6.is_some() => IpPacket::parse_v6(frame.payload)?,
+            _ => return Err(DropReason::Unsupported),
+        };
+        self.core.check_source(&ip)?;
+        let packet = FromGuest {
+            port,
+            mac: frame.source,
+            ip,
+            offload,
+        };
+        if ip.fragment.is_none() {
+            return self.core.packet(&packet);
+        }
+        let Some(whole) = self.reassembly.add(self.core.now, port, &ip)? else {
+            return Ok(());
+        };
+        let result = self.core.packet(&FromGuest {
+            ip: whole.packet(),
+            ..packet
+        });
+        self.reassembly.recycle(whole);
+        result
+    }
+
+    /// Takes what happened at the host. May be called while [`Outbox::has_room`].
+    pub fn handle_host(&mut self, event: HostEvent<'_>, now: Instant) {
+        let core = &mut self.core;
+        core.now = now;
+        match event {
+            HostEvent::Connected { flow } => tcp::connected(core, flow),
+            HostEvent::ConnectFailed { flow, error } => tcp::connect_failed(core, flow, error),
+            HostEvent::OpenFailed { flow, error } => core.open_failed(flow, error),
+            HostEvent::Datagram {
+                flow,
+                from,
+                hop_limit,
+                payload,
+            } => core.datagram(flow, from, hop_limit, payload),
+            HostEvent::PublishedDatagram {
+                publish,
+                from,
+                to,
+                payload,
+            } => udp::published(core, publish, from, to, payload),
+            HostEvent::SendFailed { flow, error, payload } => core.send_failed(flow, error, payload),
+        }
+    }
+
+    /// A listening socket of the host stands for `guest_port` of the guest on `port`, from now on.
+    pub fn publish(&mut self, transport: Transport, guest_port: u16, port: PortId) -> PublishId {
+        let published = &mut self.core.published;
+        // The host has 65,535 ports for each of two transports.
+        let id = PublishId(u32::try_from(published.len()).unwrap_or(u32::MAX));
+        published.push(Published {
+            transport,
+            guest_port,
+            port,
+        });
+        id
+    }
+
+    /// Replaces the DNS servers that the forwarder asks, most preferred first.
+    pub fn set_resolvers(&mut self, servers: &[IpAddr]) {
+        dns::set_resolvers(&mut self.core, servers);
+    }
+
+    /// Notes that a TCP flow's host socket may be read or written, as the poll said.
+    pub fn host_ready(&mut self, flow: FlowId, readable: bool, writable: bool) {
+        tcp::host_ready(&mut self.core, flow, readable, writable);
+    }
+
+    /// A client was accepted on a published port. Its flow; `None` if the client should be reset.
+    pub fn accept(&mut self, publish: PublishId, client: SocketAddr, now: Instant) -> Option<FlowId> {
+        self.core.now = now;
+        tcp::accepted(&mut self.core, publish, client)
+    }
+
+    /// The next TCP flow that wants [`Self::service`].
+    pub fn next_ready(&mut self) -> Option<FlowId> {
+        self.core.ready.pop_front()
+    }
+
+    /// How many TCP flows want [`Self::service`].
+    pub fn ready_flows(&self) -> usize {
+        self.core.ready.len()
+    }
+
+    /// Moves bytes between a TCP flow and its host socket. May be called while [`Outbox::has_room`].
+    pub fn service(&mut self, flow: FlowId, host: &mut impl HostStream, now: Instant) {
+        self.core.now = now;
+        tcp::service(&mut self.core, flow, host);
+    }
+
+    /// Does what is due. May be called while [`Outbox::has_room`]; one call handles one flow, so call it until
+    /// [`Self::poll_timeout`] is in the future.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let core = &mut self.core;
+        core.now = now;
+        self.reassembly.expire(now);
+        let Some(id) = core.table.pop_due(now) else { return };
+        match core.table.get(id) {
+            Some(Flow::Tcp(_)) => core.queue(id),
+            Some(Flow::Udp(_) | Flow::UdpPublished(_)) => udp::expire(core, id),
+            Some(Flow::Ping(_)) => ping::expire(core, id),
+            Some(Flow::Dns(_)) => dns::expire(core, id),
+            None => {}
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; never too late, possibly too early.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.core.table.next_deadline(), self.reassembly.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// What is to be sent and done.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        &mut self.core.outbox
+    }
+
+    /// Totals since start.
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
+    }
+
+    /// Flows that live now.
+    pub fn flows(&self) -> usize {
+        self.core.table.len()
+    }
+}
+
 impl Core {
+    pub(super) fn new(network: Arc<Network>, seed: u64, now: Instant) -> Self {
+        Self {
+            network,
+            now,
+            outbox: Outbox::new(),
+            counters: Counters::default(),
+            table: Table::new(MAX_FLOWS),
+            ports: Vec::new(),
+            ready: VecDeque::new(),
+            spare_endpoints: Vec::new(),
+            refusals: Vec::new(),
+            seed,
+            published: Vec::new(),
+            udp_clients: Clients::new(),
+            dns: Forwarder::default(),
+            notices: Notices::default(),
+        }
+    }
+
     /// The way to station `to` on `port`.
     pub(super) fn ethernet(&self, port: PortId, to: MacAddr) -> Ethernet {
         let offload = self.ports[usize::from(port.0)].offload;
@@ -50,5 +305,176 @@ impl Core {
             offload,
             mtu: self.network.mtu,
         }
+    }
+
+    /// The gateway's address in the family of `like`.
+    pub(super) fn gateway_address(&self, like: IpAddr) -> IpAddr {
+        match (like, self.network.ipv6) {
+            (IpAddr::V6(_), Some(plan)) => plan.gateway.into(),
+            _ => self.network.ipv4.gateway.into(),
+        }
+    }
+
+    /// Puts a TCP flow on the ready list.
+    pub(super) fn queue(&mut self, id: FlowId) {
+        if let Some(Flow::Tcp(flow)) = self.table.get_mut(id)
+            && tcp::mark_queued(flow)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// The next number of a repeatable sequence (a Weyl sequence, mixed by smoltcp's generator).
+    pub(super) fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.seed
+    }
+
+    /// A datagram on the socket of a flow.
+    fn datagram(&mut self, id: FlowId, from: SocketAddr, hop_limit: u8, payload: &[u8]) {
+        match self.table.get(id) {
+            Some(Flow::Ping(_)) => ping::from_host(self, id, from, hop_limit, payload),
+            Some(Flow::Dns(_)) => dns::from_host(self, id, from, payload),
+            _ => udp::from_host(self, id, from, hop_limit, payload),
+        }
+    }
+
+    fn open_failed(&mut self, id: FlowId, error: HostError) {
+        match self.table.get(id) {
+            Some(Flow::Ping(_)) => ping::open_failed(self, id, error),
+            Some(Flow::Dns(_)) => dns::open_failed(self, id, error),
+            _ => udp::open_failed(self, id, error),
+        }
+    }
+
+    fn send_failed(&mut self, id: FlowId, error: IcmpError, payload: &[u8]) {
+        match self.table.get(id) {
+            Some(Flow::Ping(_)) => ping::failed(self, id, error, payload),
+            Some(Flow::Dns(_)) => dns::failed(self, id, error),
+            _ => udp::failed(self, id, error, payload),
+        }
+    }
+
+    /// Refuses source addresses that no guest may have.
+    fn check_source(&self, ip: &IpPacket<'_>) -> Result<(), DropReason> {
+        let own =
+            policy::is_gateway(&self.network, ip.source) || policy::is_forwarder(&self.network, ip.source);
+        let special = ip.source.is_loopback()
+            || ip.source.is_multicast()
+            || ip.source == IpAddr::V4(Ipv4Addr::BROADCAST)
+            || (ip.source.is_unspecified() && matches!(ip.protocol, IpProtocol::Tcp));
+        if own || special {
+            Err(DropReason::BadSource)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Hands a whole packet to its protocol.
+    fn packet(&mut self, packet: &FromGuest<'_>) -> Result<(), DropReason> {
+        let ip = &packet.ip;
+        if !packet.offload.partial_checksum && !self.checksum_is_valid(ip) {
+            return Err(DropReason::Checksum);
+        }
+        match (ip.protocol, ip.source) {
+            (IpProtocol::Tcp, _) => tcp::from_guest(self, packet),
+            (IpProtocol::Udp, _) => return self.udp(packet),
+            (IpProtocol::Icmp, IpAddr::V4(_)) => return self.icmp_v4(packet),
+            (IpProtocol::Icmpv6, IpAddr::V6(_)) => return self.icmp_v6(packet),
+            _ => return Err(DropReason::Unsupported),
+        }
+        Ok(())
+    }
+
+    fn checksum_is_valid(&self, ip: &IpPacket<'_>) -> bool {
+        let none_sent = ip.protocol == IpProtocol::Udp
+            && ip.source.is_ipv4()
+            && UdpPacket::new_checked(ip.payload()).is_ok_and(|datagram| datagram.checksum() == 0);
+        none_sent || ip.transport_checksum_is_valid()
+    }
+
+    fn icmp_v4(&mut self, packet: &FromGuest<'_>) -> Result<(), DropReason> {
+        let kind = *packet.ip.payload().first().ok_or(DropReason::Malformed)?;
+        match Icmpv4Message::from(kind) {
+            Icmpv4Message::EchoRequest => self.echo(packet),
+            Icmpv4Message::DstUnreachable => udp::guest_refused(self, packet),
+            _ => return Err(DropReason::NoFlow),
+        }
+        Ok(())
+    }
+
+    fn icmp_v6(&mut self, packet: &FromGuest<'_>) -> Result<(), DropReason> {
+        let kind = *packet.ip.payload().first().ok_or(DropReason::Malformed)?;
+        match Icmpv6Message::from(kind) {
+            Icmpv6Message::EchoRequest => self.echo(packet),
+            Icmpv6Message::DstUnreachable => udp::guest_refused(self, packet),
+            Icmpv6Message::RouterSolicit | Icmpv6Message::NeighborSolicit => {
+                let ethernet = self.ethernet(packet.port, packet.mac);
+                return neighbor::ndp(&ethernet, &self.network, &mut self.outbox, &packet.ip);
+            }
+            _ => return Err(DropReason::NoFlow),
+        }
+        Ok(())
+    }
+
+    /// The gateway answers for its own addresses; other echo requests go out.
+    fn echo(&mut self, packet: &FromGuest<'_>) {
+        let to = packet.ip.destination;
+        let own = policy::is_gateway(&self.network, to)
+            || policy::is_forwarder(&self.network, to)
+            || to == IpAddr::V6(neighbor::LINK_LOCAL);
+        if own {
+            let ethernet = self.ethernet(packet.port, packet.mac);
+            icmp::echo_reply(&ethernet, &mut self.outbox, &packet.ip);
+        } else {
+            ping::from_guest(self, packet);
+        }
+    }
+
+    fn udp(&mut self, packet: &FromGuest<'_>) -> Result<(), DropReason> {
+        let datagram = UdpPacket::new_checked(packet.ip.payload()).map_err(|_| DropReason::Malformed)?;
+        match (datagram.dst_port(), packet.ip.source) {
+            (DHCP_V4_SERVER, IpAddr::V4(_)) if self.is_for_dhcp(packet.ip.destination) => {
+                self.dhcp_v4(packet, datagram.payload())
+            }
+            (DHCP_V6_SERVER, IpAddr::V6(_)) if self.is_for_dhcp(packet.ip.destination) => {
+                self.dhcp_v6(packet, datagram.payload(), datagram.src_port())
+            }
+            (_, source) if source.is_unspecified() => Err(DropReason::BadSource),
+            _ => {
+                udp::from_guest(self, packet);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_for_dhcp(&self, to: IpAddr) -> bool {
+        to == IpAddr::V4(Ipv4Addr::BROADCAST)
+            || to == IpAddr::V4(self.network.ipv4.subnet.broadcast())
+            || to.is_multicast()
+            || policy::is_gateway(&self.network, to)
+    }
+
+    fn dhcp_v4(&mut self, packet: &FromGuest<'_>, message: &[u8]) -> Result<(), DropReason> {
+        let reply = dhcp::reply_v4(&self.network, message).ok_or(DropReason::Unsupported)?;
+        let mac = if reply.destination.is_broadcast() {
+            MacAddr::BROADCAST
+        } else {
+            packet.mac
+        };
+        let from = SocketAddr::from((self.network.ipv4.gateway, DHCP_V4_SERVER));
+        let to = SocketAddr::from((reply.destination, DHCP_V4_CLIENT));
+        self.ethernet(packet.port, mac)
+            .udp(&mut self.outbox, from, to, HOP_LIMIT, &reply.payload);
+        Ok(())
+    }
+
+    fn dhcp_v6(&mut self, packet: &FromGuest<'_>, message: &[u8], port: u16) -> Result<(), DropReason> {
+        let reply = dhcp::reply_v6(&self.network, message).ok_or(DropReason::Unsupported)?;
+        let from = SocketAddr::from((neighbor::LINK_LOCAL, DHCP_V6_SERVER));
+        let to = SocketAddr::new(packet.ip.source, port);
+        self.ethernet(packet.port, packet.mac)
+            .udp(&mut self.outbox, from, to, HOP_LIMIT, &reply);
+        Ok(())
     }
 }

@@ -9,11 +9,23 @@ use std::net::{IpAddr, SocketAddr};
 pub use smoltcp::time::{Duration, Instant};
 
 pub mod counters;
+mod dns;
+#[cfg(test)]
+mod fixture;
 pub mod gateway;
+pub mod icmp;
+mod nat;
+pub mod neighbor;
 pub mod outbox;
 pub mod packet;
+mod ping;
 pub mod policy;
+pub mod reassembly;
 pub mod table;
+pub mod tcp;
+#[cfg(test)]
+mod testing;
+mod udp;
 
 pub use counters::{Counters, DropReason};
 pub use outbox::{Outbox, TxOffload};
@@ -129,7 +141,7 @@ pub enum HostOp {
 }
 
 /// Why a connection attempt or a datagram failed, as far as it matters to the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostError {
     /// The remote end refused (ECONNREFUSED, ECONNRESET, port unreachable).
     Refused,

@@ -24,6 +24,8 @@ const MAX_OPS: usize = 1024;
 const MAX_FRAMES: usize = 1024;
 /// What one input may produce at most; see [`Outbox::has_room`].
 const RESERVE_FRAMES: usize = 3;
+/// Slots kept for that: the fragments of one datagram of 65,535 bytes at the smallest MTU, 576, and a few more.
+const RESERVE_SLOTS: usize = 128;
 
 /// What the kernel must still do to a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,7 +105,7 @@ impl Outbox {
     /// Whether a stream may still emit a segment, the reserve of [`Self::has_room`] left alone.
     pub fn has_frame_room(&self) -> bool {
         let reserve = RESERVE_FRAMES * (HEADROOM + MAX_FRAME_BYTES);
-        self.used + reserve <= self.arena.len() && self.frames.len() + RESERVE_FRAMES <= MAX_FRAMES
+        self.used + reserve <= self.arena.len() && self.frames.len() + RESERVE_SLOTS <= MAX_FRAMES
     }
 
     /// Appends a frame of `len` bytes for `port` and lets `fill` write it; every byte must be written, as the
@@ -124,6 +126,27 @@ impl Outbox {
             offload,
         });
         true
+    }
+
+    /// As [`Self::frame`], for a writer that must run: a frame that does not fit is written aside and lost.
+    pub fn frame_with<R>(
+        &mut self,
+        port: PortId,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> (TxOffload, R),
+    ) -> R {
+        let mut fill = Some(fill);
+        let mut result = None;
+        self.frame(port, len, |frame| {
+            let (offload, value) = fill.take().map(|fill| fill(frame)).unzip();
+            result = value;
+            offload.unwrap_or_default()
+        });
+        match (result, fill) {
+            (Some(result), _) => result,
+            (None, Some(fill)) => fill(&mut vec![0; len]).1,
+            (None, None) => unreachable!("the writer ran and gave a result"),
+        }
     }
 
     /// The oldest frame: its port, its bytes behind [`HEADROOM`] free ones, and what the link must do.

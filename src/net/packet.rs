@@ -82,7 +82,7 @@ pub struct IpPacket<'a> {
     pub hop_limit: u8,
     /// IPv4's Don't Fragment bit; always set for IPv6.
     pub dont_fragment: bool,
-    /// Protocol of the payload, after IPv6's extension headers.
+    /// Protocol of the payload, after IPv6's extension headers (in a fragment: after the fragment header).
     pub protocol: IpProtocol,
     /// Set if this is a fragment.
     pub fragment: Option<Fragment>,
@@ -150,7 +150,8 @@ impl<'a> IpPacket<'a> {
             if parsed.header_bytes > parsed.bytes.len() {
                 return Err(DropReason::Malformed);
             }
-            if parsed.fragment.is_some_and(|fragment| fragment.offset_bytes != 0) {
+            // What follows a fragment header is counted from there, extension headers included.
+            if parsed.fragment.is_some() {
                 return Ok(parsed);
             }
         }
@@ -204,6 +205,25 @@ pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: IpProtocol, 
     }
 }
 
+/// The header of a UDP datagram (RFC 768). `None` if the payload is too long for its length field.
+pub fn udp_header(
+    source: SocketAddr,
+    destination: SocketAddr,
+    payload: &[u8],
+) -> Option<[u8; UDP_HEADER_BYTES]> {
+    let udp_len = u16::try_from(UDP_HEADER_BYTES + payload.len()).ok()?;
+    let mut header = [0; UDP_HEADER_BYTES];
+    header[..2].copy_from_slice(&source.port().to_be_bytes());
+    header[2..4].copy_from_slice(&destination.port().to_be_bytes());
+    header[4..6].copy_from_slice(&udp_len.to_be_bytes());
+    let pseudo = pseudo_header(source.ip(), destination.ip(), IpProtocol::Udp, udp_len.into());
+    let sum = checksum::combine(&[pseudo, checksum::data(&header), checksum::data(payload)]);
+    // Zero means "no checksum" (RFC 768), so a sum that comes out as zero is sent as all ones.
+    let field = if sum == !0 { !0 } else { !sum };
+    header[6..].copy_from_slice(&field.to_be_bytes());
+    Some(header)
+}
+
 /// Where a frame goes on which link: the addressee of everything written through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ethernet {
@@ -249,19 +269,9 @@ impl Ethernet {
         hop_limit: u8,
         payload: &[u8],
     ) -> bool {
-        let len = UDP_HEADER_BYTES + payload.len();
-        let Ok(udp_len) = u16::try_from(len) else {
+        let Some(header) = udp_header(source, destination, payload) else {
             return false;
         };
-        let mut header = [0; UDP_HEADER_BYTES];
-        header[..2].copy_from_slice(&source.port().to_be_bytes());
-        header[2..4].copy_from_slice(&destination.port().to_be_bytes());
-        header[4..6].copy_from_slice(&udp_len.to_be_bytes());
-        let pseudo = pseudo_header(source.ip(), destination.ip(), IpProtocol::Udp, udp_len.into());
-        let sum = checksum::combine(&[pseudo, checksum::data(&header), checksum::data(payload)]);
-        // Zero means "no checksum" (RFC 768), so a sum that comes out as zero is sent as all ones.
-        let field = if sum == !0 { !0 } else { !sum };
-        header[6..].copy_from_slice(&field.to_be_bytes());
         let ip = IpHeader {
             source: source.ip(),
             destination: destination.ip(),
@@ -334,6 +344,35 @@ impl Ethernet {
     }
 }
 
+/// The start of a packet that a guest had sent, rebuilt for an ICMP error to quote.
+pub struct Quote {
+    bytes: [u8; Self::MAX_BYTES],
+    len: usize,
+}
+
+impl Quote {
+    /// What an ICMPv6 error of the minimum MTU has room for (RFC 4443 section 2.4 c).
+    const MAX_BYTES: usize = 1280 - IPV6_HEADER_BYTES - 8;
+
+    /// The packet `ip` whose payload starts with `head`, of at most a few dozen bytes, and goes on with `tail`;
+    /// what does not fit is cut off.
+    pub fn new(ip: IpHeader, head: &[u8], tail: &[u8]) -> Self {
+        let mut bytes = [0; Self::MAX_BYTES];
+        let tail_at = ip.bytes() + head.len();
+        let tail = &tail[..tail.len().min(Self::MAX_BYTES - tail_at)];
+        let len = tail_at + tail.len();
+        ip.emit(&mut bytes[..len], None);
+        bytes[ip.bytes()..tail_at].copy_from_slice(head);
+        bytes[tail_at..len].copy_from_slice(tail);
+        Self { bytes, len }
+    }
+
+    /// The packet, from its IP header on.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// The fields of an IP header that vary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpHeader {
@@ -366,7 +405,7 @@ impl IpHeader {
     }
 
     /// Writes the header to the start of `packet`, whose length is the packet's.
-    fn emit(&self, packet: &mut [u8], fragment: Option<Fragment>) {
+    pub(super) fn emit(&self, packet: &mut [u8], fragment: Option<Fragment>) {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 self.emit_v4(packet, source, destination, fragment)

@@ -80,7 +80,7 @@ pub fn is_local(network: &Network, ip: IpAddr) -> bool {
 }
 
 /// Why an address may not be reached by default, if so.
-fn denied(network: &Network, ip: IpAddr) -> Option<DenyReason> {
+pub(super) fn denied(network: &Network, ip: IpAddr) -> Option<DenyReason> {
     if is_local(network, ip) {
         return Some(DenyReason::NoSuchService);
     }
@@ -130,5 +130,50 @@ fn loopback_like(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// How a client of a published port is shown to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// Where the guest sees it come from: the client's own address, or the gateway's if the guest could not
+    /// answer that one (loopback, link-local, the guest's own network).
+    pub source: SocketAddr,
+    /// The guest's end.
+    pub guest: SocketAddr,
+}
+
+/// The way of `client` to `guest_port`, and the way through the other family for a guest that refuses the first.
+pub fn inbound(network: &Network, client: SocketAddr, guest_port: u16) -> (Inbound, Option<Inbound>) {
+    let client_ip = client.ip().to_canonical();
+    let way = |source: IpAddr, guest: IpAddr| Inbound {
+        source: SocketAddr::new(source, client.port()),
+        guest: SocketAddr::new(guest, guest_port),
+    };
+    let v4 = (
+        IpAddr::from(network.ipv4.gateway),
+        IpAddr::from(network.ipv4.guest),
+    );
+    let Some(plan) = network.ipv6 else {
+        let source = if client_ip.is_ipv4() {
+            shown(network, client_ip, v4.0)
+        } else {
+            v4.0
+        };
+        return (way(source, v4.1), None);
+    };
+    let v6 = (IpAddr::from(plan.gateway), IpAddr::from(plan.guest));
+    let (same, other) = if client_ip.is_ipv4() { (v4, v6) } else { (v6, v4) };
+    (
+        way(shown(network, client_ip, same.0), same.1),
+        Some(way(other.0, other.1)),
+    )
+}
+
+fn shown(network: &Network, client: IpAddr, gateway: IpAddr) -> IpAddr {
+    if denied(network, client).is_some() {
+        gateway
+    } else {
+        client
     }
 }

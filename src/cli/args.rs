@@ -1,0 +1,245 @@
+//! The command line as it is written: which options there are, their help and their value parsers.
+
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use super::values::{self, EnvSpec, PublishSpec, VolumeSpec};
+use crate::config::{Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
+
+/// Give a process its own network, without root.
+#[derive(Debug, Parser)]
+#[command(name = "rnet", version, about, arg_required_else_help = true, after_help = RNET_EXAMPLES)]
+pub(super) struct RnetArgs {
+    #[command(subcommand)]
+    pub(super) command: CommandArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CommandArgs {
+    /// Run a command in a container with its own network.
+    #[command(
+        disable_help_flag = true,
+        override_usage = "rnet run [OPTIONS] ROOTFS [COMMAND [ARG]...]",
+        after_help = RUN_EXAMPLES
+    )]
+    Run(Box<RunArgs>),
+    /// Show that rnet works here: fetch a page from a container and one from within it.
+    Hello(HelloArgs),
+    /// The part of `hello` that runs inside its container.
+    #[command(hide = true)]
+    HelloGuest {
+        /// Where the page outside is.
+        outside: SocketAddr,
+    },
+}
+
+const RNET_EXAMPLES: &str = "\
+Examples:
+  rnet hello                                          does it work on this machine?
+  rnet run -p 8080:8080 ./rootfs nc -l -p 8080        a server in a directory's root
+  rnet run / curl https://example.org                 a host command, its writes discarded
+
+`rnet run --help` lists all options.";
+
+const RUN_EXAMPLES: &str = "\
+ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. Options
+end there; what follows belongs to the command. Without COMMAND a shell starts.
+
+Examples:
+  rnet run -p 8080:8080 ./rootfs nc -l -p 8080
+  rnet run -p 127.0.0.1:5353:53/udp -p 8000-8009:8000-8009 ./rootfs /bin/server
+  rnet run -v ./src:/src:ro -w /src / make check
+  rnet run --allow-host 127.0.0.1:5432 / psql -h 10.0.2.2
+
+Exit status: the command's own; 128+N if signal N ended it; 127 if it was not found, 126 if it
+cannot be executed, 125 if rnet itself failed.";
+
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    /// Publish a guest port: [HOSTIP:]HOSTPORT[-END]:GUESTPORT[-END][/tcp|/udp]; GUESTPORT alone or
+    /// HOSTIP::GUESTPORT takes a random host port. Repeatable.
+    #[arg(short, long, value_name = "PORTS", value_parser = values::publish, help_heading = NETWORK)]
+    pub(super) publish: Vec<PublishSpec>,
+
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+
+    /// Let the guest reach one closed destination, such as 127.0.0.1:5432 or [::1]:5432. Repeatable.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = values::allow_host, help_heading = NETWORK)]
+    pub(super) allow_host: Vec<SocketAddr>,
+
+    /// Let the guest reach all of the host's loopback, through the gateway's address.
+    #[arg(long, help_heading = NETWORK)]
+    pub(super) host_loopback: bool,
+
+    /// Ask this DNS server instead of the host's. Repeatable.
+    #[arg(long, value_name = "ADDR", value_parser = values::dns, help_heading = NETWORK)]
+    pub(super) dns: Vec<IpAddr>,
+
+    /// Forget a UDP mapping after this idle time [default: 300].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(), help_heading = NETWORK)]
+    pub(super) udp_timeout: Option<u32>,
+
+    /// The same for a mapping that has only spoken to port 53 [default: 30].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(), help_heading = NETWORK)]
+    pub(super) udp_dns_timeout: Option<u32>,
+
+    /// Bind a file or directory of the host into the container: SRC:DST[:ro|rw]. Repeatable.
+    #[arg(short, long, value_name = "SRC:DST", value_parser = os(values::volume), help_heading = CONTAINER)]
+    pub(super) volume: Vec<VolumeSpec>,
+
+    /// Set a variable for the command, or take it over from here (NAME alone). Repeatable.
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = os(values::env), help_heading = CONTAINER)]
+    pub(super) env: Vec<EnvSpec>,
+
+    /// Working directory inside, absolute.
+    #[arg(short, long, value_name = "DIR", value_parser = os(values::workdir), help_heading = CONTAINER)]
+    pub(super) workdir: Option<PathBuf>,
+
+    /// Host name inside [default: a random one; the host's for the root /].
+    #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
+    pub(super) hostname: Option<String>,
+
+    /// Put a small init before the command, which forwards signals and reaps orphans.
+    #[arg(long, help_heading = CONTAINER)]
+    pub(super) init: bool,
+
+    /// No effect: standard input always reaches the command.
+    #[arg(short, long, help_heading = CONTAINER)]
+    interactive: bool,
+
+    /// No effect: the command always has the terminal that rnet has.
+    #[arg(short, long, help_heading = CONTAINER)]
+    tty: bool,
+
+    /// No effect: nothing of a container is kept.
+    #[arg(long, help_heading = CONTAINER)]
+    rm: bool,
+
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+
+    /// Print help.
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+
+    /// ROOTFS, the command and its arguments; one list, so that the first ends the options.
+    #[arg(value_name = "ROOTFS", required = true, trailing_var_arg = true, hide = true)]
+    pub(super) words: Vec<OsString>,
+}
+
+/// What `run` and `hello` share about the network and the link.
+#[derive(Args, Debug)]
+pub(super) struct NetworkArgs {
+    /// Largest IP packet on the link in bytes, 576 to 65520, at least 1280 with IPv6.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 65520,
+        value_parser = clap::value_parser!(u16).range(576..=65520),
+        help_heading = NETWORK
+    )]
+    pub(super) mtu: u16,
+
+    /// The guest's IPv4 network [default: 10.0.2.0/24, or a free one if the host uses that].
+    #[arg(long, value_name = "NETWORK", value_parser = values::cidr, help_heading = NETWORK)]
+    pub(super) cidr: Option<Ipv4Plan>,
+
+    /// The guest's IPv6 network [default: fd00::/64, or a free one if the host uses that].
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        value_parser = values::cidr6,
+        conflicts_with = "no_ipv6",
+        help_heading = NETWORK
+    )]
+    pub(super) cidr6: Option<Ipv6Plan>,
+
+    /// IPv4 only.
+    #[arg(long, help_heading = NETWORK)]
+    pub(super) no_ipv6: bool,
+
+    /// How frames reach rnet; auto takes the first that works.
+    #[arg(long, value_name = "KIND", default_value = "auto", value_parser = link_kind(), help_heading = NETWORK)]
+    pub(super) link: LinkKind,
+
+    /// Name of the guest's interface.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "tap0",
+        value_parser = values::ifname,
+        help_heading = NETWORK
+    )]
+    pub(super) ifname: String,
+
+    /// The guest's Ethernet address [default: a random one].
+    #[arg(long, value_name = "MAC", value_parser = values::mac_address, help_heading = NETWORK)]
+    pub(super) mac_address: Option<MacAddr>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct HelloArgs {
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LogArgs {
+    /// Say more: once for changes of state, twice for flows, three times for packets.
+    #[arg(long, action = ArgAction::Count, help_heading = LOGGING)]
+    pub(super) verbose: u8,
+
+    /// Say only what ends rnet.
+    #[arg(short, long, conflicts_with = "verbose", help_heading = LOGGING)]
+    pub(super) quiet: bool,
+
+    /// Shape of the log on standard error.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "text",
+        value_parser = log_format(),
+        help_heading = LOGGING
+    )]
+    pub(super) log_format: LogFormat,
+}
+
+const NETWORK: &str = "Network";
+const CONTAINER: &str = "Container";
+const LOGGING: &str = "Logging";
+
+fn seconds() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=86_400)
+}
+
+fn link_kind() -> impl TypedValueParser<Value = LinkKind> {
+    PossibleValuesParser::new(["auto", "tap", "tap-plain", "packet"]).map(|word| match word.as_str() {
+        "tap" => LinkKind::Tap,
+        "tap-plain" => LinkKind::TapPlain,
+        "packet" => LinkKind::Packet,
+        _ => LinkKind::Auto,
+    })
+}
+
+fn log_format() -> impl TypedValueParser<Value = LogFormat> {
+    PossibleValuesParser::new(["text", "json"]).map(|word| match word.as_str() {
+        "json" => LogFormat::Json,
+        _ => LogFormat::Text,
+    })
+}
+
+/// A parser for values that need not be UTF-8.
+fn os<T>(parse: fn(&OsStr) -> Result<T, String>) -> impl TypedValueParser<Value = T>
+where
+    T: Clone + Send + Sync + 'static,
+{
+    OsStringValueParser::new().try_map(move |text| parse(&text))
+}

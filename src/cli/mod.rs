@@ -1,0 +1,120 @@
+//! argv becomes a [`Config`]; pure.
+//!
+//! [`parse`] is all of it: the command line is read ([`args`]), single values are checked ([`values`]) and
+//! then settled together with the [`Surroundings`] ([`settle`]). Nothing here looks at the system, so what
+//! depends on it (does a volume's source exist, is a port free) is left to those who use it.
+
+mod args;
+mod settle;
+mod subnet;
+mod values;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use ipnet::IpNet;
+
+use crate::config::{Config, LogLevel};
+use crate::error::exit;
+use args::{CommandArgs, RnetArgs};
+
+/// What the environment says, collected by the caller.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The environment variables, in order.
+    pub env: Vec<(OsString, OsString)>,
+    /// The working directory, absolute.
+    pub cwd: PathBuf,
+    /// The host's name.
+    pub hostname: String,
+    /// Whether standard input is a terminal.
+    pub stdin_is_tty: bool,
+    /// Networks that the host has routes or addresses in; default routes may be among them.
+    pub host_subnets: Vec<IpNet>,
+    /// Random bytes, for the guest's MAC address and host name.
+    pub random: [u8; 16],
+}
+
+/// What the user wants done.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// `rnet run`: run a command in a container.
+    Run(Request),
+    /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
+    /// published ports and the command `/rnet`; the show itself fills in the rest.
+    Hello(Request),
+    /// The part of `rnet hello` that runs inside its container, with the address of the page outside.
+    HelloGuest(SocketAddr),
+}
+
+/// A settled configuration and what was decided on the way to it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// All that is needed to do it.
+    pub config: Box<Config>,
+    /// To be logged once logging stands.
+    pub notes: Vec<Note>,
+}
+
+/// A decision worth telling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// One line.
+    pub text: String,
+}
+
+/// A command line that asks for nothing to be done: a mistake, `--help` or `--version`.
+#[derive(Debug)]
+pub struct Usage(clap::Error);
+
+impl Usage {
+    /// The status to exit with: 0 for help and version, else 125.
+    pub fn code(&self) -> u8 {
+        if self.0.use_stderr() { exit::RNET_FAILED } else { 0 }
+    }
+
+    /// Prints it where it belongs, in colours if that is a terminal.
+    pub fn print(&self) -> std::io::Result<()> {
+        self.0.print()
+    }
+}
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0.render(), f)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Understands a command line; `args` begins with the program's name.
+pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) -> Result<Command, Usage> {
+    match RnetArgs::try_parse_from(args).map_err(Usage)?.command {
+        CommandArgs::Run(run) => settle::run(*run, surroundings)
+            .map(Command::Run)
+            .map_err(|cause| mistake("run", &cause)),
+        CommandArgs::Hello(hello) => settle::hello(hello, surroundings)
+            .map(Command::Hello)
+            .map_err(|cause| mistake("hello", &cause)),
+        CommandArgs::HelloGuest { outside } => Ok(Command::HelloGuest(outside)),
+    }
+}
+
+/// A mistake that shows only when options are seen together.
+fn mistake(subcommand: &str, cause: &str) -> Usage {
+    let mut rnet = RnetArgs::command();
+    rnet.build();
+    let kind = ErrorKind::ValueValidation;
+    Usage(match rnet.find_subcommand_mut(subcommand) {
+        Some(command) => command.error(kind, cause),
+        None => rnet.error(kind, cause),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,402 @@
+//! Options and surroundings together become a [`Config`]: defaults, and what only shows across options.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::args::{HelloArgs, LogArgs, NetworkArgs, RunArgs};
+use super::values::{EnvSpec, PublishSpec, VolumeSpec};
+use super::{Note, Request, Surroundings, subnet};
+use crate::config::{
+    Config, Container, HostAccess, Ipv4Plan, Ipv6Plan, LinkSpec, Log, LogLevel, MacAddr, Network, Publish,
+    RootFs, Timeouts, Transport, Volume,
+};
+
+/// Most ports that one container publishes: each takes up to two sockets.
+const MAX_PUBLISHED: u32 = 16_384;
+/// Most DNS servers that are asked in turn.
+const MAX_DNS_SERVERS: usize = 16;
+/// Least MTU of a link with IPv6 (RFC 8200 section 5).
+const IPV6_MIN_MTU: u16 = 1280;
+
+/// PATH of a command in a directory's root.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_SHELL: &str = "/bin/sh";
+
+/// Settles `rnet run`. The error is a sentence for the user.
+pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
+    let mut notes = Vec::new();
+    let mut network = network(&args.network, surroundings, &mut notes)?;
+    network.publish = published(&args.publish)?;
+    network.host_access = host_access(&args, &network)?;
+    network.timeouts = timeouts(&args);
+    if args.dns.len() > MAX_DNS_SERVERS {
+        return Err(format!("--dns is given more than {MAX_DNS_SERVERS} times"));
+    }
+    network.dns_servers = args.dns;
+
+    let mut words = args.words.into_iter();
+    let rootfs = rootfs(&words.next().unwrap_or_default(), surroundings)?;
+    let hostname = args.hostname.unwrap_or_else(|| match rootfs {
+        RootFs::HostCopy => surroundings.hostname.clone(),
+        RootFs::Directory(_) | RootFs::Empty => random_hostname(surroundings),
+    });
+    let container = Container {
+        command: command(words.collect(), &rootfs, surroundings),
+        env: environment(&rootfs, &hostname, args.env, surroundings),
+        rootfs,
+        workdir: args.workdir,
+        hostname,
+        volumes: args
+            .volume
+            .into_iter()
+            .map(|spec| volume(spec, surroundings))
+            .collect(),
+        init: args.init,
+    };
+    Ok(request(
+        &args.network,
+        network,
+        container,
+        &args.log,
+        surroundings,
+        notes,
+    ))
+}
+
+/// Settles `rnet hello`.
+pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Request, String> {
+    let mut notes = Vec::new();
+    let network = network(&args.network, surroundings, &mut notes)?;
+    let hostname = "hello".to_owned();
+    let container = Container {
+        rootfs: RootFs::Empty,
+        command: vec!["/rnet".into()],
+        env: environment(&RootFs::Empty, &hostname, Vec::new(), surroundings),
+        workdir: None,
+        hostname,
+        volumes: Vec::new(),
+        init: false,
+    };
+    Ok(request(
+        &args.network,
+        network,
+        container,
+        &args.log,
+        surroundings,
+        notes,
+    ))
+}
+
+fn request(
+    args: &NetworkArgs,
+    network: Network,
+    container: Container,
+    log: &LogArgs,
+    surroundings: &Surroundings,
+    notes: Vec<Note>,
+) -> Request {
+    let link = LinkSpec {
+        kind: args.link,
+        ifname: args.ifname.clone(),
+        mac: args.mac_address.unwrap_or_else(|| random_mac(surroundings)),
+    };
+    let config = Config {
+        network,
+        subnet_given: args.cidr.is_some(),
+        link,
+        container,
+        log: Log {
+            level: log_level(log),
+            format: log.log_format,
+        },
+    };
+    Request {
+        config: Box::new(config),
+        notes,
+    }
+}
+
+/// Addresses and MTU; the rest at its defaults.
+fn network(
+    args: &NetworkArgs,
+    surroundings: &Surroundings,
+    notes: &mut Vec<Note>,
+) -> Result<Network, String> {
+    if !args.no_ipv6 && args.mtu < IPV6_MIN_MTU {
+        return Err(format!(
+            "invalid value '{}' for '--mtu <BYTES>': IPv6 needs at least {IPV6_MIN_MTU}; \
+             with --no-ipv6 576 is enough",
+            args.mtu
+        ));
+    }
+    let host = &surroundings.host_subnets;
+    Ok(Network {
+        ipv4: ipv4_plan(args.cidr, host, notes)?,
+        ipv6: if args.no_ipv6 {
+            None
+        } else {
+            Some(ipv6_plan(args.cidr6, host, notes)?)
+        },
+        mtu: args.mtu,
+        dns_servers: Vec::new(),
+        publish: Vec::new(),
+        host_access: HostAccess::default(),
+        timeouts: Timeouts::default(),
+    })
+}
+
+fn ipv4_plan(given: Option<Ipv4Plan>, host: &[IpNet], notes: &mut Vec<Note>) -> Result<Ipv4Plan, String> {
+    if let Some(plan) = given {
+        warn_of_collision(plan.subnet.into(), host, notes);
+        return Ok(plan);
+    }
+    let usual = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
+    let plan = subnet::free_ipv4(host)
+        .ok_or("every usual private IPv4 network is in use at the host; choose one with --cidr")?;
+    note_move(usual.into(), plan.subnet.into(), host, notes);
+    Ok(plan)
+}
+
+fn ipv6_plan(given: Option<Ipv6Plan>, host: &[IpNet], notes: &mut Vec<Note>) -> Result<Ipv6Plan, String> {
+    if let Some(plan) = given {
+        warn_of_collision(plan.subnet.into(), host, notes);
+        return Ok(plan);
+    }
+    let usual = Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 64);
+    let plan = subnet::free_ipv6(host)
+        .ok_or("every usual private IPv6 network is in use at the host; choose one with --cidr6")?;
+    note_move(usual.into(), plan.subnet.into(), host, notes);
+    Ok(plan)
+}
+
+fn warn_of_collision(subnet: IpNet, host: &[IpNet], notes: &mut Vec<Note>) {
+    if let Some(route) = subnet::colliding(subnet, host) {
+        notes.push(Note {
+            level: LogLevel::Warn,
+            text: format!(
+                "the guest's network {subnet} overlaps {route} of the host, which the guest cannot reach there"
+            ),
+        });
+    }
+}
+
+fn note_move(usual: IpNet, chosen: IpNet, host: &[IpNet], notes: &mut Vec<Note>) {
+    if let Some(route) = subnet::colliding(usual, host) {
+        notes.push(Note {
+            level: LogLevel::Info,
+            text: format!("the host uses {route}, so the guest's network is {chosen} instead of {usual}"),
+        });
+    }
+}
+
+/// A listener that an earlier `-p` asks for.
+struct Taken<'a> {
+    addr: Option<IpAddr>,
+    by: &'a str,
+}
+
+/// Expands `-p` and refuses what could not be bound together.
+fn published(specs: &[PublishSpec]) -> Result<Vec<Publish>, String> {
+    if specs.iter().map(PublishSpec::count).sum::<u32>() > MAX_PUBLISHED {
+        return Err(format!("more than {MAX_PUBLISHED} ports are published"));
+    }
+    let mut taken: HashMap<(Transport, u16), Vec<Taken<'_>>> = HashMap::new();
+    let mut published = Vec::new();
+    for spec in specs {
+        for port in spec.expand() {
+            if let Some(host_port) = port.host_port {
+                let others = taken.entry((port.transport, host_port)).or_default();
+                if let Some(other) = others
+                    .iter()
+                    .find(|other| overlapping(other.addr, port.host_addr))
+                {
+                    return Err(published_twice(spec, port.transport, host_port, other.by));
+                }
+                others.push(Taken {
+                    addr: port.host_addr,
+                    by: &spec.text,
+                });
+            }
+            published.push(port);
+        }
+    }
+    Ok(published)
+}
+
+fn published_twice(spec: &PublishSpec, transport: Transport, host_port: u16, by: &str) -> String {
+    format!(
+        "invalid value '{}' for '--publish <PORTS>': host port {host_port}/{transport} \
+         is already published by '{by}'",
+        spec.text
+    )
+}
+
+/// Whether two listeners on one port number would be in each other's way.
+fn overlapping(one: Option<IpAddr>, other: Option<IpAddr>) -> bool {
+    match (one, other) {
+        (None, _) | (_, None) => true,
+        (Some(one), Some(other)) => {
+            let wildcard = one.is_unspecified() || other.is_unspecified();
+            one == other || (wildcard && one.is_ipv4() == other.is_ipv4())
+        }
+    }
+}
+
+fn host_access(args: &RunArgs, network: &Network) -> Result<HostAccess, String> {
+    for allowed in &args.allow_host {
+        if let Some(loopback) = meant_by_gateway(*allowed, network) {
+            return Err(format!(
+                "invalid value '{allowed}' for '--allow-host <ADDR:PORT>': \
+                 that is the guest's name for the host's loopback; allow the final destination {loopback}"
+            ));
+        }
+    }
+    Ok(HostAccess {
+        loopback: args.host_loopback,
+        allowed: args.allow_host.clone(),
+    })
+}
+
+fn meant_by_gateway(allowed: SocketAddr, network: &Network) -> Option<SocketAddr> {
+    let loopback: IpAddr = match allowed.ip() {
+        IpAddr::V4(ip) if ip == network.ipv4.gateway => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if network.ipv6.is_some_and(|plan| ip == plan.gateway) => Ipv6Addr::LOCALHOST.into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(loopback, allowed.port()))
+}
+
+fn timeouts(args: &RunArgs) -> Timeouts {
+    let seconds =
+        |given: Option<u32>, default| given.map_or(default, |given| Duration::from_secs(given.into()));
+    let default = Timeouts::default();
+    Timeouts {
+        udp: seconds(args.udp_timeout, default.udp),
+        udp_dns: seconds(args.udp_dns_timeout, default.udp_dns),
+        ..default
+    }
+}
+
+fn rootfs(word: &OsStr, surroundings: &Surroundings) -> Result<RootFs, String> {
+    if word.is_empty() {
+        return Err("ROOTFS is empty; expected a directory, or / for the host's own root".to_owned());
+    }
+    let path = absolute(Path::new(word), surroundings);
+    Ok(if path == Path::new("/") {
+        RootFs::HostCopy
+    } else {
+        RootFs::Directory(path)
+    })
+}
+
+/// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
+/// means behind a symbolic link.
+fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
+    let path = surroundings.cwd.join(path);
+    let path: PathBuf = path.components().collect();
+    // The root has no parent, so `/..` is `/` whatever the file system holds.
+    let only_root = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::ParentDir));
+    if only_root { PathBuf::from("/") } else { path }
+}
+
+fn volume(spec: VolumeSpec, surroundings: &Surroundings) -> Volume {
+    Volume {
+        source: absolute(&spec.source, surroundings),
+        target: spec.target,
+        read_only: spec.read_only,
+    }
+}
+
+fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surroundings) -> Vec<OsString> {
+    if words.first().is_some_and(|word| word == "--") {
+        words.remove(0);
+    }
+    if !words.is_empty() {
+        return words;
+    }
+    let shell = match rootfs {
+        RootFs::HostCopy => variable(surroundings, "SHELL").filter(|shell| Path::new(shell).is_absolute()),
+        RootFs::Directory(_) | RootFs::Empty => None,
+    };
+    vec![shell.map_or_else(|| DEFAULT_SHELL.into(), OsStr::to_owned)]
+}
+
+/// The command's environment: for the host's own root what the caller has, for any other root docker's few
+/// variables; then what the user asked for.
+fn environment(
+    rootfs: &RootFs,
+    hostname: &str,
+    asked: Vec<EnvSpec>,
+    surroundings: &Surroundings,
+) -> Vec<(OsString, OsString)> {
+    let mut env = match rootfs {
+        RootFs::HostCopy => surroundings.env.clone(),
+        RootFs::Directory(_) | RootFs::Empty => vec![
+            ("PATH".into(), DEFAULT_PATH.into()),
+            ("HOME".into(), "/root".into()),
+        ],
+    };
+    if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
+        let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
+        set(&mut env, "TERM".into(), term.to_owned());
+    }
+    set(&mut env, "HOSTNAME".into(), hostname.into());
+    set(&mut env, "container".into(), "rnet".into());
+    for spec in asked {
+        match spec {
+            EnvSpec::Set(name, value) => set(&mut env, name, value),
+            EnvSpec::FromCaller(name) => {
+                if let Some(value) = variable(surroundings, &name) {
+                    let value = value.to_owned();
+                    set(&mut env, name, value);
+                }
+            }
+        }
+    }
+    env
+}
+
+fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
+    match env.iter_mut().find(|(other, _)| *other == name) {
+        Some((_, old)) => *old = value,
+        None => env.push((name, value)),
+    }
+}
+
+fn variable(surroundings: &Surroundings, name: impl AsRef<OsStr>) -> Option<&OsStr> {
+    let found = surroundings
+        .env
+        .iter()
+        .find(|(other, _)| other.as_os_str() == name.as_ref());
+    found.map(|(_, value)| value.as_os_str())
+}
+
+fn random_mac(surroundings: &Surroundings) -> MacAddr {
+    let [a, b, c, d, ..] = surroundings.random;
+    // Locally administered; the second octet keeps it apart from the gateway's.
+    MacAddr([0x52, 0x56, a, b, c, d])
+}
+
+fn random_hostname(surroundings: &Surroundings) -> String {
+    surroundings.random[10..]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn log_level(args: &LogArgs) -> LogLevel {
+    match (args.quiet, args.verbose) {
+        (true, _) => LogLevel::Error,
+        (false, 0) => LogLevel::Warn,
+        (false, 1) => LogLevel::Info,
+        (false, 2) => LogLevel::Debug,
+        (false, _) => LogLevel::Trace,
+    }
+}

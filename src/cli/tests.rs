@@ -1,0 +1,292 @@
+use std::path::Path;
+
+use super::*;
+use crate::config::{Container, LinkKind, LogFormat, MacAddr, Network, RootFs, Transport};
+
+#[test]
+fn the_main_job_is_understood() {
+    let config = config("run -p 8080:8080 ./rootfs nc -l -p 8080");
+    assert_eq!(
+        config.container.rootfs,
+        RootFs::Directory("/home/me/rootfs".into())
+    );
+    assert_eq!(config.container.command, ["nc", "-l", "-p", "8080"]);
+    assert_eq!(config.network.publish.len(), 1);
+    assert_eq!(config.network.publish[0].host_port, Some(8080));
+    assert_eq!(config.network.mtu, 65520);
+    assert_eq!(config.network.ipv4.guest.to_string(), "10.0.2.100");
+    assert_eq!(
+        config.network.ipv6.map(|plan| plan.guest.to_string()),
+        Some("fd00::100".to_owned())
+    );
+    assert_eq!(
+        (config.link.kind, config.link.ifname.as_str()),
+        (LinkKind::Auto, "tap0")
+    );
+}
+
+#[test]
+fn options_end_at_the_root() {
+    assert_eq!(command("run / ls -l --mtu 5"), ["ls", "-l", "--mtu", "5"]);
+    assert_eq!(
+        command("run --init / --help -p x --version"),
+        ["--help", "-p", "x", "--version"]
+    );
+    assert_eq!(command("run -- / ls -q"), ["ls", "-q"]);
+    assert_eq!(command("run / -- ls -- x"), ["ls", "--", "x"]);
+    assert_eq!(command("run / env -- ls"), ["env", "--", "ls"]);
+    assert!(refusal("run --nonsense / ls").contains("--nonsense"));
+}
+
+#[test]
+fn every_way_to_write_the_hosts_root_is_the_copy() {
+    for root in ["/", "//", "/.", "/..", "/./../"] {
+        assert_eq!(container(&format!("run {root} true")).rootfs, RootFs::HostCopy);
+    }
+    assert_eq!(
+        container("run .. true").rootfs,
+        RootFs::Directory("/home/me/..".into())
+    );
+    assert_eq!(
+        container("run /srv/./x/ true").rootfs,
+        RootFs::Directory("/srv/x".into())
+    );
+}
+
+#[test]
+fn without_a_command_a_shell_runs() {
+    assert_eq!(command("run /"), ["/usr/bin/fish"]);
+    assert_eq!(command("run ./rootfs"), ["/bin/sh"]);
+}
+
+#[test]
+fn a_directory_gets_dockers_environment() {
+    let env = container("run -e A=1 -e A=2 -e EDITOR -e NOTHERE -e HOME=/x ./rootfs true").env;
+    let env: Vec<String> = env
+        .iter()
+        .map(|(name, value)| format!("{}={}", name.display(), value.display()))
+        .collect();
+    assert_eq!(
+        env,
+        [
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME=/x",
+            "TERM=screen",
+            "HOSTNAME=aaabacadaeaf",
+            "container=rnet",
+            "A=2",
+            "EDITOR=vi"
+        ]
+    );
+}
+
+#[test]
+fn the_hosts_root_keeps_the_callers_environment_and_name() {
+    let container = container("run / true");
+    assert_eq!(container.hostname, "workstation");
+    assert_eq!(value(&container, "PATH"), Some("/home/me/bin:/bin".into()));
+    assert_eq!(value(&container, "HOSTNAME"), Some("workstation".into()));
+    assert_eq!(value(&container, "container"), Some("rnet".into()));
+}
+
+#[test]
+fn short_options_mean_what_docker_means() {
+    let config = config("run -it --rm -h web -w /srv -v ./x:/srv:ro -e K=V -q / true");
+    let container = &config.container;
+    assert_eq!(container.hostname, "web");
+    assert_eq!(container.workdir.as_deref(), Some(Path::new("/srv")));
+    assert_eq!(container.volumes[0].source, Path::new("/home/me/x"));
+    assert!(container.volumes[0].read_only);
+    assert_eq!(config.log.level, LogLevel::Error);
+}
+
+#[test]
+fn verbosity_and_format_reach_the_log() {
+    for (words, level) in [
+        ("", LogLevel::Warn),
+        ("--verbose", LogLevel::Info),
+        ("--verbose --verbose --verbose --verbose", LogLevel::Trace),
+    ] {
+        assert_eq!(config(&format!("run {words} / true")).log.level, level);
+    }
+    assert_eq!(config("run --log-format json / true").log.format, LogFormat::Json);
+    assert!(refusal("run -q --verbose / true").contains("cannot be used with"));
+}
+
+#[test]
+fn the_guests_mac_is_one_local_station() {
+    let mac = config("run / true").link.mac;
+    assert!(!mac.is_group() && mac.0[0] & 2 != 0 && mac != MacAddr::GATEWAY);
+    assert_eq!(
+        config("run --mac-address 02:00:00:00:00:01 / true").link.mac.0[5],
+        1
+    );
+}
+
+#[test]
+fn mtu_has_limits_and_ipv6_a_higher_one() {
+    assert_eq!(network("--mtu 576 --no-ipv6").mtu, 576);
+    assert_eq!(network("--mtu 1280").mtu, 1280);
+    assert!(network("--no-ipv6").ipv6.is_none());
+    for (words, cause) in [
+        ("--mtu 575", "576..=65520"),
+        ("--mtu 65521", "'65521'"),
+        ("--mtu 1279", "at least 1280"),
+        ("--mtu big", "'--mtu <BYTES>'"),
+        ("--no-ipv6 --cidr6 fd01::/64", "cannot be used with"),
+    ] {
+        let text = refusal(&format!("run {words} / true"));
+        assert!(text.contains(cause), "{words}: {text}");
+    }
+}
+
+#[test]
+fn the_subnet_moves_unless_it_was_given() {
+    let mut surroundings = surroundings();
+    surroundings.host_subnets = vec!["10.0.2.0/24".parse().expect("a network")];
+    let moved = request("run / true", &surroundings);
+    assert_eq!(moved.config.network.ipv4.subnet.to_string(), "10.0.3.0/24");
+    assert!(!moved.config.subnet_given);
+    assert_eq!(moved.notes[0].level, LogLevel::Info);
+
+    let given = request("run --cidr 10.0.0.0/16 / true", &surroundings);
+    assert_eq!(given.config.network.ipv4.gateway.to_string(), "10.0.0.2");
+    assert!(given.config.subnet_given);
+    assert_eq!(given.notes[0].level, LogLevel::Warn);
+    assert!(given.notes[0].text.contains("10.0.2.0/24"), "{:?}", given.notes);
+}
+
+#[test]
+fn no_port_is_published_twice() {
+    for words in [
+        "-p 80:80 -p 80:81",
+        "-p 127.0.0.1:80:80 -p 80:80",
+        "-p 0.0.0.0:80:80 -p 127.0.0.1:80:80",
+        "-p 80-90:80-90 -p 85:85",
+        "-p [::1]:80:1 -p [::1]:80:2",
+    ] {
+        let text = refusal(&format!("run {words} / true"));
+        assert!(
+            text.contains("already published by") && text.contains("--publish"),
+            "{text}"
+        );
+    }
+    for words in [
+        "-p 80:80 -p 80:80/udp",
+        "-p 127.0.0.1:80:80 -p 127.0.0.2:80:80 -p [::1]:80:80",
+        "-p 0.0.0.0:80:80 -p [::]:80:80",
+        "-p 80 -p 80",
+    ] {
+        assert!(network(words).publish.len() > 1, "{words}");
+    }
+    assert!(refusal("run -p 1-20000:1-20000 / true").contains("16384"));
+}
+
+#[test]
+fn a_udp_publish_and_idle_times_are_passed_on() {
+    let network = network("-p 53:5353/udp --udp-timeout 60 --udp-dns-timeout 5 --dns 9.9.9.9 --dns ::1");
+    assert_eq!(network.publish[0].transport, Transport::Udp);
+    assert_eq!(network.timeouts.udp.as_secs(), 60);
+    assert_eq!(network.timeouts.udp_dns.as_secs(), 5);
+    assert_eq!(network.dns_servers.len(), 2);
+    assert!(refusal("run --udp-timeout 0 / true").contains("1..=86400"));
+}
+
+#[test]
+fn allowed_destinations_are_final_ones() {
+    let access = network("--allow-host 127.0.0.1:5432 --allow-host [::1]:80 --host-loopback").host_access;
+    assert_eq!((access.allowed.len(), access.loopback), (2, true));
+    assert!(refusal("run --allow-host 10.0.2.2:5432 / true").contains("127.0.0.1:5432"));
+    assert!(refusal("run --allow-host [fd00::2]:80 / true").contains("[::1]:80"));
+}
+
+#[test]
+fn mistakes_end_with_125_and_help_with_0() {
+    let status = |words: &str| {
+        parse_words(words, &surroundings())
+            .map_err(|usage| usage.code())
+            .err()
+    };
+    for words in [
+        "",
+        "run",
+        "run -p",
+        "run -p x / true",
+        "run -h",
+        "fly",
+        "run --link bus /",
+        "hello x",
+    ] {
+        assert_eq!(status(words), Some(125), "{words}");
+    }
+    for words in ["--help", "-h", "--version", "run --help", "hello --help"] {
+        assert_eq!(status(words), Some(0), "{words}");
+    }
+    assert!(refusal("run --help").contains("rnet run -p 8080:8080 ./rootfs nc -l -p 8080"));
+}
+
+#[test]
+fn hello_needs_nothing() {
+    let Ok(Command::Hello(hello)) = parse_words("hello --link packet", &surroundings()) else {
+        panic!("hello is a command");
+    };
+    assert_eq!(hello.config.container.rootfs, RootFs::Empty);
+    assert_eq!(hello.config.link.kind, LinkKind::Packet);
+}
+
+fn surroundings() -> Surroundings {
+    let env = [
+        ("PATH", "/home/me/bin:/bin"),
+        ("SHELL", "/usr/bin/fish"),
+        ("TERM", "screen"),
+        ("EDITOR", "vi"),
+    ];
+    Surroundings {
+        env: env.map(|(name, value)| (name.into(), value.into())).into(),
+        cwd: "/home/me".into(),
+        hostname: "workstation".to_owned(),
+        stdin_is_tty: true,
+        host_subnets: vec!["0.0.0.0/0".parse().expect("a network")],
+        random: std::array::from_fn(|at| 0xa0 + at as u8),
+    }
+}
+
+fn parse_words(words: &str, surroundings: &Surroundings) -> Result<Command, Usage> {
+    let args = std::iter::once("rnet").chain(words.split_whitespace());
+    parse(args.map(OsString::from), surroundings)
+}
+
+fn request(words: &str, surroundings: &Surroundings) -> Request {
+    match parse_words(words, surroundings) {
+        Ok(Command::Run(request)) => request,
+        other => panic!("{words}: {other:?}"),
+    }
+}
+
+fn config(words: &str) -> Config {
+    *request(words, &surroundings()).config
+}
+
+fn container(words: &str) -> Container {
+    config(words).container
+}
+
+fn command(words: &str) -> Vec<OsString> {
+    container(words).command
+}
+
+fn network(options: &str) -> Network {
+    config(&format!("run {options} / true")).network
+}
+
+fn refusal(words: &str) -> String {
+    match parse_words(words, &surroundings()) {
+        Err(usage) => usage.to_string(),
+        Ok(command) => panic!("{words}: {command:?}"),
+    }
+}
+
+fn value(container: &Container, name: &str) -> Option<OsString> {
+    let found = container.env.iter().find(|(other, _)| other == name);
+    found.map(|(_, value)| value.clone())
+}

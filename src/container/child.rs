@@ -1,0 +1,180 @@
+//! The container's first process, from fork to execve.
+//!
+//! It prints nothing: what goes wrong is reported to the parent, which has the words and the exit status.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{execve, sethostname};
+
+use super::channel::Channel;
+use super::plan::Step;
+use super::userns::{forbidden, is_denied};
+use super::{Launch, init, run};
+use crate::config::Container;
+use crate::error::{Context, Error, Result, exit};
+use crate::sys::{link, process, signal};
+
+/// Where commands are looked for if the environment has no PATH (docker's default).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Sets the container up, waits for the parent's word and becomes the command, or its init.
+/// `mask` is the signal mask that the caller of rnet had.
+pub(super) fn main(channel: Channel, launch: &Launch<'_>, steps: &[Step], mask: &SigSet) -> u8 {
+    match prepare(&channel, launch, steps) {
+        Ok(true) => {}
+        Ok(false) => return exit::RNET_FAILED,
+        Err(error) => return fail(&channel, &error),
+    }
+    if !launch.container.init {
+        return become_command(&channel, launch.container, mask);
+    }
+    let command = process::spawn(CloneFlags::empty(), channel, |channel| {
+        become_command(&channel, launch.container, mask)
+    });
+    command.map_or(exit::RNET_FAILED, |command| init::main(&command))
+}
+
+fn fail(channel: &Channel, error: &Error) -> u8 {
+    channel.failed(error);
+    error.code()
+}
+
+/// False if the parent died. Its death before PR_SET_PDEATHSIG shows as the closed channel.
+fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<bool> {
+    set_pdeathsig(Signal::SIGKILL).context("cannot tie to its parent", "container")?;
+    if !channel.await_release() {
+        return Ok(false);
+    }
+    set_host_name(&launch.container.hostname)?;
+    let link = link::create(launch.link, launch.network)?;
+    channel.link(&link).context("cannot pass on", "link")?;
+    drop(link);
+    umask(Mode::empty());
+    run::run(steps, |text| channel.note(&text))?;
+    umask(Mode::from_bits_truncate(0o022));
+    channel.ready().context("cannot report to", "parent")?;
+    Ok(channel.await_release())
+}
+
+/// The first thing that takes a capability, and so the first to fail where namespaces come without any.
+fn set_host_name(name: &str) -> Result<()> {
+    match sethostname(name).map_err(io::Error::from) {
+        Err(cause) if is_denied(&cause) => Err(forbidden(&cause)),
+        done => done.context("cannot set host name", name),
+    }
+}
+
+/// Returns only if the command cannot be executed.
+fn become_command(channel: &Channel, container: &Container, mask: &SigSet) -> u8 {
+    // The Rust runtime ignores SIGPIPE, and launch resets SIGCHLD; the rest is as rnet inherited it.
+    let restored = signal::set_default(Signal::SIGPIPE)
+        .and_then(|()| mask.thread_set_mask())
+        .and_then(|()| process::close_on_exec())
+        .context("cannot restore signals of", "command");
+    let error = match restored {
+        Ok(()) => execute(container),
+        Err(error) => error,
+    };
+    fail(channel, &error)
+}
+
+/// Becomes the command, or says why not.
+fn execute(container: &Container) -> Error {
+    let Some(name) = container.command.first() else {
+        return Error::new("cannot run", "command", "none is given");
+    };
+    let arguments: Option<Vec<CString>> = container.command.iter().map(|word| c_string(word)).collect();
+    let (Some(arguments), Some(environment)) = (arguments, environment(&container.env)) else {
+        return Error::new("cannot run", name.display(), "a NUL byte in an argument or variable");
+    };
+    let mut denied = None;
+    for path in candidates(name, &container.env) {
+        let Some(c_path) = c_string(path.as_os_str()) else { continue };
+        let Err(errno) = execve(&c_path, &arguments, &environment);
+        match errno {
+            Errno::ENOENT if Path::new(&path).exists() => return without_interpreter(name),
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            Errno::EACCES => denied = Some(errno),
+            other => return not_executable(name, other),
+        }
+    }
+    match denied {
+        Some(errno) => not_executable(name, errno),
+        None => Error::new("cannot run", name.display(), "not found in the root filesystem")
+            .exit_code(exit::NOT_FOUND),
+    }
+}
+
+/// Files that `name` may stand for, in order (environ(7), PATH).
+fn candidates(name: &OsStr, env: &[(OsString, OsString)]) -> Vec<OsString> {
+    if name.as_bytes().contains(&b'/') || name.is_empty() {
+        return vec![name.to_owned()];
+    }
+    let path = env.iter().rev().find(|(variable, _)| variable == "PATH");
+    let path = path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value);
+    let directories = path.as_bytes().split(|&byte| byte == b':');
+    directories
+        .map(|directory| Path::new(OsStr::from_bytes(directory)).join(name).into_os_string())
+        .collect()
+}
+
+/// `NAME=value` strings; of two with one name the later.
+fn environment(env: &[(OsString, OsString)]) -> Option<Vec<CString>> {
+    let is_last = |at: usize| env[at + 1..].iter().all(|(name, _)| *name != env[at].0);
+    let last = env.iter().enumerate().filter(|(at, _)| is_last(*at));
+    last.map(|(_, (name, value))| {
+        let mut pair = name.clone();
+        pair.push("=");
+        pair.push(value);
+        c_string(&pair)
+    })
+    .collect()
+}
+
+fn c_string(text: &OsStr) -> Option<CString> {
+    CString::new(text.to_owned().into_vec()).ok()
+}
+
+fn without_interpreter(name: &OsStr) -> Error {
+    Error::new("cannot run", name.display(), "its interpreter or dynamic loader is not in the root filesystem")
+        .exit_code(exit::NOT_FOUND)
+}
+
+fn not_executable(name: &OsStr, errno: Errno) -> Error {
+    let error = Error::new("cannot run", name.display(), io::Error::from(errno)).exit_code(exit::NOT_EXECUTABLE);
+    match errno {
+        Errno::ENOEXEC => error.hint("it is made for another architecture, or a script without a #! line"),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    #[test]
+    fn commands_are_looked_for_in_the_last_path() {
+        let env = env(&[("PATH", "/x"), ("PATH", "/a:/b")]);
+        assert_eq!(candidates(OsStr::new("sh"), &env), ["/a/sh", "/b/sh"]);
+        assert_eq!(candidates(OsStr::new("./sh"), &env), ["./sh"]);
+        assert!(candidates(OsStr::new("sh"), &[]).contains(&"/usr/bin/sh".into()));
+    }
+
+    #[test]
+    fn later_variable_replaces_earlier_one() {
+        let strings = environment(&env(&[("A", "1"), ("B", "2"), ("A", "3")])).expect("no NUL bytes");
+        assert_eq!(strings, [c"B=2".to_owned(), c"A=3".to_owned()]);
+    }
+}

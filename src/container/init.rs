@@ -1,0 +1,50 @@
+//! The init of `--init`: pid 1 of the container with the command as its child.
+//!
+//! It forwards signals, reaps orphans and ends with the command, which ends everything else in the namespace.
+
+use nix::errno::Errno;
+use nix::sys::prctl::set_name;
+use nix::sys::signal::{SigmaskHow, pthread_sigmask};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use super::supervise::{self, exit_status};
+use crate::error::exit;
+use crate::sys::process::Child;
+use crate::sys::signal;
+
+/// Runs until `command` ends; its exit status.
+pub(super) fn main(command: &Child) -> u8 {
+    let _ = set_name(c"rnet-init");
+    let set = signal::set_of(supervise::forwarded().chain([libc::SIGCHLD]));
+    let blocked = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None);
+    let Ok(signals) = blocked.and_then(|()| SignalFd::new(&set)) else {
+        return exit::RNET_FAILED;
+    };
+    loop {
+        match signals.read_signal() {
+            Ok(Some(info)) if info.ssi_signo == libc::SIGCHLD as u32 => {}
+            // One from the terminal has reached the command too, which shares the process group.
+            Ok(Some(info)) if info.ssi_code == supervise::SI_KERNEL => {}
+            Ok(Some(info)) => {
+                let _ = command.signal(info.ssi_signo as i32);
+            }
+            Ok(None) | Err(Errno::EINTR) => {}
+            Err(_) => return exit::RNET_FAILED,
+        }
+        if let Some(status) = reap(command) {
+            return status;
+        }
+    }
+}
+
+/// Reaps what has ended; the command's status if it is among them.
+fn reap(command: &Child) -> Option<u8> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(status) if status.pid() == Some(command.pid) => return Some(exit_status(status)),
+            Ok(WaitStatus::StillAlive) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}

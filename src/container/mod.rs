@@ -1,0 +1,297 @@
+//! The launcher: a command in namespaces of its own, as an ordinary user.
+//!
+//! [`launch`] looks at the host, plans the root filesystem as a list of steps (`plan`, pure), forks the
+//! container's first process into new namespaces and lets it perform them (`run`); what it reports comes over
+//! a socket pair. [`Running`] then starts the command, passes signals on and knows its exit status. However
+//! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
+//!
+//! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
+
+mod channel;
+mod child;
+mod hostcopy;
+mod init;
+mod plan;
+mod run;
+mod storage;
+mod supervise;
+mod userns;
+
+use std::env;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
+use nix::unistd::{Pid, Uid, getpgid, getpgrp};
+
+use self::channel::{Channel, Report};
+use self::hostcopy::HostCopy;
+use self::plan::{Root, Survey};
+use self::storage::Storage;
+use self::supervise::{Action, Terminal};
+use crate::config;
+use crate::error::{Context, Error, Result};
+use crate::sys::link::LinkFd;
+use crate::sys::process::{self, Child};
+use crate::sys::signal;
+
+/// What to launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// The command and its surroundings.
+    pub container: &'a config::Container,
+    /// The link to make inside.
+    pub link: &'a config::LinkSpec,
+    /// The network it leads to.
+    pub network: &'a config::Network,
+    /// Contents of the files in /etc that describe it.
+    pub etc: &'a config::EtcFiles,
+}
+
+/// A container. Dropping it ends it and gives the terminal back.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    /// Closed once the command has started.
+    channel: Option<Channel>,
+    signals: SignalFd,
+    link: Option<LinkFd>,
+    terminal: Option<Terminal>,
+    storage: Option<Storage>,
+    /// The signal for which the container was killed.
+    killed_for: Option<i32>,
+    ended: bool,
+}
+
+/// Forks the container's first process and waits until its namespaces, link and root filesystem stand; the
+/// command is not started yet.
+///
+/// From here on the signals that go to the container are blocked in this process, so this must come before
+/// any thread is started. Errors name the step that failed, in the child too; a signal that would end rnet
+/// ends the set-up with exit code 128 and its number.
+pub fn launch(launch: &Launch<'_>) -> Result<Running> {
+    let storage = match launch.container.rootfs {
+        config::RootFs::HostCopy if !storage::memory_suffices() => Some(Storage::create()?),
+        _ => None,
+    };
+    let survey = survey(launch.container, storage.as_ref())?;
+    let steps = plan::plan(launch.container, launch.etc, &survey);
+    let terminal = Terminal::capture();
+    let (signals, mask) = take_signals()?;
+    let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
+    let child = process::spawn(userns::NAMESPACES, theirs, |channel| {
+        child::main(channel, launch, &steps, &mask)
+    });
+    let mut running = Running {
+        child: child.map_err(|cause| userns::forbidden(&cause))?,
+        channel: Some(ours),
+        signals,
+        link: None,
+        terminal,
+        storage,
+        killed_for: None,
+        ended: false,
+    };
+    userns::write_id_maps(running.child.pid)?;
+    running.release()?;
+    running.await_ready()?;
+    Ok(running)
+}
+
+/// Looks at what of the host the plan depends on.
+fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Survey> {
+    let root = match &container.rootfs {
+        config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
+        config::RootFs::HostCopy => Root::HostCopy(HostCopy {
+            nodes: hostcopy::survey(storage.map(Storage::path))?,
+            layers: storage.map_or(Path::new(plan::SCRATCH).join("layers"), |disk| plan::of_host(disk.path())),
+        }),
+        config::RootFs::Empty => Root::Empty,
+    };
+    let sources = container.volumes.iter().map(|volume| {
+        fs::canonicalize(&volume.source).context("cannot mount volume", volume.source.display())
+    });
+    Ok(Survey {
+        root,
+        console: supervise::terminal_path(),
+        privileged: Uid::effective().is_root(),
+        cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
+        volume_sources: sources.collect::<Result<_>>()?,
+    })
+}
+
+fn existing_directory(path: &Path) -> Result<PathBuf> {
+    let found = fs::canonicalize(path).context("cannot use root filesystem", path.display())?;
+    if found.is_dir() {
+        return Ok(found);
+    }
+    Err(Error::new("cannot use root filesystem", path.display(), "not a directory"))
+}
+
+/// Has the signals for the container queued for us; also the mask as it was.
+fn take_signals() -> Result<(SignalFd, SigSet)> {
+    // With SIGCHLD ignored, as a caller may have left it, the kernel would reap the child by itself.
+    signal::set_default(Signal::SIGCHLD).context("cannot reset", "SIGCHLD")?;
+    let set = signal::set_of(supervise::forwarded());
+    let mut before = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before)).context("cannot block", "signals")?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&set, flags).context("cannot create", "signalfd")?;
+    Ok((signals, before))
+}
+
+impl Running {
+    /// The guest's link, made inside and passed out. Taken once.
+    pub fn take_link(&mut self) -> Option<LinkFd> {
+        self.link.take()
+    }
+
+    /// Lets the command start. Errors have exit code 126 or 127 if it cannot be executed or found.
+    pub fn start(&mut self) -> Result<()> {
+        self.release()?;
+        match self.next_report()? {
+            None => {
+                self.channel = None;
+                Ok(())
+            }
+            Some(Report::Failed(error)) => Err(error),
+            Some(other) => Err(Error::new("cannot start", "command", format!("unexpected report {other:?}"))),
+        }
+    }
+
+    /// Passes signals on until the command ends; its exit status, 128 and the number if by a signal.
+    pub fn wait(mut self) -> Result<u8> {
+        loop {
+            let [signalled, ended] = wait_for([&self.signals.as_fd(), &self.child.as_fd()])?;
+            if signalled {
+                self.pass_signals_on()?;
+            }
+            if ended {
+                return self.reap();
+            }
+        }
+    }
+
+    fn release(&self) -> Result<()> {
+        let channel = self.channel.as_ref();
+        channel.map_or(Ok(()), Channel::release).context("cannot start", "container")
+    }
+
+    fn await_ready(&mut self) -> Result<()> {
+        loop {
+            match self.next_report()? {
+                Some(Report::Note(text)) => tracing::warn!("{text}"),
+                Some(Report::Link(link)) => self.link = Some(link),
+                Some(Report::Ready) => return Ok(()),
+                Some(Report::Failed(error)) => return Err(error),
+                None => {
+                    let status = self.reap()?;
+                    let cause = format!("its first process ended with status {status}");
+                    return Err(Error::new("cannot set up", "container", cause));
+                }
+            }
+        }
+    }
+
+    /// The child's next report, `None` after the last; a deadly signal to rnet ends the waiting.
+    fn next_report(&mut self) -> Result<Option<Report>> {
+        let Some(channel) = &self.channel else { return Ok(None) };
+        loop {
+            let [signalled, reported] = wait_for([&self.signals.as_fd(), &channel.as_fd()])?;
+            if signalled
+                && let Some(info) = next_signal(&self.signals)?
+                && supervise::ends_by_default(info.ssi_signo as i32)
+            {
+                let code = supervise::killed_by(info.ssi_signo as i32);
+                return Err(Error::new("gave up", "start of the container", "interrupted").exit_code(code));
+            }
+            if reported {
+                return channel.receive().context("cannot hear from", "container");
+            }
+        }
+    }
+
+    fn pass_signals_on(&mut self) -> Result<()> {
+        while let Some(info) = next_signal(&self.signals)? {
+            let signal = info.ssi_signo as i32;
+            let disposition = supervise::disposition(self.child.pid, signal);
+            let shares_group = getpgid(Some(self.child.pid)) == Ok(getpgrp());
+            let arrived = info.ssi_code == supervise::SI_KERNEL && shares_group;
+            match supervise::decide(signal, disposition, arrived) {
+                Action::Nothing => {}
+                Action::Deliver => self.send(signal),
+                Action::StopBoth => {
+                    self.send(libc::SIGSTOP);
+                    stop_self();
+                }
+                Action::DeliverAndStop => {
+                    if !arrived {
+                        self.send(signal);
+                    }
+                    stop_self();
+                }
+                Action::Kill => {
+                    self.killed_for.get_or_insert(signal);
+                    self.send(libc::SIGKILL);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Signals the container's first process. It may have ended already, which the pidfd tells.
+    fn send(&self, signal: i32) {
+        let _ = self.child.signal(signal);
+    }
+
+    fn reap(&mut self) -> Result<u8> {
+        let status = self.child.reap().context("cannot wait for", "container")?;
+        self.ended = true;
+        let status = supervise::exit_status(status);
+        let killed = status == supervise::killed_by(libc::SIGKILL);
+        Ok(match self.killed_for {
+            Some(signal) if killed => supervise::killed_by(signal),
+            _ => status,
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.send(libc::SIGKILL);
+            let _ = self.reap();
+        }
+        if let Some(terminal) = &self.terminal {
+            terminal.restore();
+        }
+        // The storage goes last: nothing may write to it any more.
+        self.storage = None;
+    }
+}
+
+fn stop_self() {
+    let _ = signal::kill(Pid::this(), libc::SIGSTOP);
+}
+
+fn next_signal(signals: &SignalFd) -> Result<Option<siginfo>> {
+    signals.read_signal().context("cannot read", "signals")
+}
+
+/// Waits until at least one is readable or closed, and tells which.
+fn wait_for(fds: [&dyn AsFd; 2]) -> Result<[bool; 2]> {
+    let mut polled = fds.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+    loop {
+        match poll(&mut polled, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            done => {
+                done.context("cannot wait for", "container")?;
+                return Ok(polled.map(|fd| fd.any().unwrap_or(false)));
+            }
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! What is mounted where: a container becomes a list of steps, without touching the system.
+//!
+//! The first step makes the new root the process's root, with the host's root as working directory. From
+//! then on a relative path names something of the host and an absolute one something inside, until
+//! [`Step::LeaveHost`] lets go of the host.
+
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+
+use super::hostcopy::{self, HostCopy};
+use crate::config::{Container, EtcFiles, RootFs};
+
+/// A tmpfs for what must exist but stay out of sight. It lies where the fresh /tmp will be.
+pub(super) const SCRATCH: &str = "/tmp";
+
+/// One action on the mount tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Makes this directory of the host (absolute here) the root.
+    EnterDirectory(PathBuf),
+    /// Makes a new tmpfs the root.
+    EnterTmpfs,
+    /// Makes a directory with just these permission bits; one that exists is left alone.
+    Directory { path: PathBuf, mode: u32 },
+    /// Writes a file of mode 0644.
+    File { path: PathBuf, content: String },
+    /// Makes a symbolic link.
+    Symlink { path: PathBuf, target: PathBuf },
+    /// Copies a regular file with its permission bits.
+    Copy { source: PathBuf, path: PathBuf },
+    /// Mounts a filesystem, making the mount point if it is missing.
+    Mount(Mount),
+    /// Binds a file or directory with all below it, making the mount point if it is missing.
+    Bind(Bind),
+    /// Mounts `lower` copy-on-write, or read-only if no overlay can be made of it.
+    Overlay(Overlay),
+    /// Hides a file or directory that may not exist.
+    Mask(PathBuf),
+    /// Takes a mount away; what is still in use of it lives on.
+    Unmount(PathBuf),
+    /// Gives up the host's root; the working directory becomes `/`.
+    LeaveHost,
+    /// Sets the working directory; `optional`: stays at `/` if there is none of that name.
+    WorkDir { path: PathBuf, optional: bool },
+}
+
+/// A new filesystem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    pub(super) fstype: &'static str,
+    pub(super) target: PathBuf,
+    pub(super) flags: MsFlags,
+    pub(super) data: &'static str,
+    /// Bound instead, read-only if `flags` say so, where the kernel refuses a new one (EPERM).
+    pub(super) instead: Option<PathBuf>,
+}
+
+/// A bind mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bind {
+    pub(super) source: PathBuf,
+    pub(super) target: PathBuf,
+    pub(super) access: Access,
+    /// Whether a failure ends the set-up; else it only deserves a note.
+    pub(super) required: bool,
+}
+
+/// What may be written in a bind mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Whatever the source allows.
+    ReadWrite,
+    /// Nothing, below it neither.
+    ReadOnly,
+    /// Nothing but the mounts below it.
+    TopReadOnly,
+}
+
+/// A copy-on-write view of a directory of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Overlay {
+    pub(super) lower: PathBuf,
+    /// Holds the writes; made with mode `mode`.
+    pub(super) upper: PathBuf,
+    pub(super) work: PathBuf,
+    pub(super) target: PathBuf,
+    pub(super) mode: u32,
+    /// Directories made in `upper` beforehand, relative to it, parents first, with their modes: inside they
+    /// belong to root and can be written to, whoever owns them in `lower`.
+    pub(super) skeleton: Vec<(PathBuf, u32)>,
+}
+
+/// What is known of the host before planning.
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub(super) root: Root,
+    /// The terminal of the caller's standard streams.
+    pub(super) console: Option<PathBuf>,
+    /// The caller is root, so that the kernel would let the container change the host through /proc.
+    pub(super) privileged: bool,
+    pub(super) cwd: PathBuf,
+    /// The volumes' sources without symbolic links, in the order of the volumes.
+    pub(super) volume_sources: Vec<PathBuf>,
+}
+
+/// The root filesystem as found.
+#[derive(Debug)]
+pub(super) enum Root {
+    Directory(PathBuf),
+    HostCopy(HostCopy),
+    Empty,
+}
+
+/// All steps, in order.
+pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Vec<Step> {
+    let mut steps = vec![match &survey.root {
+        Root::Directory(path) => Step::EnterDirectory(path.clone()),
+        Root::HostCopy(_) | Root::Empty => Step::EnterTmpfs,
+    }];
+    steps.push(scratch());
+    if let Root::HostCopy(copy) = &survey.root {
+        steps.extend(hostcopy::plan(copy));
+    }
+    steps.extend(kernel_filesystems());
+    if survey.privileged {
+        steps.extend(protect_kernel());
+    }
+    steps.extend(devices(survey.console.as_deref()));
+    if container.rootfs == RootFs::HostCopy {
+        steps.push(tmpfs("/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755"));
+    }
+    steps.extend(etc_files(etc));
+    steps.push(Step::Unmount(SCRATCH.into()));
+    steps.push(tmpfs("/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777"));
+    steps.extend(volumes(container, survey));
+    steps.push(Step::LeaveHost);
+    steps.extend(working_directory(container, survey));
+    steps
+}
+
+/// The name by which `path` of the host is reached during set-up.
+pub(super) fn of_host(path: &Path) -> PathBuf {
+    match path.strip_prefix("/") {
+        Ok(rest) if rest.as_os_str().is_empty() => ".".into(),
+        Ok(rest) => rest.into(),
+        Err(_) => path.into(),
+    }
+}
+
+fn scratch() -> Step {
+    tmpfs(SCRATCH, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=700")
+}
+
+fn tmpfs(target: &str, flags: MsFlags, data: &'static str) -> Step {
+    mount("tmpfs", target, flags, data)
+}
+
+fn mount(fstype: &'static str, target: &str, flags: MsFlags, data: &'static str) -> Step {
+    Step::Mount(Mount { fstype, target: target.into(), flags, data, instead: None })
+}
+
+fn closed() -> MsFlags {
+    MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV
+}
+
+/// /proc and /sys. New ones need the host's in sight, fully: an outer container that masks parts of its own
+/// forbids them, and has to lend it.
+fn kernel_filesystems() -> [Step; 2] {
+    [
+        Step::Mount(Mount {
+            fstype: "proc",
+            target: "/proc".into(),
+            flags: closed(),
+            data: "",
+            instead: Some("proc".into()),
+        }),
+        Step::Mount(Mount {
+            fstype: "sysfs",
+            target: "/sys".into(),
+            flags: closed() | MsFlags::MS_RDONLY,
+            data: "",
+            instead: Some("sys".into()),
+        }),
+    ]
+}
+
+/// Closes what the kernel opens to the host's root even in a user namespace. For anyone else it stays
+/// open-looking, because a /proc with parts covered would forbid containers inside this one.
+fn protect_kernel() -> Vec<Step> {
+    let bind = |path: &str, access| {
+        Step::Bind(Bind { source: path.into(), target: path.into(), access, required: false })
+    };
+    let mut steps = vec![bind("/proc/sys/net", Access::ReadWrite), bind("/proc/sys", Access::TopReadOnly)];
+    let read_only = ["bus", "fs", "irq", "sysrq-trigger"];
+    steps.extend(read_only.map(|name| bind(&format!("/proc/{name}"), Access::ReadOnly)));
+    let masked = [
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/sys/firmware",
+    ];
+    steps.extend(masked.map(|path| Step::Mask(path.into())));
+    steps
+}
+
+fn devices(console: Option<&Path>) -> Vec<Step> {
+    let noexec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let mut steps = vec![tmpfs("/dev", noexec | MsFlags::MS_STRICTATIME, "mode=755")];
+    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+        steps.push(device(&PathBuf::from(format!("dev/{name}")), &format!("/dev/{name}")));
+    }
+    let links = [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ];
+    for (name, target) in links {
+        steps.push(Step::Symlink { path: format!("/dev/{name}").into(), target: target.into() });
+    }
+    steps.push(mount("devpts", "/dev/pts", noexec, "newinstance,ptmxmode=0666,mode=0620"));
+    steps.push(tmpfs("/dev/shm", closed(), "mode=1777"));
+    steps.push(mount("mqueue", "/dev/mqueue", closed(), ""));
+    if let Some(terminal) = console {
+        steps.push(device(&of_host(terminal), "/dev/console"));
+    }
+    steps
+}
+
+fn device(source: &Path, target: &str) -> Step {
+    Step::Bind(Bind {
+        source: source.into(),
+        target: target.into(),
+        access: Access::ReadWrite,
+        required: false,
+    })
+}
+
+/// The generated files, over whatever the root filesystem has there.
+fn etc_files(etc: &EtcFiles) -> Vec<Step> {
+    let files = [("resolv.conf", &etc.resolv_conf), ("hosts", &etc.hosts), ("hostname", &etc.hostname)];
+    let steps = files.into_iter().flat_map(|(name, content)| {
+        let path = Path::new(SCRATCH).join(name);
+        let file = Step::File { path: path.clone(), content: content.clone() };
+        let target = Path::new("/etc").join(name);
+        [file, Step::Bind(Bind { source: path, target, access: Access::ReadWrite, required: false })]
+    });
+    steps.collect()
+}
+
+fn volumes(container: &Container, survey: &Survey) -> Vec<Step> {
+    let pairs = container.volumes.iter().zip(&survey.volume_sources);
+    let steps = pairs.map(|(volume, source)| {
+        Step::Bind(Bind {
+            source: of_host(source),
+            target: volume.target.clone(),
+            access: if volume.read_only { Access::ReadOnly } else { Access::ReadWrite },
+            required: true,
+        })
+    });
+    steps.collect()
+}
+
+fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
+    match (&container.workdir, &container.rootfs) {
+        (Some(path), _) => Some(Step::WorkDir { path: Path::new("/").join(path), optional: false }),
+        (None, RootFs::HostCopy) => Some(Step::WorkDir { path: survey.cwd.clone(), optional: true }),
+        (None, RootFs::Directory(_) | RootFs::Empty) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Volume;
+
+    fn container(rootfs: RootFs) -> Container {
+        Container {
+            rootfs,
+            command: vec!["sh".into()],
+            env: Vec::new(),
+            workdir: None,
+            hostname: "h".into(),
+            volumes: Vec::new(),
+            init: false,
+        }
+    }
+
+    fn survey(root: Root) -> Survey {
+        Survey {
+            root,
+            console: None,
+            privileged: false,
+            cwd: "/home/me".into(),
+            volume_sources: Vec::new(),
+        }
+    }
+
+    fn position(steps: &[Step], wanted: impl Fn(&Step) -> bool) -> usize {
+        steps.iter().position(wanted).expect("the step is planned")
+    }
+
+    fn mounts(target: &'static str) -> impl Fn(&Step) -> bool {
+        move |step| matches!(step, Step::Mount(mount) if mount.target == Path::new(target))
+    }
+
+    #[test]
+    fn host_is_left_after_the_last_mount() {
+        let mut container = container(RootFs::Directory("/r".into()));
+        container.volumes.push(Volume { source: "/a".into(), target: "/b".into(), read_only: true });
+        container.workdir = Some("/b".into());
+        let mut survey = survey(Root::Directory("/r".into()));
+        survey.volume_sources.push("/real/a".into());
+        let steps = plan(&container, &EtcFiles::default(), &survey);
+        assert_eq!(steps[0], Step::EnterDirectory("/r".into()));
+        let volume = Bind {
+            source: "real/a".into(),
+            target: "/b".into(),
+            access: Access::ReadOnly,
+            required: true,
+        };
+        let work_dir = Step::WorkDir { path: "/b".into(), optional: false };
+        assert_eq!(steps[steps.len() - 3..], [Step::Bind(volume), Step::LeaveHost, work_dir]);
+    }
+
+    #[test]
+    fn generated_files_are_bound_before_the_scratch_tmpfs_goes() {
+        let etc = EtcFiles { hosts: "127.0.0.1 localhost\n".into(), ..EtcFiles::default() };
+        let steps = plan(&container(RootFs::Empty), &etc, &survey(Root::Empty));
+        let file = position(&steps, |step| matches!(step, Step::File { content, .. } if *content == etc.hosts));
+        let bound = position(
+            &steps,
+            |step| matches!(step, Step::Bind(bind) if bind.target == Path::new("/etc/hosts")),
+        );
+        let gone = position(&steps, |step| *step == Step::Unmount(SCRATCH.into()));
+        assert!(file < bound && bound < gone);
+        assert!(steps[gone..].iter().any(mounts("/tmp")));
+    }
+
+    #[test]
+    fn only_root_covers_parts_of_proc() {
+        let container = container(RootFs::Empty);
+        let mut survey = survey(Root::Empty);
+        let covers = |steps: &[Step]| steps.iter().any(|step| matches!(step, Step::Mask(_)));
+        assert!(!covers(&plan(&container, &EtcFiles::default(), &survey)));
+        survey.privileged = true;
+        assert!(covers(&plan(&container, &EtcFiles::default(), &survey)));
+    }
+
+    #[test]
+    fn terminal_becomes_the_console_and_pts_is_the_containers_own() {
+        let mut survey = survey(Root::Empty);
+        survey.console = Some("/dev/pts/7".into());
+        let steps = plan(&container(RootFs::Empty), &EtcFiles::default(), &survey);
+        let pts = position(&steps, mounts("/dev/pts"));
+        let console = position(
+            &steps,
+            |step| matches!(step, Step::Bind(bind) if bind.source == Path::new("dev/pts/7")),
+        );
+        assert!(position(&steps, mounts("/dev")) < pts && pts < console);
+    }
+
+    #[test]
+    fn copy_of_the_host_starts_where_the_caller_is() {
+        let copy = HostCopy { nodes: Vec::new(), layers: "/tmp".into() };
+        let steps = plan(&container(RootFs::HostCopy), &EtcFiles::default(), &survey(Root::HostCopy(copy)));
+        assert_eq!(steps[0], Step::EnterTmpfs);
+        let cwd = Step::WorkDir { path: "/home/me".into(), optional: true };
+        assert_eq!(steps.last(), Some(&cwd));
+        assert!(steps.iter().any(mounts("/run")));
+    }
+}

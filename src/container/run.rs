@@ -1,0 +1,293 @@
+//! Performs the steps of a plan, in the container's namespaces.
+//!
+//! Mount points are resolved here as the container will see them: a symbolic link of its root filesystem,
+//! dangling or not, leads to somewhere inside.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+use nix::unistd::{chdir, fchdir, pivot_root};
+
+use super::plan::{Access, Bind, Mount, Overlay, Step};
+use super::userns::is_denied;
+use crate::error::{Context, Error, Result};
+use crate::sys::mount::Tree;
+
+/// Symbolic links followed for one mount point (the kernel's own limit).
+const MAX_SYMLINKS: usize = 40;
+const NOTHING: Option<&str> = None;
+
+/// Performs `steps`; `note` hears of what could not be had but is no reason to give up.
+pub(super) fn run(steps: &[Step], note: impl FnMut(String)) -> Result<()> {
+    let mut interpreter = Interpreter { host: None, note };
+    steps.iter().try_for_each(|step| interpreter.perform(step))
+}
+
+struct Interpreter<N> {
+    /// The host's root, until it is left.
+    host: Option<OwnedFd>,
+    note: N,
+}
+
+impl<N: FnMut(String)> Interpreter<N> {
+    fn perform(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::EnterDirectory(path) => {
+                let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+                self.enter(path, |root| mount(Some(root), root, NOTHING, bind, NOTHING))
+            }
+            Step::EnterTmpfs => self.enter(Path::new("/tmp"), |root| {
+                mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::MS_NODEV, Some("mode=755"))
+            }),
+            Step::Directory { path, mode } => directory(path, *mode).context("cannot create", path.display()),
+            Step::File { path, content } => write_file(path, content).context("cannot write", path.display()),
+            Step::Symlink { path, target } => {
+                std::os::unix::fs::symlink(target, path).context("cannot link", path.display())
+            }
+            Step::Copy { source, path } => {
+                fs::copy(source, path).map(drop).context("cannot copy", path.display())
+            }
+            Step::Mount(mount) => self.mount(mount),
+            Step::Bind(bind) => self.bind(bind),
+            Step::Overlay(overlay) => self.overlay(overlay),
+            Step::Mask(path) => mask(path).context("cannot hide", path.display()),
+            Step::Unmount(path) => {
+                umount2(path, MntFlags::MNT_DETACH).context("cannot unmount", path.display())
+            }
+            Step::LeaveHost => self.leave_host(),
+            Step::WorkDir { path, optional } => match chdir(path) {
+                Err(_) if *optional => Ok(()),
+                done => done.context("cannot enter working directory", path.display()),
+            },
+        }
+    }
+
+    /// Makes `root` a mount by `prepare`, then the root directory. "." for the old root's place stacks it
+    /// on the new one, out of the way of paths from "/" (pivot_root(2)).
+    fn enter(&mut self, root: &Path, prepare: impl FnOnce(&Path) -> nix::Result<()>) -> Result<()> {
+        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        mount(NOTHING, "/", NOTHING, private, NOTHING).context("cannot make private", "mounts")?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let host = open("/", flags, Mode::empty()).context("cannot open", "/")?;
+        prepare(root).context("cannot mount root filesystem on", root.display())?;
+        chdir(root).context("cannot enter", root.display())?;
+        pivot_root(".", ".").context("cannot make root", root.display())?;
+        fchdir(&host).context("cannot enter", "the host's root")?;
+        self.host = Some(host);
+        Ok(())
+    }
+
+    fn leave_host(&mut self) -> Result<()> {
+        umount2(".", MntFlags::MNT_DETACH).context("cannot unmount", "the host's root")?;
+        self.host = None;
+        chdir("/").context("cannot enter", "/")
+    }
+
+    fn mount(&mut self, wanted: &Mount) -> Result<()> {
+        let Mount { fstype, flags, data, .. } = wanted;
+        let target = mount_point(&wanted.target, Kind::Directory)?;
+        let done = mount(Some(*fstype), &target, Some(*fstype), *flags, Some(*data)).map_err(io::Error::from);
+        let (Err(cause), Some(source)) = (&done, &wanted.instead) else {
+            return done.context("cannot mount", format!("{fstype} on {}", target.display()));
+        };
+        if !is_denied(cause) {
+            return done.context("cannot mount", format!("{fstype} on {}", target.display()));
+        }
+        (self.note)(format!("the kernel refuses a new {fstype} here ({cause}); the host's own is shown instead"));
+        let read_only = flags.contains(MsFlags::MS_RDONLY);
+        let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
+        attach(source, &target, access).context("cannot bind", format!("the host's {}", target.display()))
+    }
+
+    fn bind(&mut self, bind: &Bind) -> Result<()> {
+        match bind_at_mount_point(bind) {
+            Err(error) if !bind.required => {
+                if bind.source.exists() {
+                    (self.note)(error.to_string());
+                }
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn overlay(&mut self, overlay: &Overlay) -> Result<()> {
+        let target = &overlay.target;
+        directory(target, overlay.mode).context("cannot create", target.display())?;
+        make_layers(overlay).context("cannot prepare layers of", target.display())?;
+        let mut data = OsString::from("userxattr");
+        for (option, path) in
+            [(",lowerdir=", &overlay.lower), (",upperdir=", &overlay.upper), (",workdir=", &overlay.work)]
+        {
+            data.push(option);
+            data.push(escaped(path));
+        }
+        let flags = MsFlags::MS_NODEV;
+        let Err(cause) = mount(Some("overlay"), target, Some("overlay"), flags, Some(&*data)) else {
+            return Ok(());
+        };
+        (self.note)(format!("{} is read-only: no overlay of it can be made ({cause})", target.display()));
+        attach(&overlay.lower, target, Access::ReadOnly).context("cannot bind", target.display())
+    }
+}
+
+/// Binds `source` on `target`, both of which exist.
+fn attach(source: &Path, target: &Path, access: Access) -> io::Result<()> {
+    let tree = Tree::copy(source)?;
+    match access {
+        Access::ReadWrite => {}
+        Access::ReadOnly => tree.read_only(true)?,
+        Access::TopReadOnly => tree.read_only(false)?,
+    }
+    tree.attach(target)
+}
+
+fn bind_at_mount_point(bind: &Bind) -> Result<()> {
+    let source = bind.source.display();
+    let metadata = fs::metadata(&bind.source).context("cannot find", source)?;
+    let kind = if metadata.is_dir() { Kind::Directory } else { Kind::File };
+    let target = mount_point(&bind.target, kind)?;
+    attach(&bind.source, &target, bind.access)
+        .context("cannot bind", format!("{} on {}", bind.source.display(), target.display()))
+}
+
+fn make_layers(overlay: &Overlay) -> io::Result<()> {
+    let parent = overlay.upper.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).create(parent)?;
+    directory(&overlay.work, 0o700)?;
+    directory(&overlay.upper, overlay.mode)?;
+    let mut skeleton = overlay.skeleton.iter();
+    skeleton.try_for_each(|(path, mode)| directory(&overlay.upper.join(path), *mode))
+}
+
+fn directory(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // mkdir(2) takes no set-id and only sometimes the sticky bit.
+        Ok(()) if mode & 0o7000 != 0 => fs::set_permissions(path, Permissions::from_mode(mode)),
+        done => done,
+    }
+}
+
+fn write_file(path: &Path, content: &str) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(content.as_bytes())
+}
+
+fn mask(path: &Path) -> io::Result<()> {
+    let closed = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            Ok(mount(Some("tmpfs"), path, Some("tmpfs"), closed, Some("size=0,mode=555"))?)
+        }
+        Ok(_) => attach(Path::new("/dev/null"), path, Access::ReadWrite),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Backslashes before what overlayfs's option parser would take for a separator.
+fn escaped(path: &Path) -> OsString {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let bytes = path.as_os_str().as_bytes().iter();
+    let escaped = bytes.flat_map(|&byte| {
+        let backslash = matches!(byte, b'\\' | b',' | b':').then_some(b'\\');
+        backslash.into_iter().chain([byte])
+    });
+    OsString::from_vec(escaped.collect())
+}
+
+/// What a mount point is made as.
+#[derive(Clone, Copy)]
+enum Kind {
+    Directory,
+    File,
+}
+
+/// The place inside that `path` leads to, without symbolic links; made, with its parents, if missing.
+fn mount_point(path: &Path, kind: Kind) -> Result<PathBuf> {
+    let failed = |place: &Path, cause: io::Error| {
+        let error = Error::new("cannot create mount point", place.display(), cause);
+        error.hint(format!("create {} in the root filesystem, or make that writable", place.display()))
+    };
+    let mut place = PathBuf::from("/");
+    let mut rest = components(path);
+    let mut links_left = MAX_SYMLINKS;
+    while let Some(name) = rest.pop_front() {
+        if name == ".." {
+            place.pop();
+            continue;
+        }
+        place.push(&name);
+        match fs::symlink_metadata(&place) {
+            Ok(metadata) if metadata.is_symlink() && links_left > 0 => {
+                links_left -= 1;
+                let target = fs::read_link(&place).map_err(|cause| failed(&place, cause))?;
+                place.pop();
+                if target.is_absolute() {
+                    place = PathBuf::from("/");
+                }
+                let mut names = components(&target);
+                names.append(&mut rest);
+                rest = names;
+            }
+            Ok(_) => {}
+            Err(cause) if cause.kind() == ErrorKind::NotFound => {
+                let made = match (kind, rest.is_empty()) {
+                    (Kind::File, true) => File::create(&place).map(drop),
+                    _ => directory(&place, 0o755),
+                };
+                made.map_err(|cause| failed(&place, cause))?;
+            }
+            Err(cause) => return Err(failed(&place, cause)),
+        }
+    }
+    Ok(place)
+}
+
+/// The names in `path`, with `..` but without `/` and `.`.
+fn components(path: &Path) -> VecDeque<OsString> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    names.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_of_overlay_options_are_escaped() {
+        assert_eq!(escaped(Path::new("a,b:c\\d")), "a\\,b\\:c\\\\d");
+    }
+
+    #[test]
+    fn mount_point_follows_dangling_links_and_makes_what_is_missing() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir(at("etc")).expect("mkdir");
+        std::os::unix::fs::symlink("../run/stub/resolv.conf", at("etc/resolv.conf")).expect("symlink");
+        let place = mount_point(&at("etc/resolv.conf"), Kind::File).expect("can be made");
+        assert_eq!(place, at("run/stub/resolv.conf"));
+        assert!(place.is_file());
+    }
+
+    #[test]
+    fn mount_point_gives_up_on_a_loop_of_links() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let link = root.path().join("loop");
+        std::os::unix::fs::symlink("loop", &link).expect("symlink");
+        assert!(mount_point(&link.join("x"), Kind::Directory).is_err());
+    }
+}

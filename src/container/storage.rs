@@ -1,0 +1,156 @@
+//! Where the writes of a copy of the host go: memory, or a private directory where tmpfs cannot hold them.
+//!
+//! An overlay's upper layer needs `user.` extended attributes, which tmpfs has since Linux 6.6. The directory
+//! is locked as long as its container lives, so that the next start can tell what a killed one left behind.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::error::{Error, Result};
+use crate::sys::mount::takes_user_xattrs;
+
+const PREFIX: &str = "layers-";
+/// Names tried for one directory, against others that start at the same moment.
+const ATTEMPTS: usize = 16;
+
+/// A directory of our own; removed with this value.
+#[derive(Debug)]
+pub(super) struct Storage {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// Whether a tmpfs can hold an upper layer. A memfd is a file of one.
+pub(super) fn memory_suffices() -> bool {
+    memfd_create("rnet-probe", MFdFlags::MFD_CLOEXEC).is_ok_and(takes_user_xattrs)
+}
+
+impl Storage {
+    /// Makes one in the first directory that can hold it, having removed what dead processes left there.
+    pub(super) fn create() -> Result<Self> {
+        let mut causes = Vec::new();
+        for base in bases() {
+            sweep(&base);
+            match Self::create_in(&base) {
+                Ok(storage) => return Ok(storage),
+                Err(cause) => causes.push(format!("{}: {cause}", base.display())),
+            }
+        }
+        let error = Error::new("cannot store", "writes of the container", causes.join("; "));
+        Err(error.hint("set TMPDIR to a directory on a disk filesystem with user extended attributes"))
+    }
+
+    /// Its absolute path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn create_in(base: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(base)?;
+        let base = base.canonicalize()?;
+        for attempt in 0..ATTEMPTS {
+            let path = base.join(format!("{PREFIX}{}-{attempt}", process::id()));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made?,
+            }
+            let Some(lock) = lock(&path) else { continue };
+            if !takes_user_xattrs(&*lock) {
+                fs::remove_dir(&path)?;
+                return Err(io::Error::other("no user extended attributes"));
+            }
+            return Ok(Self { path, _lock: lock });
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if let Err(cause) = remove(&self.path) {
+            tracing::warn!("cannot remove {}: {cause}", self.path.display());
+        }
+    }
+}
+
+fn bases() -> Vec<PathBuf> {
+    let variable = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let temporary = [variable("TMPDIR"), Some("/var/tmp".into())];
+    let private = format!("rnet-{}", nix::unistd::Uid::effective());
+    let temporary = temporary.into_iter().flatten().map(|path| path.join(&private));
+    cache.map(|path| path.join("rnet")).into_iter().chain(temporary).collect()
+}
+
+/// Locks the directory at `path`, unless another process has locked or removed it.
+fn lock(path: &Path) -> Option<Flock<File>> {
+    let lock = Flock::lock(File::open(path).ok()?, FlockArg::LockExclusiveNonblock).ok()?;
+    let same = fs::metadata(path).ok()?.ino() == lock.metadata().ok()?.ino();
+    same.then_some(lock)
+}
+
+/// Removes directories of processes that are gone: nobody holds their locks.
+fn sweep(base: &Path) {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
+    for path in entries.filter(|entry| is_ours(&entry.file_name())).map(|entry| entry.path()) {
+        if let Some(_lock) = lock(&path) {
+            let _ = remove(&path);
+        }
+    }
+}
+
+/// Removes a tree in which directories may have lost their permissions (overlayfs leaves one of mode 000).
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            fs::remove_dir_all(path)
+        }
+        done => done,
+    }
+}
+
+fn open_up(path: &Path) -> io::Result<()> {
+    let mut directories = vec![path.to_owned()];
+    while let Some(directory) = directories.pop() {
+        fs::set_permissions(&directory, Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeping_spares_the_living_and_removes_closed_directories() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let Ok(living) = Storage::create_in(base.path()) else {
+            println!("skipped: no user extended attributes in {}", base.path().display());
+            return;
+        };
+        let stale = base.path().join("layers-0-0");
+        fs::create_dir_all(stale.join("work/work")).expect("mkdir");
+        fs::set_permissions(stale.join("work/work"), Permissions::from_mode(0)).expect("chmod");
+        sweep(base.path());
+        assert!(living.path().exists() && !stale.exists());
+        let path = living.path().to_owned();
+        drop(living);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,142 @@
+//! The user namespace: its id map, and what to tell a user whose host forbids it.
+
+use std::fs;
+use std::io;
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::unistd::{Gid, Pid, Uid};
+
+use crate::error::{Context, Error, Result};
+
+/// The namespaces of a container.
+pub(super) const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWNS)
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWCGROUP);
+
+/// Sysctls under `user.` that bound the namespaces of [`NAMESPACES`].
+const LIMITS: [&str; 7] = [
+    "max_user_namespaces",
+    "max_net_namespaces",
+    "max_mnt_namespaces",
+    "max_pid_namespaces",
+    "max_uts_namespaces",
+    "max_ipc_namespaces",
+    "max_cgroup_namespaces",
+];
+
+const APPARMOR_REMEDY: &str = "AppArmor strips new user namespaces of their capabilities here; either run\n    \
+    sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0\n  \
+    or write this to /etc/apparmor.d/rnet (with rnet's own path) and run \
+    `sudo apparmor_parser -r /etc/apparmor.d/rnet`:\n    \
+    abi <abi/4.0>,\n    include <tunables/global>\n    \
+    profile rnet /usr/{,local/}bin/rnet flags=(unconfined) { userns, }\n  \
+    or, without root, start rnet through a program that has such a profile: podman unshare rnet ...";
+
+const SECCOMP_REMEDY: &str = "a seccomp filter forbids it (docker's default one does); start the outer container \
+    with --security-opt seccomp=unconfined";
+
+/// What of the host decides about unprivileged user namespaces.
+#[derive(Debug, Default)]
+struct Facts {
+    /// kernel.apparmor_restrict_unprivileged_userns is 1.
+    apparmor_restricts: bool,
+    /// kernel.unprivileged_userns_clone (a Debian patch) is 0.
+    clone_disabled: bool,
+    /// The first of [`LIMITS`] that is 0.
+    zero_limit: Option<&'static str>,
+    /// A seccomp filter is installed on this process.
+    seccomp: bool,
+}
+
+/// Maps the caller's ids to 0 in the user namespace of `pid`.
+pub(super) fn write_id_maps(pid: Pid) -> Result<()> {
+    let (uid, gid) = (Uid::effective(), Gid::effective());
+    let files = [
+        ("setgroups", "deny".to_owned()),
+        ("gid_map", format!("0 {gid} 1")),
+        ("uid_map", format!("0 {uid} 1")),
+    ];
+    for (name, text) in files {
+        let path = format!("/proc/{pid}/{name}");
+        match fs::write(&path, text) {
+            Err(cause) if is_denied(&cause) => return Err(forbidden(&cause)),
+            other => other.context("cannot write", path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether `cause` is how a kernel or LSM says no.
+pub(super) fn is_denied(cause: &io::Error) -> bool {
+    matches!(cause.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::EACCES))
+}
+
+/// Explains why user namespaces, or capabilities in them, are refused with `cause`.
+pub(super) fn forbidden(cause: &io::Error) -> Error {
+    diagnose(cause, &Facts::gather())
+}
+
+impl Facts {
+    fn gather() -> Self {
+        let sysctl = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).ok();
+        let is = |name: &str, value: &str| sysctl(name).is_some_and(|text| text.trim() == value);
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self {
+            apparmor_restricts: is("kernel/apparmor_restrict_unprivileged_userns", "1"),
+            clone_disabled: is("kernel/unprivileged_userns_clone", "0"),
+            zero_limit: LIMITS.into_iter().find(|name| is(&format!("user/{name}"), "0")),
+            seccomp: status.lines().any(|line| line == "Seccomp:\t2"),
+        }
+    }
+}
+
+fn diagnose(cause: &io::Error, facts: &Facts) -> Error {
+    let error = Error::new("cannot create", "user namespace", cause);
+    match cause.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC | Errno::EUSERS) => match facts.zero_limit {
+            Some(name) => error.hint(format!("sudo sysctl -w user.{name}=15000")),
+            None => error.hint("the limits of user.max_*_namespaces are reached: see `sysctl user`"),
+        },
+        Some(Errno::ENOSYS) if facts.seccomp => error.hint(SECCOMP_REMEDY),
+        Some(Errno::ENOSYS) => error.hint("Linux 5.12 or newer is needed"),
+        Some(Errno::EINVAL) => error.hint("this kernel was built without user, network or PID namespaces"),
+        Some(Errno::EPERM | Errno::EACCES) if facts.clone_disabled => {
+            error.hint("sudo sysctl -w kernel.unprivileged_userns_clone=1")
+        }
+        Some(Errno::EPERM | Errno::EACCES) if facts.apparmor_restricts => error.hint(APPARMOR_REMEDY),
+        Some(Errno::EPERM | Errno::EACCES) if facts.seccomp => error.hint(SECCOMP_REMEDY),
+        Some(Errno::EPERM | Errno::EACCES) => {
+            error.hint("a security module or a chroot forbids it; rnet cannot run from within a chroot")
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hint(errno: Errno, facts: Facts) -> String {
+        diagnose(&errno.into(), &facts).to_string()
+    }
+
+    #[test]
+    fn each_prohibition_names_its_remedy() {
+        let zero = Facts { zero_limit: Some("max_user_namespaces"), ..Facts::default() };
+        assert!(hint(Errno::ENOSPC, zero).contains("sysctl -w user.max_user_namespaces=15000"));
+        let apparmor = || Facts { apparmor_restricts: true, seccomp: true, ..Facts::default() };
+        assert!(hint(Errno::EPERM, apparmor()).contains("kernel.apparmor_restrict_unprivileged_userns=0"));
+        assert!(hint(Errno::EACCES, apparmor()).contains("profile rnet"));
+        let debian = Facts { clone_disabled: true, ..apparmor() };
+        assert!(hint(Errno::EPERM, debian).contains("kernel.unprivileged_userns_clone=1"));
+        let seccomp = || Facts { seccomp: true, ..Facts::default() };
+        assert!(hint(Errno::EPERM, seccomp()).contains("seccomp=unconfined"));
+        assert!(hint(Errno::ENOSYS, seccomp()).contains("seccomp=unconfined"));
+        assert!(hint(Errno::EPERM, Facts::default()).contains("chroot"));
+    }
+}

@@ -1,0 +1,206 @@
+//! The formats of `/etc`: the host's resolver configuration is read, the guest's files are written. Pure.
+//!
+//! Of resolv.conf(5) what a stub needs is understood: `nameserver`, `search`, `domain` and `options`. Lines
+//! in any other form are skipped, as the C libraries do.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::config::{Config, EtcFiles};
+
+/// Most servers taken from one file. The C libraries stop at 3; a forwarder gains from the others.
+pub const MAX_NAMESERVERS: usize = 16;
+
+/// Names under which a guest finds the gateway, rnet's own and those that other runtimes made a habit.
+const HOST_NAMES: &str = "host.rnet.internal host.containers.internal host.docker.internal";
+
+/// What a resolv.conf says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResolvConf {
+    /// Servers in order, none twice; at most [`MAX_NAMESERVERS`].
+    pub nameservers: Vec<IpAddr>,
+    /// Domains of the last `search` or `domain` line, joined by blanks.
+    pub search: String,
+    /// Words of all `options` lines, joined by blanks.
+    pub options: String,
+}
+
+impl ResolvConf {
+    /// Reads the text of a resolv.conf. A server on a scoped address (`fe80::1%eth0`) is left out, because
+    /// its interface has no meaning without the scope. Without any server it is the local one, as
+    /// resolv.conf(5) says.
+    pub fn parse(text: &str) -> Self {
+        let mut conf = Self::default();
+        for line in text.lines() {
+            conf.add_line(line);
+        }
+        if conf.nameservers.is_empty() {
+            conf.nameservers.push(Ipv4Addr::LOCALHOST.into());
+        }
+        conf
+    }
+
+    fn add_line(&mut self, line: &str) {
+        let mut words = line.split_ascii_whitespace();
+        // A keyword stands at the very beginning of its line.
+        let Some(keyword) = words.next().filter(|word| line.starts_with(word)) else {
+            return;
+        };
+        match keyword {
+            "nameserver" => self.add_nameserver(words.next().unwrap_or_default()),
+            "search" => self.search = joined(words),
+            "domain" => self.search = joined(words.take(1)),
+            "options" => self.options = joined(self.options.split_ascii_whitespace().chain(words)),
+            _ => {}
+        }
+    }
+
+    fn add_nameserver(&mut self, word: &str) {
+        let Ok(addr) = word.parse() else {
+            return;
+        };
+        if self.nameservers.len() < MAX_NAMESERVERS && !self.nameservers.contains(&addr) {
+            self.nameservers.push(addr);
+        }
+    }
+}
+
+fn joined<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words
+        .take_while(|word| !word.starts_with(['#', ';']))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The files that a container finds in its `/etc`; `host` is the host's own resolver configuration.
+pub fn files(config: &Config, host: &ResolvConf) -> EtcFiles {
+    EtcFiles {
+        resolv_conf: resolv_conf(config, host),
+        hosts: hosts(config),
+        hostname: format!("{}\n", config.container.hostname),
+    }
+}
+
+fn resolv_conf(config: &Config, host: &ResolvConf) -> String {
+    let network = &config.network;
+    let mut text = format!("nameserver {}\n", network.ipv4.dns);
+    if let Some(plan) = &network.ipv6 {
+        push(&mut text, format_args!("nameserver {}\n", plan.dns));
+    }
+    if !host.search.is_empty() {
+        push(&mut text, format_args!("search {}\n", host.search));
+    }
+    if !host.options.is_empty() {
+        push(&mut text, format_args!("options {}\n", host.options));
+    }
+    text
+}
+
+fn hosts(config: &Config) -> String {
+    let network = &config.network;
+    let hostname = &config.container.hostname;
+    let mut text = String::from("127.0.0.1\tlocalhost\n");
+    if network.ipv6.is_some() {
+        text.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
+    }
+    // The machine's own name comes after its alias lines, so that looking up an address gives that name.
+    push(&mut text, format_args!("{}\t{hostname}\n", network.ipv4.guest));
+    if let Some(plan) = &network.ipv6 {
+        push(&mut text, format_args!("{}\t{hostname}\n", plan.guest));
+    }
+    push(
+        &mut text,
+        format_args!("{}\t{HOST_NAMES}\n", network.ipv4.gateway),
+    );
+    text
+}
+
+fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
+    text.write_fmt(line).expect("writing to a String succeeds");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{self, Command, Surroundings};
+
+    #[test]
+    fn a_usual_file_is_understood() {
+        let conf = ResolvConf::parse(
+            "# made by a tool\nnameserver 127.0.0.53\nnameserver 2001:db8::53\noptions edns0 trust-ad\n\
+             search lan example.org\n",
+        );
+        assert_eq!(conf.nameservers, ["127.0.0.53", "2001:db8::53"].map(ip));
+        assert_eq!(conf.search, "lan example.org");
+        assert_eq!(conf.options, "edns0 trust-ad");
+    }
+
+    #[test]
+    fn oddities_are_read_as_the_c_library_reads_them() {
+        let conf = ResolvConf::parse(
+            "search first\ndomain second third\nnameserver\t9.9.9.9 trailing\n nameserver 1.1.1.1\n\
+             nameserver9.9.9.10\nnameserver fe80::1%eth0\nnameserver nonsense\nnameserver\n;nameserver 8.8.8.8\n\
+             options ndots:2\noptions rotate # why\nNAMESERVER 8.8.4.4\nnameserver 9.9.9.9\r\n",
+        );
+        assert_eq!(conf.nameservers, [ip("9.9.9.9")]);
+        assert_eq!(conf.search, "second");
+        assert_eq!(conf.options, "ndots:2 rotate");
+    }
+
+    #[test]
+    fn without_servers_the_local_one_is_asked() {
+        assert_eq!(ResolvConf::parse("").nameservers, [ip("127.0.0.1")]);
+        assert_eq!(ResolvConf::parse("search lan\n").nameservers, [ip("127.0.0.1")]);
+    }
+
+    #[test]
+    fn the_number_of_servers_is_bounded() {
+        let text: String = (0..100)
+            .map(|last| format!("nameserver 192.0.2.{last}\n"))
+            .collect();
+        assert_eq!(ResolvConf::parse(&text).nameservers.len(), MAX_NAMESERVERS);
+    }
+
+    #[test]
+    fn the_guest_asks_the_forwarder_and_keeps_the_hosts_search_list() {
+        let host = ResolvConf::parse("nameserver 192.0.2.1\nsearch lan\noptions ndots:2\n");
+        let files = files(&config("run -h web ./rootfs true"), &host);
+        assert_eq!(
+            files.resolv_conf,
+            "nameserver 10.0.2.3\nnameserver fd00::3\nsearch lan\noptions ndots:2\n"
+        );
+        assert_eq!(files.hostname, "web\n");
+        assert_eq!(
+            files.hosts,
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.2.100\tweb\nfd00::100\tweb\n\
+             10.0.2.2\thost.rnet.internal host.containers.internal host.docker.internal\n"
+        );
+    }
+
+    #[test]
+    fn without_ipv6_the_files_name_none() {
+        let files = files(&config("run --no-ipv6 ./rootfs true"), &ResolvConf::default());
+        assert_eq!(files.resolv_conf, "nameserver 10.0.2.3\n");
+        assert!(!files.hosts.contains("::"));
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn config(words: &str) -> Config {
+        let surroundings = Surroundings {
+            env: Vec::new(),
+            cwd: "/".into(),
+            hostname: "host".to_owned(),
+            stdin_is_tty: false,
+            host_subnets: Vec::new(),
+            random: [0; 16],
+        };
+        let args = std::iter::once("rnet").chain(words.split_whitespace());
+        match cli::parse(args.map(Into::into), &surroundings) {
+            Ok(Command::Run(request)) => *request.config,
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The host's sockets as rnet uses them: connecting out, listening for published ports, and what failures mean.
+//!
+//! Stream sockets leave here nonblocking, without Nagle's delay, and with keepalive: after 75 idle seconds the
+//! remote end is asked every 15, and given up after five unanswered questions. That holds in every state, so that
+//! a socket whose remote end vanished does not stay in FIN_WAIT2, where Linux waits without end for the peer of
+//! a socket that is still open.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::holder;
+use crate::config::{Publish, Transport};
+use crate::error::{Error, Result};
+use crate::net::HostError;
+use crate::sys::datagram;
+
+/// Connections that may wait to be accepted (net.core.somaxconn caps it).
+const BACKLOG: i32 = 4096;
+/// Ports tried until one is free in both families.
+const RANDOM_PORT_ATTEMPTS: usize = 32;
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 5;
+
+/// A bound socket of a published port.
+#[derive(Debug)]
+pub enum Listener {
+    /// Accepts connections.
+    Tcp {
+        /// Nonblocking.
+        socket: TcpListener,
+        /// Where it listens.
+        address: SocketAddr,
+    },
+    /// Receives datagrams, through [`datagram::receive`].
+    Udp {
+        /// Nonblocking.
+        socket: OwnedFd,
+        /// Where it listens.
+        address: SocketAddr,
+    },
+}
+
+impl Listener {
+    /// Where it listens; the port is never 0.
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Tcp { address, .. } | Self::Udp { address, .. } => *address,
+        }
+    }
+}
+
+/// Starts a connection. It stands when the stream is writable and `take_error` has none.
+pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    tune(&socket)?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
+/// Gives a stream, accepted ones too, the options described above.
+pub fn tune(stream: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Closes a stream with a reset: what was not yet delivered is thrown away.
+pub fn reset(stream: TcpStream) -> io::Result<()> {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+}
+
+/// Binds the sockets of a published port: one, or without an address one for each family that the host has, at
+/// the same port.
+pub fn listen(publish: &Publish) -> Result<Vec<Listener>> {
+    let port = publish.host_port.unwrap_or(0);
+    let bound = match publish.host_addr {
+        Some(address) => {
+            bind(publish.transport, SocketAddr::new(address, port)).map(|listener| vec![listener])
+        }
+        None if port != 0 => bind_wildcards(publish.transport, port),
+        None => bind_random(publish.transport),
+    };
+    bound.map_err(|failure| failure.explain(publish.transport))
+}
+
+/// What a failed socket call means for the guest that caused it.
+pub fn host_error(error: &io::Error) -> HostError {
+    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
+        return HostError::Refused;
+    };
+    match errno {
+        Errno::ETIMEDOUT => HostError::TimedOut,
+        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => HostError::HostUnreachable,
+        Errno::EACCES | Errno::EPERM => HostError::Prohibited,
+        Errno::EMFILE
+        | Errno::ENFILE
+        | Errno::EAGAIN
+        | Errno::ENOBUFS
+        | Errno::ENOMEM
+        | Errno::EADDRINUSE => HostError::Exhausted,
+        Errno::ENETUNREACH
+        | Errno::ENETDOWN
+        | Errno::EADDRNOTAVAIL
+        | Errno::EAFNOSUPPORT
+        | Errno::EPROTONOSUPPORT
+        | Errno::EINVAL => HostError::NetUnreachable,
+        _ => HostError::Refused,
+    }
+}
+
+/// An address that could not be bound.
+#[derive(Debug)]
+struct Failure {
+    address: SocketAddr,
+    cause: io::Error,
+}
+
+impl Failure {
+    fn is(&self, errno: Errno) -> bool {
+        self.cause.raw_os_error() == Some(errno as i32)
+    }
+
+    fn explain(self, transport: Transport) -> Error {
+        let port = self.address.port();
+        let target = Target(self.address, transport);
+        let error = |cause: &dyn fmt::Display| Error::new("cannot publish", &target, cause);
+        if self.is(Errno::EADDRINUSE) {
+            return match holder::of(transport, self.address) {
+                Some(holder) => error(&format_args!("{}, held by {holder}", self.cause))
+                    .hint(format_args!("stop {holder}, or publish another host port")),
+                None => error(&self.cause).hint("publish another host port"),
+            };
+        }
+        let error = error(&self.cause);
+        if self.is(Errno::EACCES) && port < 1024 {
+            error.hint(format_args!(
+                "sudo sysctl net.ipv4.ip_unprivileged_port_start={port} allows it, \
+                 or publish a host port from 1024 on"
+            ))
+        } else if self.is(Errno::EADDRNOTAVAIL) {
+            error.hint("no interface of this host has that address (see: ip address)")
+        } else {
+            error
+        }
+    }
+}
+
+/// `127.0.0.1:8080/tcp`, as in the option that asked for it.
+struct Target(SocketAddr, Transport);
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.0, self.1)
+    }
+}
+
+/// A family that the host does not have is left out, unless it has neither.
+fn bind_wildcards(transport: Transport, port: u16) -> std::result::Result<Vec<Listener>, Failure> {
+    let mut listeners = Vec::new();
+    let mut missing = None;
+    let wildcards = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
+    for wildcard in wildcards {
+        let port = listeners
+            .first()
+            .map_or(port, |first: &Listener| first.address().port());
+        match bind(transport, SocketAddr::new(wildcard, port)) {
+            Ok(listener) => listeners.push(listener),
+            Err(failure) if failure.is(Errno::EAFNOSUPPORT) || failure.is(Errno::EADDRNOTAVAIL) => {
+                missing = Some(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    match missing {
+        Some(failure) if listeners.is_empty() => Err(failure),
+        _ => Ok(listeners),
+    }
+}
+
+/// The kernel chooses for the first family; the second may find that number taken.
+fn bind_random(transport: Transport) -> std::result::Result<Vec<Listener>, Failure> {
+    let mut result = bind_wildcards(transport, 0);
+    for _ in 1..RANDOM_PORT_ATTEMPTS {
+        match result {
+            Err(failure) if failure.is(Errno::EADDRINUSE) => result = bind_wildcards(transport, 0),
+            done => return done,
+        }
+    }
+    result
+}
+
+fn bind(transport: Transport, address: SocketAddr) -> std::result::Result<Listener, Failure> {
+    let listener = match transport {
+        Transport::Tcp => bind_tcp(address),
+        Transport::Udp => bind_udp(address),
+    };
+    listener.map_err(|cause| Failure { address, cause })
+}
+
+/// SO_REUSEADDR lets a container start again while connections of its forerunner are in TIME_WAIT.
+fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let socket = TcpListener::from_std(socket.into());
+    let address = socket.local_addr()?;
+    Ok(Listener::Tcp { socket, address })
+}
+
+/// Without SO_REUSEADDR, which for UDP would let two programs take the same port.
+fn bind_udp(address: SocketAddr) -> io::Result<Listener> {
+    let socket = UdpSocket::from(datagram::open_udp(address)?);
+    let address = socket.local_addr()?;
+    let socket = OwnedFd::from(socket);
+    Ok(Listener::Udp { socket, address })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn a_random_port_has_one_number_in_both_families() {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let listeners = listen(&publish(None, None, transport)).expect("free ports");
+            let port = listeners[0].address().port();
+            assert_ne!(port, 0);
+            assert!(listeners.iter().all(|listener| listener.address().port() == port));
+            assert!(
+                listeners
+                    .iter()
+                    .all(|listener| listener.address().ip().is_unspecified())
+            );
+        }
+    }
+
+    #[test]
+    fn a_conflict_names_the_address_and_who_holds_it() {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let held = listen(&publish(Some(Ipv4Addr::LOCALHOST), None, transport)).expect("a free port");
+            let port = held[0].address().port();
+            let error =
+                listen(&publish(Some(Ipv4Addr::LOCALHOST), Some(port), transport)).expect_err("conflict");
+            let text = error.to_string();
+            let pid = std::process::id();
+            assert!(text.contains(&format!("127.0.0.1:{port}/{transport}")), "{text}");
+            assert!(
+                text.contains("os error 98") && text.contains(&format!("pid {pid}")),
+                "{text}"
+            );
+
+            let error =
+                listen(&publish(None, Some(port), transport)).expect_err("the wildcard conflicts too");
+            assert!(error.to_string().contains(&format!("pid {pid}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_low_port_names_the_sysctl() {
+        let failure = Failure {
+            address: SocketAddr::from(([0, 0, 0, 0], 80)),
+            cause: Errno::EACCES.into(),
+        };
+        let text = failure.explain(Transport::Tcp).to_string();
+        assert!(
+            text.contains("sudo sysctl net.ipv4.ip_unprivileged_port_start=80 "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_connection_is_kept_alive_and_does_not_wait_to_fill_segments() {
+        let (stream, mut accepted) = connected();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().expect("option") && socket.keepalive().expect("option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("option"), KEEPALIVE_IDLE);
+        accepted.write_all(b"hi").expect("sent");
+    }
+
+    #[test]
+    fn reset_is_seen_as_one() {
+        let (stream, mut accepted) = connected();
+        reset(stream).expect("option");
+        let error = accepted.read(&mut [0; 8]).expect_err("reset");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_refusal_is_a_refusal() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        let error = match connect(closed.expect("loopback")) {
+            Err(error) => error,
+            Ok(stream) => loop {
+                if let Some(error) = stream.take_error().expect("option") {
+                    break error;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            },
+        };
+        assert_eq!(host_error(&error), HostError::Refused);
+        assert_eq!(host_error(&Errno::EMFILE.into()), HostError::Exhausted);
+        assert_eq!(host_error(&Errno::ENETUNREACH.into()), HostError::NetUnreachable);
+    }
+
+    fn connected() -> (TcpStream, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let stream = connect(listener.local_addr().expect("bound")).expect("started");
+        let (accepted, _) = listener.accept().expect("accepted");
+        (stream, accepted)
+    }
+
+    fn publish(address: Option<Ipv4Addr>, host_port: Option<u16>, transport: Transport) -> Publish {
+        Publish {
+            host_addr: address.map(IpAddr::V4),
+            host_port,
+            guest_port: 80,
+            transport,
+        }
+    }
+}

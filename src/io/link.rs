@@ -1,0 +1,183 @@
+//! Frames in and out of a guest's link, one per system call.
+//!
+//! Owns the virtio-net header (Virtual I/O Device 1.2, section 5.1.6, in its legacy form: ten bytes, the
+//! machine's byte order), which nobody else sees. A VLAN tag that a guest puts on reaches a packet link in the
+//! kernel's side data, not in the frame; such frames count as untagged.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+use nix::unistd::{read, write};
+
+use crate::config::LinkKind;
+use crate::net::outbox::{ETHERNET_BYTES, HEADROOM, MAX_FRAME_BYTES};
+use crate::net::{Offload, RxOffload, TxOffload};
+use crate::sys::link::LinkFd;
+use crate::sys::tun::VNET_HEADER_BYTES;
+
+/// Space for an 802.1Q tag in a frame that a guest sends.
+const VLAN_TAG_BYTES: usize = 4;
+
+/// include/uapi/linux/virtio_net.h
+const F_NEEDS_CSUM: u8 = 1;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+/// Where the checksum is in a TCP header (RFC 9293 section 3.1).
+const TCP_CHECKSUM_OFFSET: u16 = 16;
+
+/// A guest's link; nonblocking.
+#[derive(Debug)]
+pub struct Link {
+    fd: OwnedFd,
+    kind: LinkKind,
+}
+
+impl Link {
+    /// What a buffer for [`Self::read`] must hold, in bytes. The last byte stays free: a frame that reaches
+    /// it was cut off.
+    pub const BUFFER_BYTES: usize = HEADROOM + MAX_FRAME_BYTES + VLAN_TAG_BYTES + 1;
+
+    /// Takes over a link.
+    pub fn new(link: LinkFd) -> Self {
+        Self {
+            fd: link.fd,
+            kind: link.kind,
+        }
+    }
+
+    /// What the kernel does for frames on this link.
+    pub fn offload(&self) -> Offload {
+        match self.kind {
+            LinkKind::TapPlain => Offload::None,
+            LinkKind::Auto | LinkKind::Tap | LinkKind::Packet => Offload::ChecksumAndTso,
+        }
+    }
+
+    /// The next frame from the guest, read into `buffer` ([`Self::BUFFER_BYTES`] long); `None` if none waits.
+    /// Frames that the link cannot express (BIG TCP, segmentation offloads newer than the kernel's header) are
+    /// skipped; an error means that the link is gone.
+    pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], RxOffload)>> {
+        let header_bytes = self.header_bytes();
+        let len = loop {
+            match read(&self.fd, buffer) {
+                Ok(len) if len < buffer.len() && len >= header_bytes + ETHERNET_BYTES => break len,
+                Ok(_) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR | Errno::EINVAL) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        let (header, frame) = buffer[..len].split_at(header_bytes);
+        let offload = header.first_chunk().map(decode).unwrap_or_default();
+        Ok(Some((frame, offload)))
+    }
+
+    /// Sends `frame`, which stands behind [`HEADROOM`] bytes that this link may overwrite.
+    ///
+    /// `WouldBlock`: the frame was not sent and may be offered again. On a packet link no readiness event need
+    /// follow (a congested veth says ENOBUFS), so a caller should also try again after a millisecond. Any other
+    /// error concerns this frame only, which is lost; EIO means that the guest's interface is down.
+    pub fn write(&mut self, frame: &mut [u8], offload: TxOffload) -> io::Result<()> {
+        let header_bytes = self.header_bytes();
+        if frame.len() < HEADROOM + ETHERNET_BYTES || (header_bytes == 0 && offload != TxOffload::None) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let bytes = &mut frame[HEADROOM - header_bytes..];
+        if header_bytes > 0 {
+            bytes[..VNET_HEADER_BYTES].copy_from_slice(&encode(offload));
+        }
+        loop {
+            return match write(&self.fd, bytes) {
+                Ok(_) => Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(io::ErrorKind::WouldBlock.into()),
+                Err(errno) => Err(errno.into()),
+            };
+        }
+    }
+
+    fn header_bytes(&self) -> usize {
+        match self.offload() {
+            Offload::None => 0,
+            Offload::ChecksumAndTso => VNET_HEADER_BYTES,
+        }
+    }
+}
+
+impl Source for Link {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        SourceFd(&self.fd.as_raw_fd()).register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        SourceFd(&self.fd.as_raw_fd()).reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        SourceFd(&self.fd.as_raw_fd()).deregister(registry)
+    }
+}
+
+fn decode(header: &[u8; VNET_HEADER_BYTES]) -> RxOffload {
+    let [flags, gso_type, _, _, size_0, size_1, ..] = *header;
+    let gso_size = u16::from_ne_bytes([size_0, size_1]);
+    RxOffload {
+        partial_checksum: flags & F_NEEDS_CSUM != 0,
+        segment_bytes: (gso_type != GSO_NONE && gso_size != 0).then_some(gso_size),
+    }
+}
+
+fn encode(offload: TxOffload) -> [u8; VNET_HEADER_BYTES] {
+    let (gso_type, header_bytes, gso_size, start, offset) = match offload {
+        TxOffload::None => return [0; VNET_HEADER_BYTES],
+        TxOffload::Checksum { start, offset } => (GSO_NONE, 0, 0, start, offset),
+        TxOffload::Tso {
+            ipv6,
+            header_bytes,
+            mss,
+            start,
+        } => {
+            let gso_type = if ipv6 { GSO_TCPV6 } else { GSO_TCPV4 };
+            (gso_type, header_bytes, mss, start, TCP_CHECKSUM_OFFSET)
+        }
+    };
+    let [h0, h1] = header_bytes.to_ne_bytes();
+    let [g0, g1] = gso_size.to_ne_bytes();
+    let [s0, s1] = start.to_ne_bytes();
+    let [o0, o1] = offset.to_ne_bytes();
+    [F_NEEDS_CSUM, gso_type, h0, h1, g0, g1, s0, s1, o0, o1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segmented_frame_says_its_segment_and_where_its_checksum_goes() {
+        let header = encode(TxOffload::Tso {
+            ipv6: true,
+            header_bytes: 74,
+            mss: 1440,
+            start: 54,
+        });
+        let mut expected = vec![F_NEEDS_CSUM, GSO_TCPV6];
+        for field in [74u16, 1440, 54, 16] {
+            expected.extend(field.to_ne_bytes());
+        }
+        assert_eq!(header.as_slice(), expected);
+        let seen = decode(&header);
+        assert_eq!(seen.segment_bytes, Some(1440));
+        assert!(seen.partial_checksum);
+    }
+
+    #[test]
+    fn a_finished_frame_has_an_empty_header() {
+        assert_eq!(encode(TxOffload::None), [0; VNET_HEADER_BYTES]);
+        assert_eq!(decode(&[0; VNET_HEADER_BYTES]), RxOffload::default());
+    }
+}

@@ -1,0 +1,8 @@
+//! The shell around the core: links, host sockets and the worker's event loop.
+
+mod holder;
+pub mod host;
+pub mod link;
+pub mod resolver;
+mod sockets;
+pub mod worker;

@@ -1,0 +1,604 @@
+//! The event loop: one thread, one poll, its links, its gateway and all their host sockets.
+//!
+//! A turn is: note what the poll said, then drain and feed in bounded batches (links, datagram sockets,
+//! listeners, timers, streams), writing frames and executing operations whenever the outbox fills. The poll is
+//! edge-triggered, so readiness is remembered until a call says `WouldBlock`; whoever ran out of budget stays on a
+//! list and the next poll does not wait.
+//!
+//! A link that takes no more frames stops every input: nothing is dropped, the sources wait.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant as Clock};
+
+use mio::net::TcpStream;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+
+use super::host::{self, Listener};
+use super::link::Link;
+use super::resolver::Resolver;
+use super::sockets::{Socket, Sockets, connection_result};
+use crate::config::{MacAddr, Network, Publish};
+use crate::error::{Context, Result};
+use crate::net::gateway::Gateway;
+use crate::net::{Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release};
+use crate::sys::datagram;
+
+/// Events taken from one poll.
+const EVENTS: usize = 1024;
+/// Frames read from one link before other sources have their turn.
+const FRAMES_PER_TURN: usize = 64;
+/// Datagrams read from one socket before others have their turn.
+const DATAGRAMS_PER_TURN: usize = 64;
+/// Errors taken from one socket's error queue at once.
+const ERRORS_PER_TURN: usize = 32;
+/// Connections accepted from one listener before other sources have their turn.
+const ACCEPTS_PER_TURN: usize = 256;
+/// Flows whose deadlines are handled in one turn.
+const TIMEOUTS_PER_TURN: usize = 256;
+/// A packet link that is full announces nothing when it has room again.
+const LINK_RETRY: Duration = Duration::from_millis(1);
+/// How long a listener rests when the host is out of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Longest wait, so that a clock that jumps costs little.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Tokens of flows are their generation and index; indices from here on name everything else.
+const LINK_TOKENS: u32 = 0xff00_0000;
+const LISTENER_TOKENS: u32 = 0xff80_0000;
+const WAKER_TOKEN: Token = Token(u32::MAX as usize);
+
+/// A worker that has not started.
+pub struct Worker {
+    poll: Poll,
+    clock: Clock,
+    gateway: Gateway,
+    links: Vec<LinkPort>,
+    listeners: Vec<Published>,
+    sockets: Sockets,
+    resolver: Option<Resolver>,
+    stop: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+    /// Datagram sockets that have something to read, and whether an error is among it.
+    readable: VecDeque<(FlowId, bool)>,
+    outcomes: VecDeque<Outcome>,
+    frame: Box<[u8]>,
+    datagram: Box<[u8]>,
+}
+
+/// Ends a worker from another thread.
+#[derive(Clone)]
+pub struct Stop {
+    stop: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+}
+
+impl Stop {
+    /// Asks the worker to return.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        // The worker that can no longer be woken has ended already.
+        let _ = self.waker.wake();
+    }
+}
+
+struct LinkPort {
+    link: Link,
+    readable: bool,
+    blocked: bool,
+    gone: bool,
+}
+
+struct Published {
+    listener: Listener,
+    readable: bool,
+    resting_until: Option<Instant>,
+}
+
+/// What an operation led to, told to the gateway when there is room.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Connected(FlowId),
+    ConnectFailed(FlowId, HostError),
+    OpenFailed(FlowId, HostError),
+    SendFailed(FlowId, IcmpError),
+}
+
+impl Worker {
+    /// A worker for `network` whose published ports `listeners` are already bound. `resolver` knows the host's DNS
+    /// servers, which count unless the network names its own. `seed` feeds the gateway's random choices.
+    pub fn new(
+        network: Network,
+        listeners: Vec<(Publish, Listener)>,
+        resolver: Resolver,
+        seed: u64,
+    ) -> Result<Self> {
+        let poll = Poll::new().context("cannot create", "an epoll instance")?;
+        let waker = Waker::new(poll.registry(), WAKER_TOKEN).context("cannot create", "an eventfd")?;
+        let clock = Clock::now();
+        let given = network.dns_servers.clone();
+        let resolver = given.is_empty().then_some(resolver);
+        let mut gateway = Gateway::new(Arc::new(network), seed, now(clock));
+        gateway.set_resolvers(resolver.as_ref().map_or(&given, |resolver| &resolver.conf().nameservers));
+        let mut worker = Self {
+            poll,
+            clock,
+            gateway,
+            links: Vec::new(),
+            listeners: Vec::new(),
+            sockets: Sockets::default(),
+            resolver,
+            stop: Arc::new(AtomicBool::new(false)),
+            waker: Arc::new(waker),
+            readable: VecDeque::new(),
+            outcomes: VecDeque::new(),
+            frame: vec![0; Link::BUFFER_BYTES].into_boxed_slice(),
+            datagram: vec![0; usize::from(u16::MAX) + 1].into_boxed_slice(),
+        };
+        for (publish, listener) in listeners {
+            worker.add_listener(publish, listener)?;
+        }
+        Ok(worker)
+    }
+
+    /// Plugs a guest's link in.
+    pub fn add_link(&mut self, mut link: Link, mac: MacAddr) -> Result<()> {
+        let port = self.gateway.add_port(mac, link.offload());
+        let token = special(LINK_TOKENS, self.links.len());
+        self.poll
+            .registry()
+            .register(&mut link, token, BOTH)
+            .context("cannot poll", "the guest's link")?;
+        debug_assert_eq!(usize::from(port.0), self.links.len());
+        self.links.push(LinkPort { link, readable: true, blocked: false, gone: false });
+        Ok(())
+    }
+
+    fn add_listener(&mut self, publish: Publish, mut listener: Listener) -> Result<()> {
+        let token = special(LISTENER_TOKENS, self.listeners.len());
+        register_listener(self.poll.registry(), &mut listener, token)
+            .context("cannot poll", format!("port {}", publish.guest_port))?;
+        self.gateway.publish(publish.transport, publish.guest_port, PortId(0));
+        self.listeners.push(Published { listener, readable: true, resting_until: None });
+        Ok(())
+    }
+
+    /// The handle that ends this worker.
+    pub fn stopper(&self) -> Stop {
+        Stop { stop: Arc::clone(&self.stop), waker: Arc::clone(&self.waker) }
+    }
+
+    /// Serves until stopped or until every link is gone.
+    pub fn run(mut self) -> Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let wait = self.wait();
+            match self.poll.poll(&mut events, Some(wait)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(error).context("cannot wait for", "network events");
+                }
+                _ => {}
+            }
+            if self.stop.load(Ordering::Acquire) || self.links.iter().all(|port| port.gone) {
+                return Ok(());
+            }
+            for event in &events {
+                self.note(event);
+            }
+            self.turn();
+        }
+    }
+
+    /// How long nothing is due.
+    fn wait(&self) -> Duration {
+        let blocked = self.links.iter().any(|port| port.blocked);
+        let pending = self.links.iter().any(|port| port.readable && !port.gone)
+            || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none())
+            || !self.readable.is_empty()
+            || !self.outcomes.is_empty()
+            || self.gateway.ready_flows() > 0;
+        if blocked {
+            return LINK_RETRY;
+        }
+        if pending {
+            return Duration::ZERO;
+        }
+        let resting = self.listeners.iter().filter_map(|port| port.resting_until).min();
+        let now = now(self.clock);
+        match [self.gateway.poll_timeout(), resting].into_iter().flatten().min() {
+            Some(at) if at <= now => Duration::ZERO,
+            Some(at) => Duration::from_micros((at - now).total_micros()).min(LONGEST_WAIT),
+            None => LONGEST_WAIT,
+        }
+    }
+
+    /// Remembers what an event says.
+    fn note(&mut self, event: &mio::event::Event) {
+        let token = event.token();
+        if token == WAKER_TOKEN {
+            return;
+        }
+        let (generation, index) = ((token.0 >> 32) as u32, token.0 as u32);
+        if index >= LISTENER_TOKENS {
+            if let Some(published) = self.listeners.get_mut((index - LISTENER_TOKENS) as usize) {
+                published.readable = true;
+            }
+        } else if index >= LINK_TOKENS {
+            if let Some(port) = self.links.get_mut((index - LINK_TOKENS) as usize) {
+                port.readable |= event.is_readable() || event.is_error() || event.is_read_closed();
+                port.blocked &= !event.is_writable();
+            }
+        } else {
+            self.note_socket(FlowId::from_parts(index, generation), event);
+        }
+    }
+
+    fn note_socket(&mut self, flow: FlowId, event: &mio::event::Event) {
+        match self.sockets.get(flow) {
+            Some(Socket::Stream(_)) => {
+                let closed = event.is_read_closed() || event.is_error();
+                self.gateway.host_ready(flow, event.is_readable() || closed, event.is_writable() || closed);
+            }
+            Some(Socket::Connecting(stream)) => match connection_result(stream) {
+                None => {}
+                Some(Ok(())) => {
+                    self.sockets.connected(flow);
+                    self.outcomes.push_back(Outcome::Connected(flow));
+                }
+                Some(Err(error)) => {
+                    self.sockets.take(flow);
+                    self.outcomes.push_back(Outcome::ConnectFailed(flow, host::host_error(&error)));
+                }
+            },
+            Some(Socket::Datagram(..)) => self.readable.push_back((flow, event.is_error())),
+            None => {}
+        }
+    }
+
+    fn turn(&mut self) {
+        self.flush();
+        self.read_links();
+        self.report_outcomes();
+        self.read_datagrams();
+        self.read_listeners();
+        self.expire();
+        self.serve();
+        self.flush();
+    }
+
+    /// Whether the gateway may take another input.
+    fn has_room(&mut self) -> bool {
+        if !self.gateway.outbox().has_room() {
+            self.flush();
+        }
+        self.gateway.outbox().has_room()
+    }
+
+    fn read_links(&mut self) {
+        let now = now(self.clock);
+        for index in 0..self.links.len() {
+            for _ in 0..FRAMES_PER_TURN {
+                if !self.has_room() {
+                    return;
+                }
+                let port = &mut self.links[index];
+                if !port.readable || port.gone {
+                    break;
+                }
+                match port.link.read(&mut self.frame) {
+                    Ok(Some((frame, offload))) => {
+                        self.gateway.handle_frame(PortId(index as u16), frame, offload, now);
+                    }
+                    Ok(None) => port.readable = false,
+                    Err(error) => {
+                        tracing::debug!(%error, "the guest's link is gone");
+                        port.gone = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn report_outcomes(&mut self) {
+        let now = now(self.clock);
+        while self.has_room() {
+            let Some(outcome) = self.outcomes.pop_front() else { return };
+            let event = match outcome {
+                Outcome::Connected(flow) => HostEvent::Connected { flow },
+                Outcome::ConnectFailed(flow, error) => HostEvent::ConnectFailed { flow, error },
+                Outcome::OpenFailed(flow, error) => HostEvent::OpenFailed { flow, error },
+                Outcome::SendFailed(flow, error) => HostEvent::SendFailed { flow, error, payload: &[] },
+            };
+            self.gateway.handle_host(event, now);
+        }
+    }
+
+    fn read_datagrams(&mut self) {
+        for _ in 0..self.readable.len() {
+            let Some((flow, error)) = self.readable.pop_front() else { return };
+            if error {
+                self.read_errors(flow);
+            }
+            if !self.read_socket(flow) {
+                self.readable.push_back((flow, false));
+            }
+        }
+    }
+
+    /// Reads a flow's datagrams; `false` if there are more.
+    fn read_socket(&mut self, flow: FlowId) -> bool {
+        let now = now(self.clock);
+        for _ in 0..DATAGRAMS_PER_TURN {
+            if !self.has_room() {
+                return false;
+            }
+            let Some(Socket::Datagram(fd, _)) = self.sockets.get(flow) else { return true };
+            match datagram::receive(fd, &mut self.datagram) {
+                Ok(received) => {
+                    let payload = &self.datagram[..received.len];
+                    let (from, hop_limit) = (received.from, received.hop_limit);
+                    self.gateway.handle_host(HostEvent::Datagram { flow, from, hop_limit, payload }, now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => self.read_errors(flow),
+            }
+        }
+        false
+    }
+
+    /// Passes on the ICMP errors that the host's kernel has queued for a flow.
+    fn read_errors(&mut self, flow: FlowId) {
+        let now = now(self.clock);
+        for _ in 0..ERRORS_PER_TURN {
+            if !self.has_room() {
+                return;
+            }
+            let Some(Socket::Datagram(fd, _)) = self.sockets.get(flow) else { return };
+            let Ok(Some((error, len))) = datagram::take_error(fd, &mut self.datagram) else { return };
+            let payload = &self.datagram[..len];
+            self.gateway.handle_host(HostEvent::SendFailed { flow, error, payload }, now);
+        }
+    }
+
+    fn read_listeners(&mut self) {
+        let now = now(self.clock);
+        for index in 0..self.listeners.len() {
+            let published = &mut self.listeners[index];
+            if published.resting_until.is_some_and(|until| until <= now) {
+                published.resting_until = None;
+            }
+            if !published.readable || published.resting_until.is_some() {
+                continue;
+            }
+            match published.listener {
+                Listener::Tcp { .. } => self.accept(index),
+                Listener::Udp { .. } => self.read_published(index),
+            }
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        let now = now(self.clock);
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.has_room() {
+                return;
+            }
+            let published = &mut self.listeners[index];
+            let Listener::Tcp { socket, .. } = &published.listener else { return };
+            match socket.accept() {
+                Ok((stream, client)) => self.accepted(index, stream, client, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    published.readable = false;
+                    return;
+                }
+                Err(error) if host::host_error(&error) == HostError::Exhausted => {
+                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    published.resting_until = Some(now + ACCEPT_RETRY.into());
+                    return;
+                }
+                // The client left before its turn came (accept(2): treat it like no connection).
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn accepted(&mut self, index: usize, mut stream: TcpStream, client: SocketAddr, now: Instant) {
+        let flow = match host::tune(&stream) {
+            Ok(()) => self.gateway.accept(publish_id(index), client, now),
+            Err(_) => None,
+        };
+        let Some(flow) = flow else { return reset(stream) };
+        if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
+            tracing::warn!(%error, "cannot poll a client's socket");
+        }
+        self.sockets.put(flow, Socket::Stream(stream));
+    }
+
+    fn read_published(&mut self, index: usize) {
+        let now = now(self.clock);
+        for _ in 0..DATAGRAMS_PER_TURN {
+            if !self.has_room() {
+                return;
+            }
+            let published = &mut self.listeners[index];
+            let Listener::Udp { socket, .. } = &published.listener else { return };
+            match datagram::receive(socket, &mut self.datagram) {
+                Ok(received) => {
+                    let Some(to) = received.to else { continue };
+                    let payload = &self.datagram[..received.len];
+                    let (publish, from) = (publish_id(index), received.from);
+                    self.gateway.handle_host(HostEvent::PublishedDatagram { publish, from, to, payload }, now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    published.readable = false;
+                    return;
+                }
+                // A client that has gone: nobody is left to be told.
+                Err(_) => while let Ok(Some(_)) = datagram::take_error(socket, &mut self.datagram) {},
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = now(self.clock);
+        for _ in 0..TIMEOUTS_PER_TURN {
+            if self.gateway.poll_timeout().is_none_or(|at| at > now) || !self.has_room() {
+                return;
+            }
+            self.gateway.handle_timeout(now);
+        }
+    }
+
+    /// Serves every stream that was ready when the turn came to it.
+    fn serve(&mut self) {
+        let now = now(self.clock);
+        for _ in 0..self.gateway.ready_flows() {
+            if !self.has_room() {
+                return;
+            }
+            let Some(flow) = self.gateway.next_ready() else { return };
+            if let Some(Socket::Stream(stream)) = self.sockets.get(flow) {
+                self.gateway.service(flow, stream, now);
+            }
+        }
+    }
+
+    /// Executes all operations, and writes frames until the link takes no more.
+    fn flush(&mut self) {
+        while let Some(op) = self.gateway.outbox().pop_op() {
+            self.execute(op);
+        }
+        self.gateway.outbox().clear_payload();
+        while let Some((port, frame, offload)) = self.gateway.outbox().front_frame() {
+            let port = &mut self.links[usize::from(port.0)];
+            match port.link.write(frame, offload) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    port.blocked = true;
+                    return;
+                }
+                Err(error) => tracing::trace!(%error, "the link refused a frame"),
+                Ok(()) => port.blocked = false,
+            }
+            self.gateway.outbox().pop_frame();
+        }
+    }
+
+    fn execute(&mut self, op: HostOp) {
+        match op {
+            HostOp::Connect { flow, to } => self.connect(flow, to),
+            HostOp::OpenUdp { flow, family } => self.open(flow, family, datagram::open_udp(unspecified(family))),
+            HostOp::OpenPing { flow, family } => self.open(flow, family, datagram::open_ping(family)),
+            HostOp::Send { flow, to, hop_limit, payload } => {
+                let Some(Socket::Datagram(fd, family)) = self.sockets.get(flow) else { return };
+                let bytes = self.gateway.outbox().payload(payload);
+                let sent = datagram::send(fd, bytes, to, None, Some(hop_limit));
+                if let Some(error) = sent.err().and_then(|error| unroutable(&error, *family, to)) {
+                    self.outcomes.push_back(Outcome::SendFailed(flow, error));
+                }
+            }
+            HostOp::Reply { publish, to, from, payload } => {
+                let Some(published) = self.listeners.get(publish.0 as usize) else { return };
+                let Listener::Udp { socket, .. } = &published.listener else { return };
+                let bytes = self.gateway.outbox().payload(payload);
+                if let Err(error) = datagram::send(socket, bytes, to, Some(from), None) {
+                    tracing::debug!(%to, %error, "cannot answer a client");
+                }
+            }
+            HostOp::Release { flow, how } => match (self.sockets.take(flow), how) {
+                (Some(Socket::Stream(stream) | Socket::Connecting(stream)), Release::Reset) => reset(stream),
+                (socket, _) => drop(socket),
+            },
+            HostOp::RefreshResolvers => {
+                let changed = self.resolver.as_mut().and_then(|resolver| resolver.refresh(now(self.clock)));
+                if let Some(servers) = changed {
+                    self.gateway.set_resolvers(servers);
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, flow: FlowId, to: SocketAddr) {
+        let connecting = host::connect(to).and_then(|mut stream| {
+            self.poll.registry().register(&mut stream, token(flow), BOTH)?;
+            Ok(stream)
+        });
+        match connecting {
+            Ok(stream) => self.sockets.put(flow, Socket::Connecting(stream)),
+            Err(error) => {
+                self.outcomes.push_back(Outcome::ConnectFailed(flow, host::host_error(&error)));
+            }
+        }
+    }
+
+    fn open(&mut self, flow: FlowId, family: Family, opened: io::Result<OwnedFd>) {
+        let registered = opened.and_then(|fd| {
+            let mut source = SourceFd(&fd.as_raw_fd());
+            self.poll.registry().register(&mut source, token(flow), Interest::READABLE)?;
+            Ok(fd)
+        });
+        match registered {
+            Ok(fd) => self.sockets.put(flow, Socket::Datagram(fd, family)),
+            Err(error) => self.outcomes.push_back(Outcome::OpenFailed(flow, host::host_error(&error))),
+        }
+    }
+}
+
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+fn now(clock: Clock) -> Instant {
+    Instant::from_micros(i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX))
+}
+
+fn token(flow: FlowId) -> Token {
+    Token((flow.generation() as usize) << 32 | flow.index())
+}
+
+fn special(base: u32, index: usize) -> Token {
+    Token(base as usize + index)
+}
+
+fn publish_id(index: usize) -> PublishId {
+    PublishId(u32::try_from(index).unwrap_or(u32::MAX))
+}
+
+fn unspecified(family: Family) -> SocketAddr {
+    match family {
+        Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    }
+}
+
+fn register_listener(registry: &Registry, listener: &mut Listener, token: Token) -> io::Result<()> {
+    match listener {
+        Listener::Tcp { socket, .. } => registry.register(socket, token, Interest::READABLE),
+        Listener::Udp { socket, .. } => {
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
+        }
+    }
+}
+
+/// The ICMP error that a router would send for what the host's own routing said at once. `None` for what passes by
+/// itself (full buffers), and for what the error queue tells in more detail (a datagram too big).
+fn unroutable(error: &io::Error, family: Family, to: SocketAddr) -> Option<IcmpError> {
+    // Destination unreachable: RFC 792 and RFC 1812 section 5.2.7.1; RFC 4443 section 3.1.
+    let (kind, code) = match (host::host_error(error), family) {
+        (HostError::NetUnreachable, Family::V4) => (3, 0),
+        (HostError::HostUnreachable, Family::V4) => (3, 1),
+        (HostError::Prohibited, Family::V4) => (3, 13),
+        (HostError::NetUnreachable, Family::V6) => (1, 0),
+        (HostError::HostUnreachable, Family::V6) => (1, 3),
+        (HostError::Prohibited, Family::V6) => (1, 1),
+        (HostError::Refused | HostError::TimedOut | HostError::Exhausted, _) => return None,
+    };
+    Some(IcmpError { offender: None, kind, code, info: 0, to })
+}
+
+/// Closes with a reset; one that fails has nobody left to tell.
+fn reset(stream: TcpStream) {
+    let _ = host::reset(stream);
+}

@@ -1,0 +1,232 @@
+//! What UDP and ping have in common when they cross between the guest's network and the host's: hop limits,
+//! refusals, the host's addresses that hide behind the gateway's, errors that come back, and how often all this
+//! is worth a log line.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::gateway::{Core, FromGuest};
+use super::icmp::{self, Unreachable};
+use super::packet::{Ethernet, Quote};
+use super::policy::{self, DenyReason};
+use super::{DropReason, Duration, Family, HostError, IcmpError, Instant};
+use crate::config::Network;
+
+/// Destinations behind the policy that one flow remembers; the one unused for longest is forgotten.
+const MAX_PERMITS: usize = 32;
+/// Lines about guest traffic in one [`NOTICE_WINDOW`]: a guest that scans must not fill the host's log.
+const MAX_NOTICES: usize = 64;
+/// After this time a line may be written again.
+const NOTICE_WINDOW: Duration = Duration::from_secs(600);
+
+/// Destinations that only the policy's permission opened (the host's loopback, link-local neighbours), and under
+/// which address the guest knows each. What comes from such an address reaches the guest only if it is here.
+#[derive(Debug, Default)]
+pub(super) struct Permits(Vec<Permit>);
+
+#[derive(Clone, Copy, Debug)]
+struct Permit {
+    target: SocketAddr,
+    known_as: SocketAddr,
+}
+
+impl Permits {
+    /// Notes that the guest, permitted, sends to `target`, which it calls `known_as`.
+    pub(super) fn grant(&mut self, network: &Network, target: SocketAddr, known_as: SocketAddr) {
+        if policy::denied(network, target.ip()).is_none() {
+            return;
+        }
+        match self.0.iter().position(|permit| permit.target == target) {
+            Some(at) => drop(self.0.remove(at)),
+            None if self.0.len() == MAX_PERMITS => drop(self.0.remove(0)),
+            None => {}
+        }
+        self.0.push(Permit { target, known_as });
+    }
+
+    /// The address under which the guest sees `remote`; `None` if it must not see it. Everything that no
+    /// permission was needed for is let in (RFC 4787 REQ-8, endpoint-independent filtering).
+    pub(super) fn known_as(&self, network: &Network, remote: SocketAddr) -> Option<SocketAddr> {
+        // Without IPv6's scope and flow label, which no guest has ever written.
+        let remote = SocketAddr::new(remote.ip(), remote.port());
+        match self.0.iter().find(|permit| permit.target == remote) {
+            Some(permit) => Some(permit.known_as),
+            None => policy::denied(network, remote.ip()).is_none().then_some(remote),
+        }
+    }
+}
+
+/// The hop limit with which a guest's packet leaves. `None` if it ended here, and the guest was told: the gateway
+/// is a hop of its own, except before the addresses that are its own (`to_gateway`).
+pub(super) fn hop_limit_outward(core: &mut Core, packet: &FromGuest<'_>, to_gateway: bool) -> Option<u8> {
+    match packet.ip.hop_limit {
+        0 | 1 if to_gateway => Some(1),
+        0 | 1 => {
+            core.counters.drop(DropReason::HopLimit);
+            tell(core, packet, Unreachable::HopLimit);
+            None
+        }
+        hop_limit => Some(hop_limit - 1),
+    }
+}
+
+/// The hop limit with which a datagram from the host reaches the guest, which is the last hop.
+pub(super) fn hop_limit_inward(hop_limit: u8) -> u8 {
+    hop_limit.saturating_sub(1).max(1)
+}
+
+/// Refuses a packet: an ICMP error to the guest, unless it was for many stations, and a bounded number of log
+/// lines, one for each destination.
+pub(super) fn deny(
+    core: &mut Core,
+    packet: &FromGuest<'_>,
+    protocol: &'static str,
+    guest: SocketAddr,
+    to: SocketAddr,
+    reason: DenyReason,
+) {
+    core.counters.drop(DropReason::Denied);
+    if reason == DenyReason::NotUnicast || is_subnet_broadcast(&core.network, to.ip()) {
+        return;
+    }
+    log_denied(core, protocol, guest, to, reason);
+    tell(core, packet, Unreachable::Prohibited);
+}
+
+/// Writes the log line about a refused destination, once in a while.
+pub(super) fn log_denied(
+    core: &mut Core,
+    protocol: &'static str,
+    guest: SocketAddr,
+    to: SocketAddr,
+    reason: DenyReason,
+) {
+    if !core.notices.admit(core.now, Notice::Denied(protocol, to)) {
+        return;
+    }
+    match reason {
+        DenyReason::HostLoopback | DenyReason::LinkLocal => tracing::warn!(
+            protocol,
+            %guest,
+            destination = %to,
+            ?reason,
+            "refused; --allow-host would open it"
+        ),
+        DenyReason::NotUnicast | DenyReason::NoSuchService => {
+            tracing::info!(protocol, %guest, destination = %to, ?reason, "refused")
+        }
+    }
+}
+
+/// Answers a guest's packet with an ICMP error from the gateway.
+pub(super) fn tell(core: &mut Core, packet: &FromGuest<'_>, what: Unreachable) {
+    let (to, original) = (packet.ip.source, packet.ip.bytes);
+    let gateway = core.gateway_address(to);
+    let ethernet = core.ethernet(packet.port, packet.mac);
+    icmp::error(&ethernet, &mut core.outbox, gateway, original, to, what);
+}
+
+/// Passes an error on that the host met with a datagram of the guest, which `quote` rebuilds. An offender that
+/// the guest could not reach by its address is shown as the gateway.
+pub(super) fn relay_error(
+    core: &mut Core,
+    ethernet: &Ethernet,
+    to: IpAddr,
+    error: &IcmpError,
+    quote: &Quote,
+) {
+    let visible = |offender: &IpAddr| policy::denied(&core.network, *offender).is_none();
+    let from = error
+        .offender
+        .filter(visible)
+        .unwrap_or_else(|| core.gateway_address(error.offender.unwrap_or(error.to.ip())));
+    icmp::relay(
+        ethernet,
+        &mut core.outbox,
+        from,
+        error.kind,
+        error.code,
+        error.info,
+        to,
+        quote.bytes(),
+    );
+}
+
+/// Tells the guest that the host could not open a socket for the datagram that `quote` rebuilds.
+pub(super) fn tell_open_failed(
+    core: &mut Core,
+    ethernet: &Ethernet,
+    to: IpAddr,
+    error: HostError,
+    quote: &Quote,
+) {
+    if let Some(what) = unreachable(error) {
+        let gateway = core.gateway_address(to);
+        icmp::error(ethernet, &mut core.outbox, gateway, quote.bytes(), to, what);
+    }
+}
+
+/// Writes the log line about a socket that could not be opened, once in a while.
+pub(super) fn log_open_failed(core: &mut Core, family: Family, error: HostError) {
+    if core.notices.admit(core.now, Notice::OpenFailed(family, error)) {
+        tracing::warn!(?family, ?error, "cannot open a datagram socket for the guest");
+    }
+}
+
+/// How a guest learns of `error`; `None` for what passes by itself and is better met by silence.
+pub(super) fn unreachable(error: HostError) -> Option<Unreachable> {
+    match error {
+        HostError::Refused => Some(Unreachable::Port),
+        HostError::TimedOut | HostError::HostUnreachable => Some(Unreachable::Host),
+        HostError::NetUnreachable => Some(Unreachable::Network),
+        HostError::Prohibited => Some(Unreachable::Prohibited),
+        HostError::Exhausted => None,
+    }
+}
+
+fn is_subnet_broadcast(network: &Network, ip: IpAddr) -> bool {
+    ip == IpAddr::from(network.ipv4.subnet.broadcast())
+}
+
+/// Something about guest traffic that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Notice {
+    /// A refused destination of a protocol.
+    Denied(&'static str, SocketAddr),
+    /// No socket of this family.
+    OpenFailed(Family, HostError),
+    /// The host forbids ping sockets.
+    PingForbidden,
+}
+
+/// Which log lines about guest traffic were written lately.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    written: HashSet<Notice>,
+    until: Option<Instant>,
+    ping_forbidden: bool,
+}
+
+impl Notices {
+    /// Whether `notice` may be written: it was not within the window, and the window's budget is not used up. The
+    /// one about ping is written once for the process, beside the budget.
+    pub(super) fn admit(&mut self, now: Instant, notice: Notice) -> bool {
+        if notice == Notice::PingForbidden {
+            return !std::mem::replace(&mut self.ping_forbidden, true);
+        }
+        if self.until.is_none_or(|until| now >= until) {
+            self.written.clear();
+            self.until = Some(now + NOTICE_WINDOW);
+        }
+        if self.written.len() == MAX_NOTICES || !self.written.insert(notice) {
+            return false;
+        }
+        if self.written.len() == MAX_NOTICES {
+            tracing::info!(
+                minutes = NOTICE_WINDOW.secs() / 60,
+                "refusals are not logged for a while"
+            );
+        }
+        true
+    }
+}

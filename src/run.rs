@@ -1,0 +1,148 @@
+//! `rnet run`, put together: published ports, container, link, worker, command, in an order in which nothing
+//! is half done when a step fails.
+
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+
+use crate::config::{Config, LinkKind, LogLevel, Publish};
+use crate::container::{self, Launch, Running};
+use crate::error::{Context, Error, Result};
+use crate::etc;
+use crate::io::host::{self, Listener};
+use crate::io::link::Link;
+use crate::io::resolver::Resolver;
+use crate::io::worker::{Stop, Worker};
+
+/// The host's resolver configuration.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// A container with its network, ready for its command.
+pub struct Session {
+    running: Running,
+    stop: Stop,
+    worker: JoinHandle<Result<()>>,
+    published: Vec<(Publish, SocketAddr)>,
+    link: LinkKind,
+}
+
+/// Runs the command of `config`; its exit status by docker's convention.
+pub fn run(config: &Config, seed: u64) -> Result<u8> {
+    let mut session = Session::prepare(config, seed)?;
+    session.announce(config.log.level);
+    session.start()?;
+    session.wait()
+}
+
+impl Session {
+    /// Does everything but start the command. No thread may have been started before. `seed` feeds the gateway's
+    /// random choices.
+    pub fn prepare(config: &Config, seed: u64) -> Result<Self> {
+        let files = FileLimit::read()?;
+        files.raise()?;
+        let resolver = Resolver::new(RESOLV_CONF);
+        let listeners = bind(&config.network.publish)?;
+        let published = listeners.iter().map(|(publish, listener)| (*publish, listener.address())).collect();
+        let etc = etc::files(config, resolver.conf());
+        let launch = Launch {
+            container: &config.container,
+            link: &config.link,
+            network: &config.network,
+            etc: &etc,
+        };
+        files.restore()?;
+        let mut running = container::launch(&launch)?;
+        files.raise()?;
+        let link = running
+            .take_link()
+            .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
+        for note in &link.notes {
+            tracing::info!("{note}");
+        }
+        tracing::info!(kind = %link.kind, "link");
+        let kind = link.kind;
+        let mut worker = Worker::new(config.network.clone(), listeners, resolver, seed)?;
+        worker.add_link(Link::new(link), config.link.mac)?;
+        let stop = worker.stopper();
+        let worker = thread::Builder::new()
+            .name("rnet-worker".into())
+            .spawn(move || serve(worker))
+            .context("cannot start", "the worker thread")?;
+        Ok(Self { running, stop, worker, published, link: kind })
+    }
+
+    /// The published ports with the addresses that they got.
+    pub fn published(&self) -> &[(Publish, SocketAddr)] {
+        &self.published
+    }
+
+    /// The kind of link that was made.
+    pub fn link(&self) -> LinkKind {
+        self.link
+    }
+
+    /// Prints the ports that the kernel chose, unless the user wants silence.
+    fn announce(&self, level: LogLevel) {
+        if level == LogLevel::Error {
+            return;
+        }
+        for (publish, address) in &self.published {
+            if publish.host_port.is_none() {
+                eprintln!("{}/{} -> {address}", publish.guest_port, publish.transport);
+            }
+        }
+    }
+
+    /// Starts the command.
+    pub fn start(&mut self) -> Result<()> {
+        self.running.start()
+    }
+
+    /// Forwards signals until the command ends; its exit status.
+    pub fn wait(self) -> Result<u8> {
+        let status = self.running.wait();
+        self.stop.stop();
+        // A worker that failed has said so.
+        let _ = self.worker.join();
+        status
+    }
+}
+
+/// The worker's thread. Without it the guest has no network: that ends rnet, and the guest with it.
+fn serve(worker: Worker) -> Result<()> {
+    let result = worker.run();
+    if let Err(error) = &result {
+        tracing::error!("{error}");
+    }
+    result
+}
+
+fn bind(publish: &[Publish]) -> Result<Vec<(Publish, Listener)>> {
+    let mut listeners = Vec::new();
+    for publish in publish {
+        listeners.extend(host::listen(publish)?.into_iter().map(|listener| (*publish, listener)));
+    }
+    Ok(listeners)
+}
+
+/// The limit on open files: as high as it goes for rnet, whose flows each have one, and as it was for the command.
+struct FileLimit {
+    soft: rlim_t,
+    hard: rlim_t,
+}
+
+impl FileLimit {
+    fn read() -> Result<Self> {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read", "RLIMIT_NOFILE")?;
+        Ok(Self { soft, hard })
+    }
+
+    fn raise(&self) -> Result<()> {
+        setrlimit(Resource::RLIMIT_NOFILE, self.hard, self.hard).context("cannot raise", "RLIMIT_NOFILE")
+    }
+
+    fn restore(&self) -> Result<()> {
+        setrlimit(Resource::RLIMIT_NOFILE, self.soft, self.hard).context("cannot restore", "RLIMIT_NOFILE")
+    }
+}

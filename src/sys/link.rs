@@ -1,0 +1,213 @@
+//! The guest's link: made and configured inside its network namespace, then passed out over a unix socket.
+
+#![allow(unsafe_code)]
+
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use sendfd::{RecvWithFd, SendWithFd};
+
+use super::netlink::{LinkChange, Refused, Route, is_family_missing};
+use super::{packet, tun};
+use crate::config::{Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, Network};
+use crate::error::{Context, Error, Result};
+
+/// Frames that the guest may queue before rnet reads them: more than the windows of many streams at MTU 1500,
+/// as a frame lost here costs a retransmission timeout.
+const TX_QUEUE_FRAMES: u32 = 10_000;
+/// Longest text of notes that is passed over, in bytes.
+const MAX_NOTES_BYTES: usize = 16 * 1024;
+/// What is passed in front of the notes: the kind and their length.
+const PREAMBLE_BYTES: usize = 5;
+
+/// A link's end that rnet holds.
+#[derive(Debug)]
+pub struct LinkFd {
+    /// What it is; never [`LinkKind::Auto`].
+    pub kind: LinkKind,
+    /// Nonblocking, close-on-exec.
+    pub fd: OwnedFd,
+    /// Remarks for `--verbose`: why better kinds were not taken, what is missing.
+    pub notes: Vec<String>,
+}
+
+/// Makes the guest's interface and configures it: station address, MTU, addresses and default routes of both
+/// families; brings it and `lo` up. An IPv6 that the kernel does not have is a note.
+///
+/// Runs in the guest's user and network namespaces, while a `/proc` is mounted.
+pub fn create(spec: &LinkSpec, network: &Network) -> Result<LinkFd> {
+    let mut notes = Vec::new();
+    let (kind, fd) = match spec.kind {
+        LinkKind::Auto => open_best(spec, network.mtu, &mut notes)?,
+        kind => {
+            let fd = open(kind, spec, network.mtu, &mut notes);
+            (kind, fd.map_err(|error| error.hint(remedy(kind)))?)
+        }
+    };
+    configure(spec, network, &mut notes)?;
+    Ok(LinkFd { kind, fd, notes })
+}
+
+/// Passes a link to the process at the other end of `socket`.
+pub fn send(link: &LinkFd, socket: &UnixStream) -> io::Result<()> {
+    let mut notes = link.notes.join("\n");
+    notes.truncate(notes.floor_char_boundary(MAX_NOTES_BYTES));
+    let [a, b, c, d] = (notes.len() as u32).to_ne_bytes();
+    let preamble = [code(link.kind), a, b, c, d];
+    let sent = socket.send_with_fd(&preamble, &[link.fd.as_raw_fd()])?;
+    if sent != PREAMBLE_BYTES {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    (&*socket).write_all(notes.as_bytes())
+}
+
+/// Receives what [`send`] passed. `UnexpectedEof` if the other end closed without sending.
+pub fn receive(socket: &UnixStream) -> io::Result<LinkFd> {
+    let mut preamble = [0; PREAMBLE_BYTES];
+    let mut fds: [RawFd; 1] = [-1];
+    let (len, received) = socket.recv_with_fd(&mut preamble, &mut fds)?;
+    if received == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // SAFETY: the kernel has just made this fd for us, and nothing else knows of it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    let [kind, a, b, c, d] = preamble;
+    let notes_bytes = u32::from_ne_bytes([a, b, c, d]) as usize;
+    let kind = kind_of(kind).filter(|_| len == PREAMBLE_BYTES && notes_bytes <= MAX_NOTES_BYTES);
+    let kind = kind.ok_or(io::ErrorKind::InvalidData)?;
+    let mut notes = vec![0; notes_bytes];
+    (&*socket).read_exact(&mut notes)?;
+    let notes = String::from_utf8_lossy(&notes)
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    Ok(LinkFd { kind, fd, notes })
+}
+
+fn open_best(spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<(LinkKind, OwnedFd)> {
+    for kind in [LinkKind::Tap, LinkKind::TapPlain] {
+        match open(kind, spec, mtu, notes) {
+            Ok(fd) => return Ok((kind, fd)),
+            Err(error) => notes.push(format!("{kind}: {error}")),
+        }
+    }
+    match open(LinkKind::Packet, spec, mtu, notes) {
+        Ok(fd) => Ok((LinkKind::Packet, fd)),
+        Err(error) => Err(error.hint(format!("no other link is possible here; {}", notes.join("; ")))),
+    }
+}
+
+fn open(kind: LinkKind, spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<OwnedFd> {
+    match kind {
+        LinkKind::Auto | LinkKind::Tap => {
+            let tap = tun::open_offload(&spec.ifname)?;
+            if !tap.udp_segmentation {
+                notes.push("tap: the kernel segments UDP itself (it has no USO)".into());
+            }
+            Ok(tap.fd)
+        }
+        LinkKind::TapPlain => tun::open_plain(&spec.ifname),
+        LinkKind::Packet => {
+            let (fd, remark) = packet::open(&spec.ifname, spec.mac, mtu)?;
+            notes.extend(remark);
+            Ok(fd)
+        }
+    }
+}
+
+fn remedy(kind: LinkKind) -> &'static str {
+    match kind {
+        LinkKind::Tap => {
+            "load the module (modprobe tun), make /dev/net/tun accessible (mode 0666), \
+             or use --link auto, which needs neither"
+        }
+        LinkKind::TapPlain => {
+            "load the module (modprobe tun), make /dev/net/tun accessible (mode 0666), or use --link packet"
+        }
+        LinkKind::Packet | LinkKind::Auto => {
+            "the kernel needs veth and AF_PACKET (CONFIG_VETH, CONFIG_PACKET); or use --link tap"
+        }
+    }
+}
+
+fn configure(spec: &LinkSpec, network: &Network, notes: &mut Vec<String>) -> Result<()> {
+    let mut route = Route::open().context("cannot open a netlink socket for", &spec.ifname)?;
+    let up = LinkChange {
+        up: true,
+        ..LinkChange::default()
+    };
+    Route::index("lo")
+        .and_then(|lo| route.set_link(lo, up))
+        .map_err(|cause| Error::new("cannot bring up", "lo", cause))?;
+    let index = Route::index(&spec.ifname)
+        .and_then(|index| set_up(&mut route, index, spec, network.mtu).map(|()| index))
+        .map_err(|cause| Error::new("cannot bring up", &spec.ifname, cause))?;
+    let Ipv4Plan {
+        subnet,
+        gateway,
+        guest,
+        ..
+    } = network.ipv4;
+    let net = Ipv4Net::new_assert(guest, subnet.prefix_len());
+    address(&mut route, index, net.into(), gateway.into())
+        .map_err(|cause| Error::new("cannot set the IPv4 address of", &spec.ifname, cause))?;
+    let Some(Ipv6Plan {
+        subnet,
+        gateway,
+        guest,
+        ..
+    }) = network.ipv6
+    else {
+        return Ok(());
+    };
+    let net = Ipv6Net::new_assert(guest, subnet.prefix_len());
+    match address(&mut route, index, net.into(), gateway.into()) {
+        Ok(()) => {}
+        Err(cause) if is_family_missing(cause.errno) => {
+            notes.push(format!("no IPv6 in the guest: {cause}"));
+        }
+        Err(cause) => return Err(Error::new("cannot set the IPv6 address of", &spec.ifname, cause)),
+    }
+    Ok(())
+}
+
+/// The station address can only be changed while the interface is down.
+fn set_up(route: &mut Route, index: u32, spec: &LinkSpec, mtu: u16) -> std::result::Result<(), Refused> {
+    let change = LinkChange {
+        mac: Some(spec.mac),
+        mtu: Some(mtu.into()),
+        tx_queue_len: Some(TX_QUEUE_FRAMES),
+        ..LinkChange::default()
+    };
+    route.set_link(index, change)?;
+    let up = LinkChange {
+        up: true,
+        ..LinkChange::default()
+    };
+    route.set_link(index, up)
+}
+
+fn address(route: &mut Route, index: u32, net: IpNet, gateway: IpAddr) -> std::result::Result<(), Refused> {
+    route.add_address(index, net)?;
+    route.add_default_route(index, gateway)
+}
+
+fn code(kind: LinkKind) -> u8 {
+    match kind {
+        LinkKind::Auto => 0,
+        LinkKind::Tap => 1,
+        LinkKind::TapPlain => 2,
+        LinkKind::Packet => 3,
+    }
+}
+
+fn kind_of(code: u8) -> Option<LinkKind> {
+    [LinkKind::Tap, LinkKind::TapPlain, LinkKind::Packet]
+        .into_iter()
+        .find(|kind| self::code(*kind) == code)
+}

@@ -1,0 +1,12 @@
+//! Every `unsafe` block and raw kernel interface: links, addresses, datagram sockets, processes, mounts, signals.
+//!
+//! Nothing here decides anything; callers elsewhere are safe code over typed functions.
+
+pub mod datagram;
+pub mod link;
+pub(crate) mod mount;
+pub mod netlink;
+pub mod packet;
+pub(crate) mod process;
+pub(crate) mod signal;
+pub mod tun;

@@ -1,0 +1,394 @@
+//! Interfaces, addresses and routes of the calling thread's network namespace, over rtnetlink(7).
+//!
+//! One request at a time, each acknowledged; refusals carry the kernel's own words where it sends some
+//! (NETLINK_EXT_ACK). Nothing is undone after a failure: the namespace is thrown away.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use ipnet::IpNet;
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NlasIterator,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+
+use crate::config::MacAddr;
+
+/// Room for one datagram of a dump; the kernel fills at most 32 KiB.
+const RECEIVE_BYTES: usize = 64 * 1024;
+/// Datagrams of one dump, against an endless one.
+const MAX_DUMP_DATAGRAMS: usize = 4096;
+/// Attribute of an acknowledgement that holds the kernel's words (include/uapi/linux/netlink.h).
+const NLMSGERR_ATTR_MSG: u16 = 1;
+/// Length of the header of the request that an acknowledgement repeats.
+const NLMSG_HEADER_BYTES: usize = 16;
+/// Routes shorter than these are default routes in disguise: 0.0.0.0/1 of a VPN, 2000::/3.
+const SHORTEST_SUBNET_V4: u8 = 8;
+const SHORTEST_SUBNET_V6: u8 = 7;
+
+/// A request that the kernel did not carry out.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub errno: Errno,
+    /// The kernel's explanation.
+    pub reason: Option<String>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", io::Error::from(self.errno))?;
+        match &self.reason {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self {
+            errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+            reason: error.raw_os_error().is_none().then(|| error.to_string()),
+        }
+    }
+}
+
+impl From<Errno> for Refused {
+    fn from(errno: Errno) -> Self {
+        Self { errno, reason: None }
+    }
+}
+
+/// What to change of an interface; `None` and `false` leave things as they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkChange {
+    /// Its station address.
+    pub mac: Option<MacAddr>,
+    /// Its largest packet, in bytes.
+    pub mtu: Option<u32>,
+    /// Length of its transmit queue, in packets.
+    pub tx_queue_len: Option<u32>,
+    /// No ARP.
+    pub no_arp: bool,
+    /// Bring it up.
+    pub up: bool,
+}
+
+/// A veth pair that reaches from this namespace into another.
+#[derive(Clone, Copy, Debug)]
+pub struct VethPair<'a> {
+    /// The end here.
+    pub near: &'a str,
+    /// The end there.
+    pub far: &'a str,
+    /// Station address of the end there.
+    pub far_mac: MacAddr,
+    /// The namespace of the end there.
+    pub far_namespace: BorrowedFd<'a>,
+    /// Largest packet of both, in bytes.
+    pub mtu: u32,
+}
+
+/// An rtnetlink socket of the network namespace in which it was opened.
+pub struct Route {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Route {
+    /// Opens it.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        // Explanations are a courtesy of newer kernels; without them there are error numbers.
+        let _ = socket.set_ext_ack(true).and_then(|()| socket.set_cap_ack(true));
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: Vec::with_capacity(RECEIVE_BYTES),
+        })
+    }
+
+    /// Number of the interface `ifname` in the calling thread's namespace.
+    pub fn index(ifname: &str) -> Result<u32, Refused> {
+        Ok(if_nametoindex(ifname)?)
+    }
+
+    /// Makes a veth pair, both ends down.
+    pub fn add_veth(&mut self, pair: &VethPair<'_>) -> Result<(), Refused> {
+        let mut far = LinkMessage::default();
+        far.attributes = vec![
+            LinkAttribute::IfName(pair.far.into()),
+            LinkAttribute::Address(pair.far_mac.0.into()),
+            LinkAttribute::Mtu(pair.mtu),
+            LinkAttribute::NetNsFd(pair.far_namespace.as_raw_fd()),
+        ];
+        let mut near = LinkMessage::default();
+        near.attributes = vec![
+            LinkAttribute::IfName(pair.near.into()),
+            LinkAttribute::Mtu(pair.mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far))),
+            ]),
+        ];
+        self.change(RouteNetlinkMessage::NewLink(near), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Changes interface `index`.
+    pub fn set_link(&mut self, index: u32, change: LinkChange) -> Result<(), Refused> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        let attributes = &mut link.attributes;
+        attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.into())));
+        attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(change.tx_queue_len.map(LinkAttribute::TxQueueLen));
+        if change.no_arp {
+            link.header.flags |= LinkFlags::Noarp;
+            link.header.change_mask |= LinkFlags::Noarp;
+        }
+        if change.up {
+            link.header.flags |= LinkFlags::Up;
+            link.header.change_mask |= LinkFlags::Up;
+        }
+        self.change(RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Keeps interface `index` from giving itself an IPv6 address (and so from speaking up on the link).
+    pub fn without_autoconfiguration(&mut self, index: u32) -> Result<(), Refused> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+        ])])];
+        self.change(RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Gives interface `index` an address; an IPv6 one is usable at once (IFA_F_NODAD, RFC 4862 section 5.4).
+    pub fn add_address(&mut self, index: u32, address: IpNet) -> Result<(), Refused> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address.addr());
+        message.header.prefix_len = address.prefix_len();
+        message.header.index = index;
+        message.attributes = vec![
+            AddressAttribute::Local(address.addr()),
+            AddressAttribute::Address(address.addr()),
+        ];
+        match address {
+            IpNet::V4(address) => message
+                .attributes
+                .push(AddressAttribute::Broadcast(address.broadcast())),
+            IpNet::V6(_) => {
+                message.header.flags = AddressHeaderFlags::Nodad;
+                message
+                    .attributes
+                    .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            }
+        }
+        self.change(
+            RouteNetlinkMessage::NewAddress(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+    }
+
+    /// Adds the default route of `gateway`'s family through interface `index`.
+    pub fn add_default_route(&mut self, index: u32, gateway: IpAddr) -> Result<(), Refused> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(gateway);
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Static;
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![
+            RouteAttribute::Gateway(RouteAddress::from(gateway)),
+            RouteAttribute::Oif(index),
+        ];
+        self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refused> {
+        self.send(message, NLM_F_ACK | flags)?;
+        loop {
+            self.receive()?;
+            for answer in Messages(&self.buffer) {
+                match answer.payload {
+                    NetlinkPayload::Error(error) if answer.header.sequence_number == self.sequence => {
+                        return acknowledged(&error);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn dump(
+        &mut self,
+        request: RouteNetlinkMessage,
+        mut each: impl FnMut(RouteNetlinkMessage),
+    ) -> Result<(), Refused> {
+        self.send(request, NLM_F_DUMP)?;
+        for _ in 0..MAX_DUMP_DATAGRAMS {
+            self.receive()?;
+            for answer in Messages(&self.buffer) {
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => each(message),
+                    NetlinkPayload::Error(error) => return acknowledged(&error),
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    _ => {}
+                }
+            }
+        }
+        Err(Errno::EOVERFLOW.into())
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv_from(&mut self.buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                // Anyone on the machine may write to a netlink socket; port 0 is the kernel.
+                Ok((_, from)) if from.port_number() == 0 => return Ok(()),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// Every subnet that the calling thread's network namespace has an address in or a route to, default routes
+/// left out.
+pub fn host_subnets() -> io::Result<Vec<IpNet>> {
+    let mut subnets = Vec::new();
+    let mut route = Route::open()?;
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut addresses = AddressMessage::default();
+        addresses.header.family = family;
+        let mut routes = RouteMessage::default();
+        routes.header.address_family = family;
+        for request in [
+            RouteNetlinkMessage::GetAddress(addresses),
+            RouteNetlinkMessage::GetRoute(routes),
+        ] {
+            match route.dump(request, |message| subnets.extend(subnet(&message))) {
+                Ok(()) => {}
+                Err(refused) if is_family_missing(refused.errno) => {}
+                Err(refused) => return Err(refused.errno.into()),
+            }
+        }
+    }
+    subnets.sort();
+    subnets.dedup();
+    Ok(subnets)
+}
+
+/// Whether the kernel says by this that it has no IPv6, or has it switched off.
+pub fn is_family_missing(errno: Errno) -> bool {
+    matches!(errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP | Errno::EACCES)
+}
+
+fn subnet(message: &RouteNetlinkMessage) -> Option<IpNet> {
+    let net = match message {
+        RouteNetlinkMessage::NewAddress(message) => {
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            })?;
+            IpNet::new(local, message.header.prefix_len).ok()?
+        }
+        RouteNetlinkMessage::NewRoute(message) => {
+            if matches!(message.header.kind, RouteType::Broadcast | RouteType::Multicast) {
+                return None;
+            }
+            let destination = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+                RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+                _ => None,
+            })?;
+            IpNet::new(destination, message.header.destination_prefix_length).ok()?
+        }
+        _ => return None,
+    };
+    let shortest = match net {
+        IpNet::V4(_) => SHORTEST_SUBNET_V4,
+        IpNet::V6(_) => SHORTEST_SUBNET_V6,
+    };
+    (net.prefix_len() >= shortest).then(|| net.trunc())
+}
+
+fn acknowledged(error: &ErrorMessage) -> Result<(), Refused> {
+    match error.code {
+        None => Ok(()),
+        Some(code) => Err(Refused {
+            errno: Errno::from_raw(code.get().saturating_abs()),
+            reason: explanation(&error.header),
+        }),
+    }
+}
+
+/// The kernel's words behind the repeated header of the request.
+fn explanation(answer: &[u8]) -> Option<String> {
+    let attributes = answer.get(NLMSG_HEADER_BYTES..)?;
+    let text = NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)?;
+    let text = String::from_utf8_lossy(text.value());
+    Some(text.trim_end_matches('\0').to_owned())
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// The messages in a datagram; those of a shape that the decoder does not know are skipped.
+struct Messages<'a>(&'a [u8]);
+
+impl Iterator for Messages<'_> {
+    type Item = NetlinkMessage<RouteNetlinkMessage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let len = usize::try_from(u32::from_ne_bytes(*self.0.first_chunk()?)).ok()?;
+            if len < NLMSG_HEADER_BYTES || len > self.0.len() {
+                return None;
+            }
+            let (message, _) = self.0.split_at(len);
+            self.0 = self.0.get(len.next_multiple_of(4)..).unwrap_or_default();
+            if let Ok(message) = NetlinkMessage::deserialize(message) {
+                return Some(message);
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Processes by pidfd: fork into new namespaces, signal, reap, close descriptors.
+//!
+//! Children are made with clone3(2) directly, because fork(3) cannot enter namespaces. The C library's fork
+//! hooks do not run, which is sound only while no other thread exists; [`spawn`] refuses otherwise.
+
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+
+use libc::{c_int, c_long, c_uint};
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use crate::error::exit;
+
+/// A child process, named by a descriptor so that its number can't be confused with a later process's.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    pidfd: OwnedFd,
+}
+
+/// `struct clone_args` of its first version (Linux 5.3), 64 bytes.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}
+
+/// Forks a child into new `namespaces`, which runs `child` on `kept` and exits with what it returns.
+///
+/// Every descriptor from 3 up but `kept` is closed in the child, so `child` must not have captured others.
+/// Here `kept` is closed. Fails with EAGAIN while other threads exist.
+pub(crate) fn spawn<K: AsFd>(
+    namespaces: CloneFlags,
+    kept: K,
+    child: impl FnOnce(K) -> u8,
+) -> io::Result<Child> {
+    if fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(Errno::EAGAIN.into());
+    }
+    let mut pidfd: c_int = -1;
+    let args = CloneArgs {
+        flags: flag_bits(namespaces) | flag_bits_of(libc::CLONE_PIDFD),
+        pidfd: ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: `args` is a valid clone_args of the size given and `pidfd` outlives the call. Without CLONE_VM
+    // the child has its own copy of memory; this is the only thread, so no lock is held by a lost one.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    if pid == 0 {
+        run_and_exit(kept, child);
+    }
+    let pid = Errno::result(pid)?;
+    // SAFETY: CLONE_PIDFD has stored a new close-on-exec descriptor that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid: Pid::from_raw(pid as c_int), pidfd })
+}
+
+fn flag_bits(flags: CloneFlags) -> u64 {
+    flag_bits_of(flags.bits())
+}
+
+fn flag_bits_of(flags: c_int) -> u64 {
+    u64::from(flags as c_uint)
+}
+
+fn run_and_exit<K: AsFd>(kept: K, child: impl FnOnce(K) -> u8) -> ! {
+    close_others(kept.as_fd());
+    let code = catch_unwind(AssertUnwindSafe(|| child(kept))).unwrap_or(exit::RNET_FAILED);
+    // SAFETY: has no preconditions; unlike exit(3) it runs none of the parent's exit hooks.
+    unsafe { libc::_exit(c_int::from(code)) }
+}
+
+fn close_others(kept: BorrowedFd<'_>) {
+    let kept = kept.as_raw_fd() as c_uint;
+    let _ = close_range(3, kept.saturating_sub(1), 0);
+    let _ = close_range(kept.max(2) + 1, c_uint::MAX, 0);
+}
+
+/// Marks every descriptor from 3 up close-on-exec.
+pub(crate) fn close_on_exec() -> nix::Result<()> {
+    close_range(3, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: c_uint, last: c_uint, flags: c_uint) -> nix::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: takes no pointers. Closing happens only in a fresh child, which uses none of the descriptors
+    // that its copy of the parent's memory still names.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    Errno::result(done).map(drop)
+}
+
+impl Child {
+    /// Sends `signal`, a number up to SIGRTMAX. ESRCH once the child has ended.
+    pub(crate) fn signal(&self, signal: c_int) -> nix::Result<()> {
+        let fd = c_long::from(self.pidfd.as_raw_fd());
+        let no_info = ptr::null::<libc::siginfo_t>();
+        // SAFETY: the descriptor is a live pidfd; a null siginfo means that of kill(2).
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0) };
+        Errno::result(sent).map(drop)
+    }
+
+    /// Waits for the end and reaps.
+    pub(crate) fn reap(&self) -> nix::Result<WaitStatus> {
+        loop {
+            match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+                Err(Errno::EINTR) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+impl AsFd for Child {
+    /// Readable once the child has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}

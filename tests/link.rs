@@ -1,0 +1,436 @@
+//! Every kind of link, made by an ordinary user in namespaces of their own and spoken to as the gateway would;
+//! and ping sockets, which few hosts allow outside of such a namespace.
+//!
+//! Each test starts this binary again below `unshare`, with the scenario in the environment; as root it first
+//! makes a `/dev/net/tun` that everyone may open (in a private mount namespace) and becomes `nobody`. What the
+//! machine lacks is reported as `skipped: why`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use rnet::config::{HostAccess, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MacAddr, Network, Timeouts};
+use rnet::io::link::Link;
+use rnet::net::outbox::{ETHERNET_BYTES, HEADROOM};
+use rnet::net::packet::{
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, EthernetFrame, IpHeader, IpPacket, pseudo_header,
+};
+use rnet::net::{Family, Offload, Outbox, PortId, RxOffload, TxOffload};
+use rnet::sys::{datagram, link, netlink};
+use smoltcp::wire::IpProtocol;
+
+const SCENARIO: &str = "RNET_TEST_LINK";
+const STATION: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 9]);
+const MTU: u16 = 1500;
+const PATIENCE: Duration = Duration::from_secs(5);
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+#[test]
+fn tap_carries_offloaded_frames() {
+    run("tap");
+}
+
+#[test]
+fn plain_tap_carries_finished_frames() {
+    run("tap-plain");
+}
+
+#[test]
+fn packet_link_carries_offloaded_frames() {
+    run("packet");
+}
+
+#[test]
+fn auto_takes_the_tap_where_there_is_one() {
+    run("auto");
+}
+
+#[test]
+fn auto_takes_the_packet_link_without_a_tun_device() {
+    run("hidden");
+}
+
+#[test]
+fn ping_sockets_echo() {
+    run("ping");
+}
+
+/// The body of every test, in the namespaces; does nothing in the outer run.
+#[test]
+fn inside() {
+    let Ok(scenario) = std::env::var(SCENARIO) else {
+        return;
+    };
+    match scenario.as_str() {
+        "hidden" => without_tun(),
+        "ping" => ping(),
+        "auto" => assert_eq!(Guest::new(LinkKind::Auto).kind, LinkKind::Tap),
+        "tap" => converse(LinkKind::Tap),
+        "tap-plain" => converse(LinkKind::TapPlain),
+        "packet" => converse(LinkKind::Packet),
+        other => panic!("no scenario {other}"),
+    }
+}
+
+fn ping() {
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    let guest = Guest::new(LinkKind::Packet);
+    assert_eq!(guest.kind, LinkKind::Packet);
+    for (family, loopback, request, reply) in [
+        (Family::V4, IpAddr::from(Ipv4Addr::LOCALHOST), 8, 0),
+        (Family::V6, IpAddr::from(Ipv6Addr::LOCALHOST), 128, 129),
+    ] {
+        let socket = datagram::open_ping(family).expect("the group is in range");
+        let to = SocketAddr::new(loopback, 0);
+        let message = [request, 0, 0, 0, 0, 0, 0, 1, b'h', b'i'];
+        datagram::send(&socket, &message, to, None, Some(17)).expect("sent");
+        let mut buffer = [0; 64];
+        let received = datagram::receive(&socket, &mut buffer).expect("loopback answers at once");
+        assert_eq!((received.from.ip(), received.len), (loopback, message.len()));
+        assert_eq!((buffer[0], &buffer[6..10]), (reply, &[0, 1, b'h', b'i'][..]));
+    }
+}
+
+fn without_tun() {
+    let refused = link::create(&spec(LinkKind::Tap), &network()).expect_err("there is no device");
+    let text = refused.to_string();
+    assert!(text.contains("/dev/net/tun") && text.contains("hint"), "{text}");
+    let guest = Guest::new(LinkKind::Auto);
+    assert_eq!(guest.kind, LinkKind::Packet);
+    assert!(
+        guest
+            .notes
+            .iter()
+            .any(|note| note.starts_with("tap: cannot open"))
+    );
+}
+
+fn converse(kind: LinkKind) {
+    let mut guest = Guest::new(kind);
+    assert_eq!(guest.kind, kind);
+    assert_eq!(interfaces(), ["lo", "tap0"], "the far end is out of sight");
+    addresses_are_usable_at_once();
+    datagrams_pass(&mut guest);
+    if guest.link.offload() == Offload::ChecksumAndTso {
+        segments_pass(&mut guest);
+        datagrams_in_one_frame(&mut guest);
+    }
+}
+
+fn addresses_are_usable_at_once() {
+    UdpSocket::bind("[fd00::100]:0").expect("the IPv6 address is not tentative");
+    let subnets = netlink::host_subnets().expect("dump");
+    for subnet in ["10.0.2.0/24", "fd00::/64", "127.0.0.0/8"] {
+        assert!(subnets.contains(&subnet.parse().unwrap()), "{subnets:?}");
+    }
+    assert!(subnets.iter().all(|subnet| subnet.prefix_len() > 0));
+}
+
+fn datagrams_pass(guest: &mut Guest) {
+    let socket = UdpSocket::bind((GUEST, 7000)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(b"from the guest", (GATEWAY, 9)).unwrap();
+    guest.answer_arp();
+    let (packet, offload) = guest.next(IpProtocol::Udp);
+    assert!(packet.ends_with(b"from the guest"));
+    let ip = IpPacket::parse_v4(&packet).unwrap();
+    let offloaded = guest.link.offload() == Offload::ChecksumAndTso;
+    assert_eq!(offload.partial_checksum, offloaded);
+    assert_eq!(ip.transport_checksum_is_valid(), !offloaded);
+
+    guest.send_udp(7000, b"to the guest", offloaded);
+    let mut buffer = [0; 64];
+    let (len, from) = socket
+        .recv_from(&mut buffer)
+        .expect("the guest accepts the checksum");
+    assert_eq!(&buffer[..len], b"to the guest");
+    assert_eq!(from, SocketAddr::from((GATEWAY, 9)));
+}
+
+/// A connection opened by hand from the gateway, with 20,000 bytes in one frame, and 200,000 back.
+fn segments_pass(guest: &mut Guest) {
+    let listener = TcpListener::bind((GUEST, 80)).unwrap();
+    guest.send_tcp(1000, 0, SYN, &[]);
+    let (synack, _) = guest.next(IpProtocol::Tcp);
+    let their = u32::from_be_bytes(*synack[24..].first_chunk().unwrap()).wrapping_add(1);
+    let data: Vec<u8> = (0..20_000u32).map(|n| (n * 7) as u8).collect();
+    guest.send_tcp(1001, their, ACK, &data);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut seen = vec![0; data.len()];
+    stream.read_exact(&mut seen).expect("all segments arrive");
+    assert!(seen == data);
+
+    stream.set_nonblocking(true).unwrap();
+    assert!(stream.write(&vec![1; 200_000]).unwrap() > 4 * usize::from(MTU));
+    let (mut largest, mut segment) = (0, None);
+    while largest <= usize::from(MTU) {
+        let (packet, offload) = guest.next(IpProtocol::Tcp);
+        if packet.len() > largest {
+            (largest, segment) = (packet.len(), offload.segment_bytes);
+        }
+    }
+    assert_eq!(
+        segment,
+        Some(1000),
+        "the guest sends segments of the announced size"
+    );
+    println!("largest frame from the guest: {largest} bytes");
+}
+
+/// UDP segmentation where the kernel has it; else the datagrams come one by one.
+fn datagrams_in_one_frame(guest: &mut Guest) {
+    let socket = UdpSocket::bind((GUEST, 7001)).unwrap();
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::UdpGsoSegment, &1000).unwrap();
+    socket.send_to(&[9; 3500], (GATEWAY, 9)).unwrap();
+    let (packet, offload) = guest.next(IpProtocol::Udp);
+    match offload.segment_bytes {
+        Some(bytes) => assert_eq!((bytes, packet.len()), (1000, 3528)),
+        None => assert_eq!(packet.len(), 1028),
+    }
+    println!("UDP segmentation from the guest: {:?}", offload.segment_bytes);
+}
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// The guest's kernel is our own namespace's; this is the gateway's side of the link.
+struct Guest {
+    link: Link,
+    kind: LinkKind,
+    notes: Vec<String>,
+}
+
+impl Guest {
+    fn new(kind: LinkKind) -> Self {
+        let made = link::create(&spec(kind), &network()).unwrap_or_else(|error| panic!("{error}"));
+        let (here, there) = UnixStream::pair().unwrap();
+        link::send(&made, &here).unwrap();
+        let passed = link::receive(&there).unwrap();
+        assert_eq!((passed.kind, &passed.notes), (made.kind, &made.notes));
+        println!("{}: {:?}", passed.kind, passed.notes);
+        let (kind, notes) = (passed.kind, passed.notes.clone());
+        Self {
+            link: Link::new(passed),
+            kind,
+            notes,
+        }
+    }
+
+    fn frame(&mut self, wanted: impl Fn(&EthernetFrame<'_>) -> bool) -> (Vec<u8>, RxOffload) {
+        let mut buffer = vec![0; Link::BUFFER_BYTES];
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match self.link.read(&mut buffer).expect("the link stands") {
+                Some((bytes, offload)) => {
+                    let frame = EthernetFrame::parse(bytes).unwrap();
+                    assert_eq!(frame.source, STATION);
+                    if wanted(&frame) {
+                        return (frame.payload.to_vec(), offload);
+                    }
+                }
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        panic!("the frame did not come");
+    }
+
+    fn next(&mut self, protocol: IpProtocol) -> (Vec<u8>, RxOffload) {
+        self.frame(|frame| {
+            frame.ethertype == ETHERTYPE_IPV4
+                && IpPacket::parse_v4(frame.payload).is_ok_and(|ip| ip.protocol == protocol)
+        })
+    }
+
+    fn answer_arp(&mut self) {
+        let (request, _) = self.frame(|frame| frame.ethertype == ETHERTYPE_ARP);
+        assert_eq!(request[24..28], GATEWAY.octets());
+        let mut outbox = Outbox::new();
+        ethernet().frame(&mut outbox, ETHERTYPE_ARP, 28, |reply| {
+            reply.copy_from_slice(&request[..28]);
+            reply[7] = 2;
+            reply[8..14].copy_from_slice(&MacAddr::GATEWAY.0);
+            reply[14..18].copy_from_slice(&GATEWAY.octets());
+            reply[18..24].copy_from_slice(&STATION.0);
+            reply[24..28].copy_from_slice(&GUEST.octets());
+            TxOffload::None
+        });
+        self.send(&mut outbox, TxOffload::None);
+    }
+
+    fn send_udp(&mut self, port: u16, payload: &[u8], offload: bool) {
+        let mut outbox = Outbox::new();
+        let (from, to) = (SocketAddr::from((GATEWAY, 9)), SocketAddr::from((GUEST, port)));
+        assert!(ethernet().udp(&mut outbox, from, to, 64, payload));
+        let start = ETHERNET_BYTES as u16 + 20;
+        if offload {
+            let len = 8 + payload.len() as u32;
+            let sum = pseudo_header(from.ip(), to.ip(), IpProtocol::Udp, len);
+            let (_, frame, _) = outbox.front_frame().unwrap();
+            let field = HEADROOM + usize::from(start) + 6;
+            frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+            self.send(&mut outbox, TxOffload::Checksum { start, offset: 6 });
+        } else {
+            self.send(&mut outbox, TxOffload::None);
+        }
+    }
+
+    fn send_tcp(&mut self, sequence: u32, acknowledgement: u32, flags: u8, payload: &[u8]) {
+        let options: &[u8] = if flags == SYN { &[2, 4, 0x03, 0xe8] } else { &[] };
+        let header_bytes = 20 + options.len();
+        let (from, to): (IpAddr, IpAddr) = (GATEWAY.into(), GUEST.into());
+        let sum = pseudo_header(from, to, IpProtocol::Tcp, (header_bytes + payload.len()) as u32);
+        let mut segment = Vec::new();
+        segment.extend([0, 9, 0, 80]);
+        segment.extend(sequence.to_be_bytes());
+        segment.extend(acknowledgement.to_be_bytes());
+        segment.extend([(header_bytes as u8 / 4) << 4, flags, 0xff, 0xff]);
+        segment.extend(sum.to_be_bytes());
+        segment.extend([0, 0]);
+        segment.extend(options);
+        let start = ETHERNET_BYTES as u16 + 20;
+        let offload = if payload.is_empty() {
+            TxOffload::Checksum { start, offset: 16 }
+        } else {
+            TxOffload::Tso {
+                ipv6: false,
+                header_bytes: start + header_bytes as u16,
+                mss: 1000,
+                start,
+            }
+        };
+        let ip = IpHeader {
+            source: from,
+            destination: to,
+            hop_limit: 64,
+            protocol: IpProtocol::Tcp,
+        };
+        let wide = Ethernet {
+            mtu: 65_520,
+            ..ethernet()
+        };
+        let mut outbox = Outbox::new();
+        assert!(wide.ip(&mut outbox, ip, &segment, payload));
+        self.send(&mut outbox, offload);
+    }
+
+    fn send(&mut self, outbox: &mut Outbox, offload: TxOffload) {
+        let (_, frame, _) = outbox.front_frame().unwrap();
+        self.link.write(frame, offload).expect("the link takes the frame");
+    }
+}
+
+fn ethernet() -> Ethernet {
+    Ethernet {
+        port: PortId(0),
+        to: STATION,
+        offload: Offload::ChecksumAndTso,
+        mtu: MTU,
+    }
+}
+
+fn spec(kind: LinkKind) -> LinkSpec {
+    LinkSpec {
+        kind,
+        ifname: "tap0".into(),
+        mac: STATION,
+    }
+}
+
+fn network() -> Network {
+    Network {
+        ipv4: Ipv4Plan::new("10.0.2.0/24".parse().unwrap()).unwrap(),
+        ipv6: Ipv6Plan::new("fd00::/64".parse().unwrap()),
+        mtu: MTU,
+        dns_servers: Vec::new(),
+        publish: Vec::new(),
+        host_access: HostAccess::default(),
+        timeouts: Timeouts::default(),
+    }
+}
+
+fn interfaces() -> Vec<String> {
+    let list = nix::net::if_::if_nameindex().unwrap();
+    let mut names: Vec<_> = list
+        .iter()
+        .map(|interface| interface.name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Starts `inside` for `scenario` as an ordinary user with the tun device that it needs.
+fn run(scenario: &str) {
+    let root = nix::unistd::geteuid().is_root();
+    let place = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let binary = place.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    if let Some(why) = obstacle(scenario, root) {
+        println!("skipped: {why}");
+        return;
+    }
+    let device = match scenario {
+        "hidden" => "mount -t tmpfs none /dev/net",
+        _ if root => "mknod $P/tun c 10 200 && chmod 666 $P/tun && mount --bind $P/tun /dev/net/tun",
+        _ => "true",
+    };
+    let guest = "\"$P/test\" --exact inside --nocapture";
+    let script = if root {
+        format!(
+            "{device} && exec setpriv --reuid=65534 --regid=65534 --clear-groups unshare --user --map-root-user --net {guest}"
+        )
+    } else {
+        format!("{device} && exec {guest}")
+    };
+    let namespaces: &[&str] = if root {
+        &["--mount"]
+    } else {
+        &["--user", "--map-root-user", "--net", "--mount"]
+    };
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new("unshare")
+        .args(namespaces)
+        .args(["sh", "-c", &script])
+        .env(SCENARIO, scenario)
+        .env("P", place.path())
+        .output()
+        .unwrap();
+    println!("{}", String::from_utf8_lossy(&stdout));
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+}
+
+fn obstacle(scenario: &str, root: bool) -> Option<String> {
+    let trial = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "true"])
+        .output();
+    match trial {
+        Err(error) => return Some(format!("unshare (util-linux): {error}")),
+        Ok(Output { status, stderr, .. }) if !status.success() => {
+            return Some(format!(
+                "no user namespaces: {}",
+                String::from_utf8_lossy(&stderr).trim()
+            ));
+        }
+        Ok(_) => {}
+    }
+    if matches!(scenario, "packet" | "hidden" | "ping")
+        || (root && std::path::Path::new("/dev/net/tun").exists())
+    {
+        return None;
+    }
+    let device = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun");
+    device.err().map(|error| format!("/dev/net/tun: {error}"))
+}
