@@ -1,0 +1,233 @@
+//! The container: what the command sees of the kernel, how it ends and how it is ended.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::lab::{Host, Root};
+use crate::process::{Process, descendants, is_alive, wait_for};
+
+over_links![main_job];
+over_any_link![
+    is_root_and_pid_one_among_its_own,
+    sees_no_ipc_and_sets_its_hostname,
+    status_is_that_of_the_command,
+    status_tells_why_a_command_did_not_start,
+    status_tells_the_signal,
+    failure_of_rnet_is_125,
+    interrupt_ends_a_command_that_does_not_catch_it,
+    terminate_ends_a_command_that_does_not_catch_it,
+    caught_signal_reaches_the_command,
+    init_reaps_and_passes_the_status,
+    init_passes_signals,
+    nothing_outlives_the_command,
+    nothing_outlives_a_killed_rnet,
+    streams_stay_apart,
+    inherits_no_file_of_rnet,
+];
+
+fn main_job(host: &Host) {
+    let mut nc = host.start(&["-p", "8080:8080"], Root::Busybox, &["nc", "-l", "-p", "8080"]);
+    wait_for("Hi", || {
+        // Refused until nc listens; the first connection that stands is the only one.
+        if let Ok(mut client) = host.dial(([127, 0, 0, 1], 8080)) {
+            let _ = client.write_all(b"Hi\n");
+        }
+        (nc.stdout() == "Hi\n" || nc.has_ended()).then_some(())
+    });
+    let outcome = nc.wait();
+    assert_eq!(
+        (outcome.code(), outcome.stdout.as_str()),
+        (0, "Hi\n"),
+        "{outcome}"
+    );
+}
+
+fn is_root_and_pid_one_among_its_own(host: &Host) {
+    let seen = host.sh(&[], "id -u; id -g; echo $$; ps -o pid,comm | tail -n +2; true");
+    let lines: Vec<&str> = seen.lines().map(str::trim).collect();
+    assert_eq!(lines[..3], ["0", "0", "1"], "{seen}");
+    assert!(lines[3].starts_with("1 ") && lines[3].ends_with("sh"), "{seen}");
+    assert!(lines.len() <= 6, "foreign processes: {seen}");
+}
+
+fn sees_no_ipc_and_sets_its_hostname(host: &Host) {
+    let seen = host.sh(
+        &[],
+        "cat /proc/sysvipc/* | grep -vc key; hostname other && hostname",
+    );
+    assert_eq!(seen, "0\nother\n");
+}
+
+fn status_is_that_of_the_command(host: &Host) {
+    for status in [0, 1, 42, 255] {
+        let outcome = host.run(&[], Root::Busybox, &["sh", "-c", &format!("exit {status}")]);
+        assert_eq!(outcome.code(), status, "{outcome}");
+    }
+}
+
+fn status_tells_why_a_command_did_not_start(host: &Host) {
+    host.write("/mnt/rootfs/data", "no program");
+    for (command, status) in [
+        ("no-such-command", 127),
+        ("/no/such/file", 127),
+        ("/data", 126),
+        ("/bin", 126),
+    ] {
+        let outcome = host.run(&[], Root::Busybox, &[command]);
+        assert_eq!(outcome.code(), status, "{command}: {outcome}");
+        assert!(outcome.stderr.contains(command), "{outcome}");
+    }
+}
+
+fn status_tells_the_signal(host: &Host) {
+    let mut sleep = host.start(&[], Root::Busybox, &["sh", "-c", "echo ready; exec sleep 1000"]);
+    sleep.wait_for_output("ready");
+    let inside = wait_for("the command's process", || {
+        let comm = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        descendants(sleep.pid())
+            .into_iter()
+            .find(|pid| comm(pid) == "sleep\n")
+    });
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(inside), Signal::SIGKILL).expect("it runs");
+    assert_eq!(sleep.wait().code(), 128 + 9);
+}
+
+fn failure_of_rnet_is_125(host: &Host) {
+    let outcome = host.start_rnet(&["run", "/no/such/rootfs", "true"]).wait();
+    assert_eq!(outcome.code(), 125, "{outcome}");
+    assert!(outcome.stderr.contains("/no/such/rootfs"), "{outcome}");
+}
+
+fn interrupt_ends_a_command_that_does_not_catch_it(host: &Host) {
+    ends_at_once(host, Signal::SIGINT, 130);
+}
+
+fn terminate_ends_a_command_that_does_not_catch_it(host: &Host) {
+    ends_at_once(host, Signal::SIGTERM, 143);
+}
+
+fn caught_signal_reaches_the_command(host: &Host) {
+    for (signal, name) in [
+        (Signal::SIGTERM, "TERM"),
+        (Signal::SIGINT, "INT"),
+        (Signal::SIGHUP, "HUP"),
+        (Signal::SIGUSR1, "USR1"),
+    ] {
+        let line = format!("trap 'echo caught; exit 7' {name}; echo ready; while :; do sleep 0.05; done");
+        let mut sh = host.start(&[], Root::Busybox, &["sh", "-c", &line]);
+        sh.wait_for_output("ready");
+        sh.signal(signal);
+        let outcome = sh.wait();
+        assert_eq!(
+            (outcome.code(), outcome.stdout.as_str()),
+            (7, "ready\ncaught\n"),
+            "{outcome}"
+        );
+    }
+}
+
+fn init_reaps_and_passes_the_status(host: &Host) {
+    let line = "for i in 1 2 3; do (sleep 0.05 &) ; done; sleep 0.5; ps -o stat | grep -c Z; echo $$; exit 9";
+    let outcome = host.run(&["--init"], Root::Busybox, &["sh", "-c", line]);
+    assert_eq!(outcome.code(), 9, "{outcome}");
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines[0], "0", "zombies: {outcome}");
+    assert_ne!(lines[1], "1", "{outcome}");
+    assert_eq!(
+        host.run(&["--init"], Root::Busybox, &["sh", "-c", "kill -9 $$"])
+            .code(),
+        137
+    );
+}
+
+fn init_passes_signals(host: &Host) {
+    let mut sleep = host.start(
+        &["--init"],
+        Root::Busybox,
+        &["sh", "-c", "echo ready; exec sleep 1000"],
+    );
+    sleep.wait_for_output("ready");
+    sleep.signal(Signal::SIGTERM);
+    assert_eq!(sleep.wait().code(), 143);
+}
+
+fn nothing_outlives_the_command(host: &Host) {
+    let mut sh = host.start(
+        &[],
+        Root::Busybox,
+        &["sh", "-c", "sleep 1000 & echo ready; read line"],
+    );
+    sh.wait_for_output("ready");
+    let inside = descendants(sh.pid());
+    assert!(inside.len() >= 2, "{inside:?}");
+    sh.write("end\n");
+    assert_eq!(sh.wait().code(), 0);
+    wait_until_gone(&inside);
+}
+
+fn nothing_outlives_a_killed_rnet(host: &Host) {
+    for options in [&[][..], &["--init"]] {
+        let mut sh = host.start(
+            options,
+            Root::Busybox,
+            &["sh", "-c", "sleep 1000 & echo ready; sleep 1000"],
+        );
+        sh.wait_for_output("ready");
+        let inside = descendants(sh.pid());
+        assert!(inside.len() >= 2, "{inside:?}");
+        sh.signal(Signal::SIGKILL);
+        wait_until_gone(&inside);
+    }
+}
+
+fn streams_stay_apart(host: &Host) {
+    let mut sh = host.start(&[], Root::Busybox, &["sh", "-c", "echo out; echo err >&2; cat"]);
+    sh.write("in\n");
+    let outcome = sh.wait();
+    assert_eq!(
+        (outcome.stdout.as_str(), outcome.stderr.as_str()),
+        ("out\nin\n", "err\n")
+    );
+}
+
+fn inherits_no_file_of_rnet(host: &Host) {
+    let seen = host.sh(
+        &["-p", "8080:80"],
+        "ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status",
+    );
+    let words: Vec<&str> = seen.split_whitespace().collect();
+    // The three streams and the directory that is listed.
+    assert_eq!(words[0], "4", "{seen}");
+    assert_eq!(
+        (words[2], words[4]),
+        ("0000000000000000", "0000000000000000"),
+        "{seen}"
+    );
+}
+
+fn ends_at_once(host: &Host, signal: Signal, status: i32) {
+    let nc = host.start(&["-p", "8080:8080"], Root::Busybox, &["nc", "-l", "-p", "8080"]);
+    wait_until_it_runs(&nc, "nc");
+    let start = Instant::now();
+    nc.signal(signal);
+    assert_eq!(nc.wait().code(), status);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+fn wait_until_it_runs(process: &Process, command: &str) {
+    wait_for(command, || {
+        let runs = |pid: &i32| {
+            let cmdline = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            cmdline.starts_with(&format!("{command}\0"))
+        };
+        descendants(process.pid()).iter().any(runs).then_some(())
+    });
+}
+
+fn wait_until_gone(pids: &[i32]) {
+    wait_for("the container's processes to end", || {
+        pids.iter().all(|&pid| !is_alive(pid)).then_some(())
+    });
+}

@@ -1,0 +1,27 @@
+//! rnet over real links, as an ordinary user, in a small world made of namespaces.
+//!
+//! `lab` builds the world (a host, a router and a remote machine), `process` runs programs in it, `services`
+//! are the servers that guests talk to. The other modules hold the scenarios, by subject. Namespaces belong to
+//! threads of this process: whatever ends it, nothing is left behind. Without the right to make them the
+//! scenarios are skipped; `tests/run` enters a user namespace first if it has to.
+
+#[macro_use]
+mod lab;
+mod process;
+mod services;
+mod space;
+mod stream;
+
+mod bulk;
+mod datagram;
+mod dns;
+mod files;
+mod hello;
+mod launcher;
+mod link;
+mod many;
+mod outbound;
+mod policy;
+mod published;
+mod terminal;
+mod world;
