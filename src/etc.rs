@@ -66,10 +66,7 @@ impl ResolvConf {
 }
 
 fn joined<'a>(words: impl Iterator<Item = &'a str>) -> String {
-    words
-        .take_while(|word| !word.starts_with(['#', ';']))
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.take_while(|word| !word.starts_with(['#', ';'])).collect::<Vec<_>>().join(" ")
 }
 
 /// The files that a container finds in its `/etc`; `host` is the host's own resolver configuration.
@@ -107,10 +104,7 @@ fn hosts(config: &Config) -> String {
     if let Some(plan) = &network.ipv6 {
         push(&mut text, format_args!("{}\t{hostname}\n", plan.guest));
     }
-    push(
-        &mut text,
-        format_args!("{}\t{HOST_NAMES}\n", network.ipv4.gateway),
-    );
+    push(&mut text, format_args!("{}\t{HOST_NAMES}\n", network.ipv4.gateway));
     text
 }
 
@@ -154,9 +148,7 @@ mod tests {
 
     #[test]
     fn the_number_of_servers_is_bounded() {
-        let text: String = (0..100)
-            .map(|last| format!("nameserver 192.0.2.{last}\n"))
-            .collect();
+        let text: String = (0..100).map(|last| format!("nameserver 192.0.2.{last}\n")).collect();
         assert_eq!(ResolvConf::parse(&text).nameservers.len(), MAX_NAMESERVERS);
     }
 

@@ -50,21 +50,10 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         rootfs,
         workdir: args.workdir,
         hostname,
-        volumes: args
-            .volume
-            .into_iter()
-            .map(|spec| volume(spec, surroundings))
-            .collect(),
+        volumes: args.volume.into_iter().map(|spec| volume(spec, surroundings)).collect(),
         init: args.init,
     };
-    Ok(request(
-        &args.network,
-        network,
-        container,
-        &args.log,
-        surroundings,
-        notes,
-    ))
+    Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
 
 /// Settles `rnet hello`.
@@ -81,14 +70,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         volumes: Vec::new(),
         init: false,
     };
-    Ok(request(
-        &args.network,
-        network,
-        container,
-        &args.log,
-        surroundings,
-        notes,
-    ))
+    Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
 
 fn request(
@@ -109,15 +91,9 @@ fn request(
         subnet_given: args.cidr.is_some(),
         link,
         container,
-        log: Log {
-            level: log_level(log),
-            format: log.log_format,
-        },
+        log: Log { level: log_level(log), format: log.log_format },
     };
-    Request {
-        config: Box::new(config),
-        notes,
-    }
+    Request { config: Box::new(config), notes }
 }
 
 /// Addresses and MTU; the rest at its defaults.
@@ -136,11 +112,7 @@ fn network(
     let host = &surroundings.host_subnets;
     Ok(Network {
         ipv4: ipv4_plan(args.cidr, host, notes)?,
-        ipv6: if args.no_ipv6 {
-            None
-        } else {
-            Some(ipv6_plan(args.cidr6, host, notes)?)
-        },
+        ipv6: if args.no_ipv6 { None } else { Some(ipv6_plan(args.cidr6, host, notes)?) },
         mtu: args.mtu,
         dns_servers: Vec::new(),
         publish: Vec::new(),
@@ -210,16 +182,10 @@ fn published(specs: &[PublishSpec]) -> Result<Vec<Publish>, String> {
         for port in spec.expand() {
             if let Some(host_port) = port.host_port {
                 let others = taken.entry((port.transport, host_port)).or_default();
-                if let Some(other) = others
-                    .iter()
-                    .find(|other| overlapping(other.addr, port.host_addr))
-                {
+                if let Some(other) = others.iter().find(|other| overlapping(other.addr, port.host_addr)) {
                     return Err(published_twice(spec, port.transport, host_port, other.by));
                 }
-                others.push(Taken {
-                    addr: port.host_addr,
-                    by: &spec.text,
-                });
+                others.push(Taken { addr: port.host_addr, by: &spec.text });
             }
             published.push(port);
         }
@@ -255,10 +221,7 @@ fn host_access(args: &RunArgs, network: &Network) -> Result<HostAccess, String> 
             ));
         }
     }
-    Ok(HostAccess {
-        loopback: args.host_loopback,
-        allowed: args.allow_host.clone(),
-    })
+    Ok(HostAccess { loopback: args.host_loopback, allowed: args.allow_host.clone() })
 }
 
 fn meant_by_gateway(allowed: SocketAddr, network: &Network) -> Option<SocketAddr> {
@@ -286,11 +249,7 @@ fn rootfs(word: &OsStr, surroundings: &Surroundings) -> Result<RootFs, String> {
         return Err("ROOTFS is empty; expected a directory, or / for the host's own root".to_owned());
     }
     let path = absolute(Path::new(word), surroundings);
-    Ok(if path == Path::new("/") {
-        RootFs::HostCopy
-    } else {
-        RootFs::Directory(path)
-    })
+    Ok(if path == Path::new("/") { RootFs::HostCopy } else { RootFs::Directory(path) })
 }
 
 /// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
@@ -299,18 +258,12 @@ fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
     let path = surroundings.cwd.join(path);
     let path: PathBuf = path.components().collect();
     // The root has no parent, so `/..` is `/` whatever the file system holds.
-    let only_root = path
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::ParentDir));
+    let only_root = path.components().all(|part| matches!(part, Component::RootDir | Component::ParentDir));
     if only_root { PathBuf::from("/") } else { path }
 }
 
 fn volume(spec: VolumeSpec, surroundings: &Surroundings) -> Volume {
-    Volume {
-        source: absolute(&spec.source, surroundings),
-        target: spec.target,
-        read_only: spec.read_only,
-    }
+    Volume { source: absolute(&spec.source, surroundings), target: spec.target, read_only: spec.read_only }
 }
 
 fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surroundings) -> Vec<OsString> {
@@ -337,10 +290,9 @@ fn environment(
 ) -> Vec<(OsString, OsString)> {
     let mut env = match rootfs {
         RootFs::HostCopy => surroundings.env.clone(),
-        RootFs::Directory(_) | RootFs::Empty => vec![
-            ("PATH".into(), DEFAULT_PATH.into()),
-            ("HOME".into(), "/root".into()),
-        ],
+        RootFs::Directory(_) | RootFs::Empty => {
+            vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
+        }
     };
     if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
@@ -370,10 +322,7 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
 }
 
 fn variable(surroundings: &Surroundings, name: impl AsRef<OsStr>) -> Option<&OsStr> {
-    let found = surroundings
-        .env
-        .iter()
-        .find(|(other, _)| other.as_os_str() == name.as_ref());
+    let found = surroundings.env.iter().find(|(other, _)| other.as_os_str() == name.as_ref());
     found.map(|(_, value)| value.as_os_str())
 }
 
@@ -384,10 +333,7 @@ fn random_mac(surroundings: &Surroundings) -> MacAddr {
 }
 
 fn random_hostname(surroundings: &Surroundings) -> String {
-    surroundings.random[10..]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    surroundings.random[10..].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn log_level(args: &LogArgs) -> LogLevel {

@@ -44,10 +44,7 @@ impl Link {
 
     /// Takes over a link.
     pub fn new(link: LinkFd) -> Self {
-        Self {
-            fd: link.fd,
-            kind: link.kind,
-        }
+        Self { fd: link.fd, kind: link.kind }
     }
 
     /// What the kernel does for frames on this link.
@@ -133,12 +130,7 @@ fn encode(offload: TxOffload) -> [u8; VNET_HEADER_BYTES] {
     let (gso_type, header_bytes, gso_size, start, offset) = match offload {
         TxOffload::None => return [0; VNET_HEADER_BYTES],
         TxOffload::Checksum { start, offset } => (GSO_NONE, 0, 0, start, offset),
-        TxOffload::Tso {
-            ipv6,
-            header_bytes,
-            mss,
-            start,
-        } => {
+        TxOffload::Tso { ipv6, header_bytes, mss, start } => {
             let gso_type = if ipv6 { GSO_TCPV6 } else { GSO_TCPV4 };
             (gso_type, header_bytes, mss, start, TCP_CHECKSUM_OFFSET)
         }
@@ -156,12 +148,7 @@ mod tests {
 
     #[test]
     fn a_segmented_frame_says_its_segment_and_where_its_checksum_goes() {
-        let header = encode(TxOffload::Tso {
-            ipv6: true,
-            header_bytes: 74,
-            mss: 1440,
-            start: 54,
-        });
+        let header = encode(TxOffload::Tso { ipv6: true, header_bytes: 74, mss: 1440, start: 54 });
         let mut expected = vec![F_NEEDS_CSUM, GSO_TCPV6];
         for field in [74u16, 1440, 54, 16] {
             expected.extend(field.to_ne_bytes());

@@ -59,11 +59,7 @@ pub fn reply_v4(network: &Network, payload: &[u8]) -> Option<ReplyV4> {
         .set_hops(0)
         .set_secs(0)
         .set_siaddr(Ipv4Addr::UNSPECIFIED)
-        .set_yiaddr(if leases {
-            network.ipv4.guest
-        } else {
-            Ipv4Addr::UNSPECIFIED
-        })
+        .set_yiaddr(if leases { network.ipv4.guest } else { Ipv4Addr::UNSPECIFIED })
         .set_opts(request.options(network, kind, leases));
     reply.clear_sname();
     reply.clear_fname();
@@ -102,12 +98,7 @@ impl RequestV4 {
                 _ => {}
             }
         }
-        Some(Self {
-            kind: kind?,
-            address,
-            server,
-            client_id,
-        })
+        Some(Self { kind: kind?, address, server, client_id })
     }
 
     /// RFC 2131 section 4.3.
@@ -203,13 +194,8 @@ struct Association {
 
 impl<'a> RequestV6<'a> {
     fn read(kind: v6::MessageType, options: &'a [u8]) -> Option<Self> {
-        let mut request = Self {
-            kind,
-            client: None,
-            server: None,
-            rapid_commit: false,
-            associations: Vec::new(),
-        };
+        let mut request =
+            Self { kind, client: None, server: None, rapid_commit: false, associations: Vec::new() };
         for (code, data) in OptionsV6(options) {
             match code {
                 v6::OptionCode::ClientId => request.client = Some(data),
@@ -272,18 +258,11 @@ impl<'a> RequestV6<'a> {
 
     /// RFC 8415 section 18.3.3: `None` if no address was asked about.
     fn on_link(&self, plan: &Ipv6Plan) -> Option<v6::DhcpOption> {
-        let mut addresses = self
-            .associations
-            .iter()
-            .flat_map(|association| &association.addresses)
-            .peekable();
+        let mut addresses =
+            self.associations.iter().flat_map(|association| &association.addresses).peekable();
         addresses.peek()?;
         let all = addresses.all(|address| plan.subnet.contains(address));
-        Some(status(if all {
-            v6::Status::Success
-        } else {
-            v6::Status::NotOnLink
-        }))
+        Some(status(if all { v6::Status::Success } else { v6::Status::NotOnLink }))
     }
 }
 
@@ -297,10 +276,7 @@ impl Association {
             .map(Ipv6Addr::from)
             .take(MAX_ADDRESSES)
             .collect();
-        Some(Self {
-            id: u32::from_be_bytes([i0, i1, i2, i3]),
-            addresses,
-        })
+        Some(Self { id: u32::from_be_bytes([i0, i1, i2, i3]), addresses })
     }
 
     /// The guest's address if `has_address`; addresses that the guest believes to have and has not end at once
@@ -351,10 +327,7 @@ fn address_option(address: Ipv6Addr, lifetime_s: u32) -> v6::DhcpOption {
 }
 
 fn status(status: v6::Status) -> v6::DhcpOption {
-    v6::DhcpOption::StatusCode(v6::StatusCode {
-        status,
-        msg: String::new(),
-    })
+    v6::DhcpOption::StatusCode(v6::StatusCode { status, msg: String::new() })
 }
 
 /// DUID-LL of the gateway's Ethernet address (RFC 8415 section 11.4).
@@ -413,10 +386,7 @@ mod tests {
         for asks in [asking(other), renewing, message(Request)] {
             let (reply, to) = answer(&asks).expect("an answer");
             assert_eq!(reply.opts().msg_type(), Some(Nak));
-            assert_eq!(
-                (reply.yiaddr(), reply.ciaddr()),
-                (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED)
-            );
+            assert_eq!((reply.yiaddr(), reply.ciaddr()), (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED));
             assert!(!reply.opts().contains(v4::OptionCode::AddressLeaseTime));
             assert_eq!(to, "255.255.255.255:68");
         }
@@ -425,8 +395,7 @@ mod tests {
     #[test]
     fn a_renewal_is_confirmed_to_the_address_itself() {
         let mut asks = message(Request);
-        asks.set_ciaddr(GUEST)
-            .set_flags(v4::Flags::default().set_broadcast());
+        asks.set_ciaddr(GUEST).set_flags(v4::Flags::default().set_broadcast());
         let (reply, to) = answer(&asks).expect("an answer");
         assert_eq!(reply.opts().msg_type(), Some(Ack));
         assert_eq!((reply.yiaddr(), reply.ciaddr()), (GUEST, GUEST));
@@ -459,13 +428,10 @@ mod tests {
     fn the_client_identifier_is_returned_and_bounded() {
         for (len, returned) in [(7, true), (255, true), (256, false), (3000, false)] {
             let mut asks = message(Discover);
-            asks.opts_mut()
-                .insert(v4::DhcpOption::ClientIdentifier(vec![1; len]));
+            asks.opts_mut().insert(v4::DhcpOption::ClientIdentifier(vec![1; len]));
             let (reply, _) = answer(&asks).expect("an answer");
             assert_eq!(reply.opts().contains(v4::OptionCode::ClientIdentifier), returned);
-            let bytes = reply_v4(&fixture::network(), &encode(&asks))
-                .expect("an answer")
-                .payload;
+            let bytes = reply_v4(&fixture::network(), &encode(&asks)).expect("an answer").payload;
             assert!((300..=548).contains(&bytes.len()), "{}", bytes.len());
         }
     }
@@ -473,24 +439,15 @@ mod tests {
     #[test]
     fn what_is_not_for_us_stays_unanswered() {
         let mut elsewhere = asking(GUEST);
-        elsewhere
-            .opts_mut()
-            .insert(v4::DhcpOption::ServerIdentifier(Ipv4Addr::new(10, 0, 2, 9)));
+        elsewhere.opts_mut().insert(v4::DhcpOption::ServerIdentifier(Ipv4Addr::new(10, 0, 2, 9)));
         let mut reply = message(Discover);
         reply.set_opcode(v4::Opcode::BootReply);
         let mut token_ring = message(Discover);
         token_ring.set_htype(v4::HType::IEEE802);
         let mut bootp = message(Discover);
         bootp.set_opts(v4::DhcpOptions::new());
-        for asks in [
-            message(Release),
-            message(Decline),
-            message(Offer),
-            elsewhere,
-            reply,
-            token_ring,
-            bootp,
-        ] {
+        for asks in [message(Release), message(Decline), message(Offer), elsewhere, reply, token_ring, bootp]
+        {
             assert_eq!(answer(&asks), None);
         }
         let mut no_cookie = encode(&message(Discover));
@@ -519,11 +476,7 @@ mod tests {
         }
         assert!(reply_v6(&fixture::network(), &message_v6(11, &[(4, &deep)])).is_some());
         assert!(
-            reply_v6(
-                &fixture::network(),
-                &message_v6(11, &[(13, &[]), (16, &[]), (17, &[0; 3])])
-            )
-            .is_some()
+            reply_v6(&fixture::network(), &message_v6(11, &[(13, &[]), (16, &[]), (17, &[0; 3])])).is_some()
         );
     }
 
@@ -546,23 +499,12 @@ mod tests {
         let rapid = message_v6(1, &[(1, &DUID), (3, &association(7, &[])), (14, &[])]);
         let request = message_v6(3, &[(1, &DUID), (2, &server_duid()), (3, &association(7, &[]))]);
         let rebind = message_v6(6, &[(1, &DUID), (3, &association(7, &["fd00::100"]))]);
-        for (bytes, expected) in [
-            (solicit, Advertise),
-            (rapid, Reply),
-            (request, Reply),
-            (rebind, Reply),
-        ] {
+        for (bytes, expected) in [(solicit, Advertise), (rapid, Reply), (request, Reply), (rebind, Reply)] {
             let (kind, options) = answer_v6(&bytes).expect("an answer");
             assert_eq!(kind, expected);
-            assert_eq!(
-                options.get(v6::OptionCode::ClientId),
-                Some(&v6::DhcpOption::ClientId(DUID.to_vec()))
-            );
+            assert_eq!(options.get(v6::OptionCode::ClientId), Some(&v6::DhcpOption::ClientId(DUID.to_vec())));
             assert_eq!(options.get(v6::OptionCode::DomainNameServers), Some(&forwarder()));
-            assert_eq!(
-                options.get(v6::OptionCode::IANA),
-                Some(&leased(7, &[("fd00::100", u32::MAX)]))
-            );
+            assert_eq!(options.get(v6::OptionCode::IANA), Some(&leased(7, &[("fd00::100", u32::MAX)])));
         }
     }
 
@@ -578,23 +520,12 @@ mod tests {
     #[test]
     fn only_one_association_has_the_address() {
         let many = association(7, &[]);
-        let solicit = message_v6(
-            1,
-            &[
-                (1, &DUID),
-                (3, &many),
-                (3, &many),
-                (3, &many),
-                (3, &many),
-                (3, &many),
-            ],
-        );
+        let solicit =
+            message_v6(1, &[(1, &DUID), (3, &many), (3, &many), (3, &many), (3, &many), (3, &many)]);
         let (_, options) = answer_v6(&solicit).expect("an answer");
         let answers = options.get_all(v6::OptionCode::IANA).expect("associations");
         assert_eq!(answers.len(), MAX_ASSOCIATIONS);
-        let with_address = answers
-            .iter()
-            .filter(|answer| **answer == leased(7, &[("fd00::100", u32::MAX)]));
+        let with_address = answers.iter().filter(|answer| **answer == leased(7, &[("fd00::100", u32::MAX)]));
         assert_eq!(with_address.count(), 1);
     }
 
@@ -641,19 +572,11 @@ mod tests {
     fn hostile_messages_do_no_harm() {
         let network = fixture::network();
         let mut v4 = asking(GUEST);
-        v4.opts_mut()
-            .insert(v4::DhcpOption::ClientIdentifier(MAC.to_vec()));
+        v4.opts_mut().insert(v4::DhcpOption::ClientIdentifier(MAC.to_vec()));
         for bytes in fixture::mutations(&encode(&v4)) {
             reply_v4(&network, &bytes);
         }
-        let v6 = message_v6(
-            5,
-            &[
-                (1, &DUID),
-                (2, &server_duid()),
-                (3, &association(7, &["fd00::9"])),
-            ],
-        );
+        let v6 = message_v6(5, &[(1, &DUID), (2, &server_duid()), (3, &association(7, &["fd00::9"]))]);
         for bytes in fixture::mutations(&v6) {
             reply_v6(&network, &bytes);
         }
@@ -668,12 +591,8 @@ mod tests {
 
     fn asking(address: Ipv4Addr) -> v4::Message {
         let mut message = message(Request);
-        message
-            .opts_mut()
-            .insert(v4::DhcpOption::RequestedIpAddress(address));
-        message
-            .opts_mut()
-            .insert(v4::DhcpOption::ServerIdentifier(GATEWAY));
+        message.opts_mut().insert(v4::DhcpOption::RequestedIpAddress(address));
+        message.opts_mut().insert(v4::DhcpOption::ServerIdentifier(GATEWAY));
         message
     }
 
@@ -698,29 +617,14 @@ mod tests {
     }
 
     fn association(id: u32, addresses: &[&str]) -> Vec<u8> {
-        let opts = addresses
-            .iter()
-            .map(|address| address_option(v6_address(address), 60))
-            .collect();
-        let ia = v6::DhcpOption::IANA(v6::IANA {
-            id,
-            t1: 0,
-            t2: 0,
-            opts,
-        });
+        let opts = addresses.iter().map(|address| address_option(v6_address(address), 60)).collect();
+        let ia = v6::DhcpOption::IANA(v6::IANA { id, t1: 0, t2: 0, opts });
         ia.to_vec().expect("an option").split_off(4)
     }
 
     fn leased(id: u32, addresses: &[(&str, u32)]) -> v6::DhcpOption {
-        let opts = addresses
-            .iter()
-            .map(|(address, lifetime)| address_option(v6_address(address), *lifetime));
-        v6::DhcpOption::IANA(v6::IANA {
-            id,
-            t1: u32::MAX,
-            t2: u32::MAX,
-            opts: opts.collect(),
-        })
+        let opts = addresses.iter().map(|(address, lifetime)| address_option(v6_address(address), *lifetime));
+        v6::DhcpOption::IANA(v6::IANA { id, t1: u32::MAX, t2: u32::MAX, opts: opts.collect() })
     }
 
     fn forwarder() -> v6::DhcpOption {

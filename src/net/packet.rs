@@ -47,9 +47,7 @@ pub struct EthernetFrame<'a> {
 impl<'a> EthernetFrame<'a> {
     /// Splits the header off.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DropReason> {
-        let (header, payload) = bytes
-            .split_first_chunk::<ETHERNET_BYTES>()
-            .ok_or(DropReason::Malformed)?;
+        let (header, payload) = bytes.split_first_chunk::<ETHERNET_BYTES>().ok_or(DropReason::Malformed)?;
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
         Ok(Self {
             destination: MacAddr([d0, d1, d2, d3, d4, d5]),
@@ -292,11 +290,7 @@ impl Ethernet {
         if ip.bytes() + len <= usize::from(self.mtu) {
             return self.packet(outbox, ip, None, head, tail);
         }
-        let overhead = if ip.source.is_ipv4() {
-            0
-        } else {
-            FRAGMENT_HEADER_BYTES
-        };
+        let overhead = if ip.source.is_ipv4() { 0 } else { FRAGMENT_HEADER_BYTES };
         let chunk = (usize::from(self.mtu) - ip.bytes() - overhead) & !7;
         // The identification only has to differ among packets in flight between the same two addresses.
         let ident = u32::from(checksum::data(head)) ^ (u32::from(checksum::data(tail)) << 8);
@@ -306,11 +300,7 @@ impl Ethernet {
             let (Ok(offset_bytes), more) = (u16::try_from(offset), end < len) else {
                 return false;
             };
-            let fragment = Fragment {
-                ident,
-                offset_bytes,
-                more,
-            };
+            let fragment = Fragment { ident, offset_bytes, more };
             let (head, tail) = if offset == 0 {
                 (head, &tail[..end - head.len()])
             } else {
@@ -332,12 +322,8 @@ impl Ethernet {
         head: &[u8],
         tail: &[u8],
     ) -> bool {
-        let header = ip.bytes()
-            + if fragment.is_some() && !ip.source.is_ipv4() {
-                FRAGMENT_HEADER_BYTES
-            } else {
-                0
-            };
+        let header =
+            ip.bytes() + if fragment.is_some() && !ip.source.is_ipv4() { FRAGMENT_HEADER_BYTES } else { 0 };
         let len = header + head.len() + tail.len();
         self.frame(outbox, ip.ethertype(), len, |packet| {
             ip.emit(packet, fragment);
@@ -393,19 +379,11 @@ pub struct IpHeader {
 impl IpHeader {
     /// Its length, without a fragment header.
     pub fn bytes(&self) -> usize {
-        if self.source.is_ipv4() {
-            IPV4_HEADER_BYTES
-        } else {
-            IPV6_HEADER_BYTES
-        }
+        if self.source.is_ipv4() { IPV4_HEADER_BYTES } else { IPV6_HEADER_BYTES }
     }
 
     fn ethertype(&self) -> u16 {
-        if self.source.is_ipv4() {
-            ETHERTYPE_IPV4
-        } else {
-            ETHERTYPE_IPV6
-        }
+        if self.source.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }
     }
 
     /// Writes the header to the start of `packet`, whose length is the packet's.
@@ -457,11 +435,7 @@ impl IpHeader {
         let mut packet = Ipv6Packet::new_unchecked(bytes);
         packet.set_version(6);
         packet.set_payload_len(payload);
-        packet.set_next_header(if fragment.is_some() {
-            IpProtocol::Ipv6Frag
-        } else {
-            self.protocol
-        });
+        packet.set_next_header(if fragment.is_some() { IpProtocol::Ipv6Frag } else { self.protocol });
         packet.set_hop_limit(self.hop_limit);
         packet.set_src_addr(source);
         packet.set_dst_addr(destination);
@@ -489,10 +463,7 @@ mod tests {
         let frame = EthernetFrame::parse(&bytes).expect("a frame");
         assert_eq!((frame.destination, frame.source), (GUEST_MAC, MacAddr::GATEWAY));
         assert_eq!((frame.ethertype, frame.payload), (ETHERTYPE_ARP, &[1, 2, 3][..]));
-        assert_eq!(
-            EthernetFrame::parse(&bytes[..13]).err(),
-            Some(DropReason::Malformed)
-        );
+        assert_eq!(EthernetFrame::parse(&bytes[..13]).err(), Some(DropReason::Malformed));
     }
 
     #[test]
@@ -500,14 +471,8 @@ mod tests {
         for (source, destination) in ENDS {
             let bytes = fixture::udp(source, destination, b"hello");
             let ip = fixture::parse(&bytes).expect("a packet");
-            assert_eq!(
-                (ip.source, ip.destination),
-                (fixture::ip(source), fixture::ip(destination))
-            );
-            assert_eq!(
-                (ip.hop_limit, ip.protocol, ip.fragment),
-                (64, IpProtocol::Udp, None)
-            );
+            assert_eq!((ip.source, ip.destination), (fixture::ip(source), fixture::ip(destination)));
+            assert_eq!((ip.hop_limit, ip.protocol, ip.fragment), (64, IpProtocol::Udp, None));
             assert!(ip.dont_fragment);
             assert_eq!(ip.payload()[..6], [0x0f, 0xa0, 0, 7, 0, 13]);
             assert!(ip.payload()[8..] == *b"hello");
@@ -524,11 +489,7 @@ mod tests {
                 assert_ne!(ip.payload()[6..8], [0, 0], "that would mean none");
             }
             let odd = fixture::udp(source, destination, &[1, 2, 3]);
-            assert!(
-                fixture::parse(&odd)
-                    .expect("a packet")
-                    .transport_checksum_is_valid()
-            );
+            assert!(fixture::parse(&odd).expect("a packet").transport_checksum_is_valid());
         }
     }
 
@@ -537,11 +498,7 @@ mod tests {
         for (source, destination) in ENDS {
             let mut bytes = fixture::udp(source, destination, b"hello");
             *bytes.last_mut().expect("a byte") ^= 4;
-            assert!(
-                !fixture::parse(&bytes)
-                    .expect("a packet")
-                    .transport_checksum_is_valid()
-            );
+            assert!(!fixture::parse(&bytes).expect("a packet").transport_checksum_is_valid());
         }
         let mut bytes = fixture::udp(GUEST_V4, REMOTE_V4, b"hello");
         bytes[8] ^= 1;
@@ -568,10 +525,8 @@ mod tests {
     #[test]
     fn a_datagram_beyond_the_length_field_is_refused() {
         let mut outbox = Outbox::new();
-        let (source, destination) = (
-            SocketAddr::new(fixture::ip(GUEST_V6), 1),
-            SocketAddr::new(fixture::ip(REMOTE_V6), 2),
-        );
+        let (source, destination) =
+            (SocketAddr::new(fixture::ip(GUEST_V6), 1), SocketAddr::new(fixture::ip(REMOTE_V6), 2));
         let ethernet = fixture::ethernet(1500);
         assert!(!ethernet.udp(&mut outbox, source, destination, 64, &[0; 65_528]));
         assert!(outbox.is_empty());
@@ -581,10 +536,8 @@ mod tests {
     #[test]
     fn the_reserve_of_the_outbox_holds_the_largest_datagram_in_fragments() {
         let mut outbox = Outbox::new();
-        let (source, destination) = (
-            SocketAddr::new(fixture::ip(GUEST_V4), 1),
-            SocketAddr::new(fixture::ip(REMOTE_V4), 2),
-        );
+        let (source, destination) =
+            (SocketAddr::new(fixture::ip(GUEST_V4), 1), SocketAddr::new(fixture::ip(REMOTE_V4), 2));
         while outbox.has_room() {
             assert!(fixture::ethernet(576).udp(&mut outbox, source, destination, 64, b"small"));
         }
@@ -594,10 +547,8 @@ mod tests {
     #[test]
     fn mixed_families_are_not_sent() {
         let mut outbox = Outbox::new();
-        let (source, destination) = (
-            SocketAddr::new(fixture::ip(GUEST_V4), 1),
-            SocketAddr::new(fixture::ip(REMOTE_V6), 2),
-        );
+        let (source, destination) =
+            (SocketAddr::new(fixture::ip(GUEST_V4), 1), SocketAddr::new(fixture::ip(REMOTE_V6), 2));
         assert!(!fixture::ethernet(1500).udp(&mut outbox, source, destination, 64, b"hello"));
         assert!(outbox.is_empty());
     }
@@ -614,11 +565,9 @@ mod tests {
 
     #[test]
     fn extension_headers_are_walked_up_to_a_bound() {
-        for (headers, expected) in [
-            (0, Ok(IpProtocol::Udp)),
-            (7, Ok(IpProtocol::Udp)),
-            (8, Err(DropReason::Unsupported)),
-        ] {
+        for (headers, expected) in
+            [(0, Ok(IpProtocol::Udp)), (7, Ok(IpProtocol::Udp)), (8, Err(DropReason::Unsupported))]
+        {
             let bytes = with_options(headers);
             assert_eq!(IpPacket::parse_v6(&bytes).map(|ip| ip.protocol), expected);
         }
@@ -644,14 +593,8 @@ mod tests {
     fn hostile_packets_do_no_harm() {
         for (source, destination) in ENDS {
             let fragments = fixture::udp_fragments(source, destination, &[7; 1400], 1280);
-            for bytes in fragments
-                .iter()
-                .flat_map(|packet| fixture::mutations(&packet[..80]))
-            {
-                for parsed in [IpPacket::parse_v4(&bytes), IpPacket::parse_v6(&bytes)]
-                    .into_iter()
-                    .flatten()
-                {
+            for bytes in fragments.iter().flat_map(|packet| fixture::mutations(&packet[..80])) {
+                for parsed in [IpPacket::parse_v4(&bytes), IpPacket::parse_v6(&bytes)].into_iter().flatten() {
                     parsed.transport_checksum_is_valid();
                 }
             }

@@ -34,18 +34,10 @@ pub enum DenyReason {
 pub fn route(network: &Network, to: SocketAddr) -> Verdict {
     let ip = to.ip();
     if is_forwarder(network, ip) {
-        return if to.port() == 53 {
-            Verdict::Dns
-        } else {
-            Verdict::Deny(DenyReason::NoSuchService)
-        };
+        return if to.port() == 53 { Verdict::Dns } else { Verdict::Deny(DenyReason::NoSuchService) };
     }
     let is_gateway = is_gateway(network, ip);
-    let target = if is_gateway {
-        SocketAddr::new(loopback_like(ip), to.port())
-    } else {
-        to
-    };
+    let target = if is_gateway { SocketAddr::new(loopback_like(ip), to.port()) } else { to };
     if network.host_access.allowed.contains(&target) || (is_gateway && network.host_access.loopback) {
         return Verdict::Connect(target);
     }
@@ -150,32 +142,18 @@ pub fn inbound(network: &Network, client: SocketAddr, guest_port: u16) -> (Inbou
         source: SocketAddr::new(source, client.port()),
         guest: SocketAddr::new(guest, guest_port),
     };
-    let v4 = (
-        IpAddr::from(network.ipv4.gateway),
-        IpAddr::from(network.ipv4.guest),
-    );
+    let v4 = (IpAddr::from(network.ipv4.gateway), IpAddr::from(network.ipv4.guest));
     let Some(plan) = network.ipv6 else {
-        let source = if client_ip.is_ipv4() {
-            shown(network, client_ip, v4.0)
-        } else {
-            v4.0
-        };
+        let source = if client_ip.is_ipv4() { shown(network, client_ip, v4.0) } else { v4.0 };
         return (way(source, v4.1), None);
     };
     let v6 = (IpAddr::from(plan.gateway), IpAddr::from(plan.guest));
     let (same, other) = if client_ip.is_ipv4() { (v4, v6) } else { (v6, v4) };
-    (
-        way(shown(network, client_ip, same.0), same.1),
-        Some(way(other.0, other.1)),
-    )
+    (way(shown(network, client_ip, same.0), same.1), Some(way(other.0, other.1)))
 }
 
 fn shown(network: &Network, client: IpAddr, gateway: IpAddr) -> IpAddr {
-    if denied(network, client).is_some() {
-        gateway
-    } else {
-        client
-    }
+    if denied(network, client).is_some() { gateway } else { client }
 }
 
 #[cfg(test)]
@@ -254,14 +232,9 @@ mod tests {
 
     #[test]
     fn the_guests_own_network_has_nobody_else() {
-        for to in [
-            "10.0.2.1:80",
-            "10.0.2.100:80",
-            "10.0.2.255:80",
-            "10.0.2.0:80",
-            "[fd00::1]:80",
-            "[fd00::100]:80",
-        ] {
+        for to in
+            ["10.0.2.1:80", "10.0.2.100:80", "10.0.2.255:80", "10.0.2.0:80", "[fd00::1]:80", "[fd00::100]:80"]
+        {
             assert_eq!(verdict(to), Verdict::Deny(DenyReason::NoSuchService), "{to}");
         }
     }
@@ -298,14 +271,8 @@ mod tests {
     fn an_allowed_address_opens_just_that_address_and_port() {
         let mut network = fixture::network();
         network.host_access.allowed = vec![socket("127.0.0.1:5432"), socket("169.254.169.254:80")];
-        assert_eq!(
-            route(&network, socket("127.0.0.1:5432")),
-            Verdict::Connect(socket("127.0.0.1:5432"))
-        );
-        assert_eq!(
-            route(&network, socket("10.0.2.2:5432")),
-            Verdict::Connect(socket("127.0.0.1:5432"))
-        );
+        assert_eq!(route(&network, socket("127.0.0.1:5432")), Verdict::Connect(socket("127.0.0.1:5432")));
+        assert_eq!(route(&network, socket("10.0.2.2:5432")), Verdict::Connect(socket("127.0.0.1:5432")));
         assert_eq!(
             route(&network, socket("169.254.169.254:80")),
             Verdict::Connect(socket("169.254.169.254:80"))
@@ -330,23 +297,10 @@ mod tests {
     fn the_hosts_loopback_opens_through_the_gateway_only() {
         let mut network = fixture::network();
         network.host_access.loopback = true;
-        assert_eq!(
-            route(&network, socket("10.0.2.2:80")),
-            Verdict::Connect(socket("127.0.0.1:80"))
-        );
-        assert_eq!(
-            route(&network, socket("[fd00::2]:80")),
-            Verdict::Connect(socket("[::1]:80"))
-        );
-        for to in LOOPBACK
-            .iter()
-            .filter(|to| !["10.0.2.2:80", "[fd00::2]:80"].contains(to))
-        {
-            assert_eq!(
-                route(&network, socket(to)),
-                Verdict::Deny(DenyReason::HostLoopback),
-                "{to}"
-            );
+        assert_eq!(route(&network, socket("10.0.2.2:80")), Verdict::Connect(socket("127.0.0.1:80")));
+        assert_eq!(route(&network, socket("[fd00::2]:80")), Verdict::Connect(socket("[::1]:80")));
+        for to in LOOPBACK.iter().filter(|to| !["10.0.2.2:80", "[fd00::2]:80"].contains(to)) {
+            assert_eq!(route(&network, socket(to)), Verdict::Deny(DenyReason::HostLoopback), "{to}");
         }
     }
 
@@ -357,10 +311,7 @@ mod tests {
         assert!(!is_gateway(&network, fixture::ip("fd00::2")));
         assert!(!is_forwarder(&network, fixture::ip("fd00::3")));
         assert!(!is_local(&network, fixture::ip("fd00::100")));
-        assert_eq!(
-            route(&network, socket("[::1]:80")),
-            Verdict::Deny(DenyReason::HostLoopback)
-        );
+        assert_eq!(route(&network, socket("[::1]:80")), Verdict::Deny(DenyReason::HostLoopback));
     }
 
     fn verdict(to: &str) -> Verdict {

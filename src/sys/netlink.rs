@@ -119,11 +119,7 @@ impl Route {
         socket.bind(&SocketAddr::new(0, 0))?;
         // Explanations are a courtesy of newer kernels; without them there are error numbers.
         let _ = socket.set_ext_ack(true).and_then(|()| socket.set_cap_ack(true));
-        Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: Vec::with_capacity(RECEIVE_BYTES),
-        })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
     }
 
     /// Number of the interface `ifname` in the calling thread's namespace.
@@ -175,9 +171,10 @@ impl Route {
     pub fn without_autoconfiguration(&mut self, index: u32) -> Result<(), Refused> {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        link.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-        ])])];
+        link.attributes =
+            vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+                In6AddrGenMode::None,
+            )])])];
         self.change(RouteNetlinkMessage::SetLink(link), 0)
     }
 
@@ -187,25 +184,16 @@ impl Route {
         message.header.family = family(address.addr());
         message.header.prefix_len = address.prefix_len();
         message.header.index = index;
-        message.attributes = vec![
-            AddressAttribute::Local(address.addr()),
-            AddressAttribute::Address(address.addr()),
-        ];
+        message.attributes =
+            vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
         match address {
-            IpNet::V4(address) => message
-                .attributes
-                .push(AddressAttribute::Broadcast(address.broadcast())),
+            IpNet::V4(address) => message.attributes.push(AddressAttribute::Broadcast(address.broadcast())),
             IpNet::V6(_) => {
                 message.header.flags = AddressHeaderFlags::Nodad;
-                message
-                    .attributes
-                    .push(AddressAttribute::Flags(AddressFlags::Nodad));
+                message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
             }
         }
-        self.change(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Adds the default route of `gateway`'s family through interface `index`.
@@ -216,10 +204,8 @@ impl Route {
         message.header.protocol = RouteProtocol::Static;
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
-        message.attributes = vec![
-            RouteAttribute::Gateway(RouteAddress::from(gateway)),
-            RouteAttribute::Oif(index),
-        ];
+        message.attributes =
+            vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(index)];
         self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
@@ -295,10 +281,7 @@ pub fn host_subnets() -> io::Result<Vec<IpNet>> {
         addresses.header.family = family;
         let mut routes = RouteMessage::default();
         routes.header.address_family = family;
-        for request in [
-            RouteNetlinkMessage::GetAddress(addresses),
-            RouteNetlinkMessage::GetRoute(routes),
-        ] {
+        for request in [RouteNetlinkMessage::GetAddress(addresses), RouteNetlinkMessage::GetRoute(routes)] {
             match route.dump(request, |message| subnets.extend(subnet(&message))) {
                 Ok(()) => {}
                 Err(refused) if is_family_missing(refused.errno) => {}
@@ -415,10 +398,7 @@ mod tests {
         answer.extend(b"no!\0");
         assert_eq!(explanation(&answer).as_deref(), Some("no!"));
         assert_eq!(explanation(&answer[..NLMSG_HEADER_BYTES]), None);
-        let refused = Refused {
-            errno: Errno::EPERM,
-            reason: explanation(&answer),
-        };
+        let refused = Refused { errno: Errno::EPERM, reason: explanation(&answer) };
         assert_eq!(refused.to_string(), "Operation not permitted (os error 1): no!");
     }
 

@@ -78,19 +78,14 @@ pub(crate) fn tcp(
 
 /// A listener whose backlog holds a burst of thousands.
 fn listen(addr: SocketAddr) -> TcpListener {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(addr),
-        socket2::Type::STREAM.cloexec(),
-        None,
-    )
-    .expect("an fd to spare");
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM.cloexec(), None)
+            .expect("an fd to spare");
     if addr.is_ipv6() {
         socket.set_only_v6(true).expect("not bound yet");
     }
     socket.set_reuse_address(true).expect("a new socket");
-    socket
-        .bind(&addr.into())
-        .unwrap_or_else(|error| panic!("bind {addr}: {error}"));
+    socket.bind(&addr.into()).unwrap_or_else(|error| panic!("bind {addr}: {error}"));
     socket.listen(4096).expect("bound");
     socket.into()
 }
