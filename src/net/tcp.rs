@@ -628,9 +628,15 @@ fn refuse(core: &mut Core, packet: &FromGuest<'_>, reason: DropReason) {
 /// The host socket of `id` has connected: the guest's SYN is replayed.
 pub(super) fn connected(core: &mut Core, id: FlowId) {
     let (now, seed) = (core.now, core.next_seed());
+    let Some(Flow::Tcp(flow)) = core.table.get(id) else { return };
+    if let Stage::Connecting { dns_attempt: Some(attempt), .. } = &flow.stage
+        && let Some(server) = dns::server(core, *attempt)
+    {
+        dns::answered(core, server);
+    }
     let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
     let Stage::Connecting { syn, .. } = &flow.stage else { return };
-    let Some((remote, _)) = ends(syn) else { return };
+    let Some(remote) = destination(syn) else { return };
     let mut endpoint = take_endpoint(&mut core.spare_endpoints, &flow.ethernet, seed, now);
     let syn = syn.clone();
     if let (true, Ok(packet)) = (endpoint.listen(remote), parse(&syn)) {
@@ -802,10 +808,9 @@ fn parse(packet: &[u8]) -> Result<IpPacket<'_>, DropReason> {
     }
 }
 
-/// Destination and source of a saved segment.
-fn ends(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+/// Where a saved segment was going.
+fn destination(packet: &[u8]) -> Option<SocketAddr> {
     let ip = parse(packet).ok()?;
     let segment = TcpPacket::new_checked(ip.payload()).ok()?;
-    let source = SocketAddr::new(ip.source, segment.src_port());
-    Some((SocketAddr::new(ip.destination, segment.dst_port()), source))
+    Some(SocketAddr::new(ip.destination, segment.dst_port()))
 }
