@@ -127,7 +127,9 @@ impl TcpFlow {
     fn over(&self) -> Outcome {
         match &self.stage {
             Stage::Open(endpoint) if endpoint.opening => Outcome::Refused,
-            _ if self.host_finished && self.guest_finished => Outcome::Ended(Release::Close),
+            Stage::Open(endpoint) if self.host_finished && endpoint.guest_has_finished() => {
+                Outcome::Ended(Release::Close)
+            }
             _ => Outcome::Ended(Release::Reset),
         }
     }
