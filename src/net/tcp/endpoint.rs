@@ -142,8 +142,9 @@ impl Endpoint {
         self.transmit(ethernet, outbox, now, true);
     }
 
+    /// When it wants to speak by itself; never while it only waits for the host to take the last bytes.
     pub(super) fn next_poll(&mut self, now: Instant) -> Option<Instant> {
-        self.iface.poll_at(now, &self.sockets)
+        if self.lingers { None } else { self.iface.poll_at(now, &self.sockets) }
     }
 
     /// The guest has sent FIN and everything before it has been taken out.

@@ -23,7 +23,7 @@ use smoltcp::wire::TcpPacket;
 use super::gateway::{Core, Flow, FromGuest};
 use super::icmp::{self, Unreachable};
 use super::packet::{Ethernet, IPV6_HEADER_BYTES, IpPacket};
-use super::policy::{self, Inbound, Verdict};
+use super::policy::{self, DenyReason, Inbound, Verdict};
 use super::{
     DropReason, Duration, FlowId, FlowKey, HostError, HostOp, Instant, PortId, PublishId, Release, dns, nat,
 };
@@ -31,6 +31,9 @@ pub(super) use endpoint::{Endpoint, Refusal};
 pub(super) use flow::TcpFlow;
 use flow::{Outcome, Stage};
 
+/// Guest connections that wait for their host socket at once. A further SYN is not answered, and the guest repeats
+/// it, so that addresses that never answer leave file descriptors to those that do.
+const MAX_CONNECTING: usize = 4096;
 /// Closed endpoints kept for the next flows, with the pages of their rings already there.
 const SPARE_ENDPOINTS: usize = 16;
 /// A retry when an endpoint wants attention at once but had room to act: it cannot have meant it.
@@ -88,11 +91,16 @@ fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr
                 None => return refuse(core, packet, DropReason::NoFlow),
             }
         }
+        // Nobody could answer from an address of many.
+        Verdict::Deny(DenyReason::NotUnicast) => return core.counters.drop(DropReason::Denied),
         Verdict::Deny(reason) => {
             nat::log_denied(core, "tcp", guest, remote, reason);
             return refuse(core, packet, DropReason::Denied);
         }
     };
+    if core.connecting >= MAX_CONNECTING {
+        return core.counters.drop(DropReason::Limit);
+    }
     if packet.ip.hop_limit <= 1 && dns_attempt.is_none() {
         return time_exceeded(core, &ethernet, &packet.ip);
     }
@@ -100,6 +108,7 @@ fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr
     match core.table.insert(Some(key), Flow::Tcp(Box::new(TcpFlow::new(ethernet, stage)))) {
         Some(flow) => {
             tracing::debug!(%guest, %remote, %target, "tcp connect");
+            core.connecting += 1;
             core.outbox.op(HostOp::Connect { flow, to: target });
         }
         None => refuse(core, packet, DropReason::Limit),
@@ -138,6 +147,7 @@ pub(super) fn connected(core: &mut Core, id: FlowId) {
         endpoint.receive(&packet, &flow.ethernet, &mut core.outbox, now);
     }
     flow.stage = Stage::Open(endpoint);
+    core.connecting -= 1;
     core.queue(id);
 }
 
@@ -157,6 +167,7 @@ pub(super) fn connect_failed(core: &mut Core, id: FlowId, error: HostError) {
         return core.outbox.op(HostOp::Connect { flow: id, to });
     }
     core.table.remove(id);
+    core.connecting -= 1;
     let Ok(ip) = parse(&syn) else { return };
     tracing::debug!(guest = %ip.source, remote = %ip.destination, ?error, "tcp connect failed");
     let unreachable = match error {
