@@ -93,11 +93,17 @@ fn execute(container: &Container) -> Error {
     };
     let arguments: Option<Vec<CString>> = container.command.iter().map(|word| c_string(word)).collect();
     let (Some(arguments), Some(environment)) = (arguments, environment(&container.env)) else {
-        return Error::new("cannot run", name.display(), "a NUL byte in an argument or variable");
+        return Error::new(
+            "cannot run",
+            name.display(),
+            "a NUL byte in an argument or variable",
+        );
     };
     let mut denied = None;
     for path in candidates(name, &container.env) {
-        let Some(c_path) = c_string(path.as_os_str()) else { continue };
+        let Some(c_path) = c_string(path.as_os_str()) else {
+            continue;
+        };
         let Err(errno) = execve(&c_path, &arguments, &environment);
         match errno {
             Errno::ENOENT if Path::new(&path).exists() => return without_interpreter(name),
@@ -122,7 +128,11 @@ fn candidates(name: &OsStr, env: &[(OsString, OsString)]) -> Vec<OsString> {
     let path = path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value);
     let directories = path.as_bytes().split(|&byte| byte == b':');
     directories
-        .map(|directory| Path::new(OsStr::from_bytes(directory)).join(name).into_os_string())
+        .map(|directory| {
+            Path::new(OsStr::from_bytes(directory))
+                .join(name)
+                .into_os_string()
+        })
         .collect()
 }
 
@@ -144,12 +154,17 @@ fn c_string(text: &OsStr) -> Option<CString> {
 }
 
 fn without_interpreter(name: &OsStr) -> Error {
-    Error::new("cannot run", name.display(), "its interpreter or dynamic loader is not in the root filesystem")
-        .exit_code(exit::NOT_FOUND)
+    Error::new(
+        "cannot run",
+        name.display(),
+        "its interpreter or dynamic loader is not in the root filesystem",
+    )
+    .exit_code(exit::NOT_FOUND)
 }
 
 fn not_executable(name: &OsStr, errno: Errno) -> Error {
-    let error = Error::new("cannot run", name.display(), io::Error::from(errno)).exit_code(exit::NOT_EXECUTABLE);
+    let error =
+        Error::new("cannot run", name.display(), io::Error::from(errno)).exit_code(exit::NOT_EXECUTABLE);
     match errno {
         Errno::ENOEXEC => error.hint("it is made for another architecture, or a script without a #! line"),
         _ => error,
@@ -161,7 +176,10 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect()
     }
 
     #[test]

@@ -51,7 +51,11 @@ pub(super) enum Node {
     /// A small regular file.
     File { path: PathBuf },
     /// A copy-on-write directory.
-    Overlay { path: PathBuf, mode: u32, skeleton: Vec<(PathBuf, u32)> },
+    Overlay {
+        path: PathBuf,
+        mode: u32,
+        skeleton: Vec<(PathBuf, u32)>,
+    },
     /// Anything else, read-only.
     Bind { path: PathBuf },
 }
@@ -77,9 +81,18 @@ pub(super) fn plan(copy: &HostCopy) -> Vec<Step> {
     let mut steps = Vec::with_capacity(copy.nodes.len());
     for (number, node) in copy.nodes.iter().enumerate() {
         steps.push(match node {
-            Node::Directory { path, mode } => Step::Directory { path: path.clone(), mode: *mode },
-            Node::Symlink { path, target } => Step::Symlink { path: path.clone(), target: target.clone() },
-            Node::File { path } => Step::Copy { source: of_host(path), path: path.clone() },
+            Node::Directory { path, mode } => Step::Directory {
+                path: path.clone(),
+                mode: *mode,
+            },
+            Node::Symlink { path, target } => Step::Symlink {
+                path: path.clone(),
+                target: target.clone(),
+            },
+            Node::File { path } => Step::Copy {
+                source: of_host(path),
+                path: path.clone(),
+            },
             Node::Bind { path } => Step::Bind(Bind {
                 source: of_host(path),
                 target: path.clone(),
@@ -103,8 +116,15 @@ pub(super) fn plan(copy: &HostCopy) -> Vec<Step> {
 pub(super) fn survey(hidden: Option<&Path>) -> Result<Vec<Node>> {
     let path = "/proc/self/mountinfo";
     let text = fs::read_to_string(path).context("cannot read", path)?;
-    let obstacles = Obstacles { mounts: mount_points(&text), hidden: hidden.map(Path::to_owned) };
-    let mut walk = Walk { obstacles, nodes: Vec::new(), skeleton_left: SKELETON_DIRECTORIES };
+    let obstacles = Obstacles {
+        mounts: mount_points(&text),
+        hidden: hidden.map(Path::to_owned),
+    };
+    let mut walk = Walk {
+        obstacles,
+        nodes: Vec::new(),
+        skeleton_left: SKELETON_DIRECTORIES,
+    };
     let entries = entries_of(Path::new("/")).context("cannot read directory", "/")?;
     for entry in entries {
         walk.visit(&entry, 1);
@@ -121,7 +141,9 @@ fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
 fn unescape(field: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .into_iter()
-        .fold(field.to_owned(), |text, (code, character)| text.replace(code, character))
+        .fold(field.to_owned(), |text, (code, character)| {
+            text.replace(code, character)
+        })
 }
 
 fn entries_of(directory: &Path) -> io::Result<Vec<DirEntry>> {
@@ -166,8 +188,13 @@ impl Walk {
         if kind.is_dir() {
             self.visit_directory(path, metadata.mode() & 0o7777, depth);
         } else if kind.is_symlink() {
-            self.nodes.extend(fs::read_link(&path).ok().map(|target| Node::Symlink { path, target }));
-        } else if kind.is_file() && metadata.len() <= COPY_BYTES && eaccess(&path, AccessFlags::R_OK).is_ok() {
+            self.nodes.extend(
+                fs::read_link(&path)
+                    .ok()
+                    .map(|target| Node::Symlink { path, target }),
+            );
+        } else if kind.is_file() && metadata.len() <= COPY_BYTES && eaccess(&path, AccessFlags::R_OK).is_ok()
+        {
             self.nodes.push(Node::File { path });
         } else if !kind.is_socket() {
             self.nodes.push(Node::Bind { path });
@@ -177,15 +204,25 @@ impl Walk {
     fn visit_directory(&mut self, path: PathBuf, mode: u32, depth: usize) {
         match self.obstacles.treatment(&path, depth, can_list(&path)) {
             Treatment::Skip => {}
-            Treatment::Empty => self.nodes.push(Node::Directory { path, mode: mode | 0o700 }),
+            Treatment::Empty => self.nodes.push(Node::Directory {
+                path,
+                mode: mode | 0o700,
+            }),
             Treatment::Bind => self.nodes.push(Node::Bind { path }),
             Treatment::Overlay => {
                 let skeleton = self.skeleton(&path);
-                self.nodes.push(Node::Overlay { path, mode: mode | 0o700, skeleton });
+                self.nodes.push(Node::Overlay {
+                    path,
+                    mode: mode | 0o700,
+                    skeleton,
+                });
             }
             Treatment::Split => match entries_of(&path) {
                 Ok(entries) if entries.len() <= SPLIT_ENTRIES => {
-                    self.nodes.push(Node::Directory { path, mode: mode | 0o700 });
+                    self.nodes.push(Node::Directory {
+                        path,
+                        mode: mode | 0o700,
+                    });
                     for entry in &entries {
                         self.visit(entry, depth + 1);
                     }
@@ -201,7 +238,9 @@ impl Walk {
         let mut queue = VecDeque::from([(PathBuf::new(), 0)]);
         while let Some((directory, depth)) = queue.pop_front() {
             for entry in entries_of(&top.join(&directory)).unwrap_or_default() {
-                let Some(mode) = foreign_directory(&entry) else { continue };
+                let Some(mode) = foreign_directory(&entry) else {
+                    continue;
+                };
                 if self.skeleton_left == 0 {
                     return skeleton;
                 }
@@ -232,7 +271,10 @@ mod tests {
     use super::*;
 
     fn obstacles(mounts: &[&str], hidden: Option<&str>) -> Obstacles {
-        Obstacles { mounts: mounts.iter().map(PathBuf::from).collect(), hidden: hidden.map(PathBuf::from) }
+        Obstacles {
+            mounts: mounts.iter().map(PathBuf::from).collect(),
+            hidden: hidden.map(PathBuf::from),
+        }
     }
 
     #[test]
@@ -241,8 +283,14 @@ mod tests {
         assert_eq!(host.treatment(Path::new("/usr"), 1, true), Treatment::Overlay);
         assert_eq!(host.treatment(Path::new("/home"), 1, true), Treatment::Overlay);
         assert_eq!(host.treatment(Path::new("/var"), 1, true), Treatment::Split);
-        assert_eq!(host.treatment(Path::new("/var/lib"), SPLIT_DEPTH, true), Treatment::Bind);
-        assert_eq!(host.treatment(Path::new("/var/library"), 2, true), Treatment::Overlay);
+        assert_eq!(
+            host.treatment(Path::new("/var/lib"), SPLIT_DEPTH, true),
+            Treatment::Bind
+        );
+        assert_eq!(
+            host.treatment(Path::new("/var/library"), 2, true),
+            Treatment::Overlay
+        );
         assert_eq!(host.treatment(Path::new("/proc"), 1, true), Treatment::Skip);
         assert_eq!(host.treatment(Path::new("/root"), 1, false), Treatment::Empty);
     }
@@ -251,8 +299,14 @@ mod tests {
     fn storage_of_the_writes_is_kept_out_of_the_lower_layers() {
         let host = obstacles(&["/"], Some("/home/me/.cache/rnet"));
         assert_eq!(host.treatment(Path::new("/home/me"), 2, true), Treatment::Split);
-        assert_eq!(host.treatment(Path::new("/home/me/.cache/rnet"), 4, true), Treatment::Skip);
-        assert_eq!(host.treatment(Path::new("/home/you"), 2, true), Treatment::Overlay);
+        assert_eq!(
+            host.treatment(Path::new("/home/me/.cache/rnet"), 4, true),
+            Treatment::Skip
+        );
+        assert_eq!(
+            host.treatment(Path::new("/home/you"), 2, true),
+            Treatment::Overlay
+        );
     }
 
     #[test]
@@ -263,8 +317,15 @@ mod tests {
 
     #[test]
     fn every_overlay_has_layers_of_its_own() {
-        let overlay = |path: &str| Node::Overlay { path: path.into(), mode: 0o755, skeleton: Vec::new() };
-        let copy = HostCopy { nodes: vec![overlay("/etc"), overlay("/usr")], layers: "/tmp/l".into() };
+        let overlay = |path: &str| Node::Overlay {
+            path: path.into(),
+            mode: 0o755,
+            skeleton: Vec::new(),
+        };
+        let copy = HostCopy {
+            nodes: vec![overlay("/etc"), overlay("/usr")],
+            layers: "/tmp/l".into(),
+        };
         let uppers: Vec<_> = plan(&copy)
             .into_iter()
             .filter_map(|step| match step {
@@ -273,6 +334,9 @@ mod tests {
             })
             .collect();
         let expected = [("etc", "/tmp/l/upper-0"), ("usr", "/tmp/l/upper-1")];
-        assert_eq!(uppers, expected.map(|(lower, upper)| (lower.into(), upper.into())));
+        assert_eq!(
+            uppers,
+            expected.map(|(lower, upper)| (lower.into(), upper.into()))
+        );
     }
 }

@@ -26,7 +26,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
-use nix::unistd::{Pid, Uid, getpgid, getpgrp};
+use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
 use self::hostcopy::HostCopy;
@@ -36,7 +36,7 @@ use self::supervise::{Action, Terminal};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::sys::link::LinkFd;
-use crate::sys::process::{self, Child};
+use crate::sys::process::{self, Child, Exit};
 use crate::sys::signal;
 
 /// What to launch.
@@ -108,7 +108,9 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
         config::RootFs::HostCopy => Root::HostCopy(HostCopy {
             nodes: hostcopy::survey(storage.map(Storage::path))?,
-            layers: storage.map_or(Path::new(plan::SCRATCH).join("layers"), |disk| plan::of_host(disk.path())),
+            layers: storage.map_or(Path::new(plan::SCRATCH).join("layers"), |disk| {
+                plan::of_host(disk.path())
+            }),
         }),
         config::RootFs::Empty => Root::Empty,
     };
@@ -118,7 +120,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
     Ok(Survey {
         root,
         console: supervise::terminal_path(),
-        privileged: Uid::effective().is_root(),
+        privileged: userns::caller_is_root(),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
     })
@@ -129,7 +131,11 @@ fn existing_directory(path: &Path) -> Result<PathBuf> {
     if found.is_dir() {
         return Ok(found);
     }
-    Err(Error::new("cannot use root filesystem", path.display(), "not a directory"))
+    Err(Error::new(
+        "cannot use root filesystem",
+        path.display(),
+        "not a directory",
+    ))
 }
 
 /// Has the signals for the container queued for us; also the mask as it was.
@@ -138,7 +144,8 @@ fn take_signals() -> Result<(SignalFd, SigSet)> {
     signal::set_default(Signal::SIGCHLD).context("cannot reset", "SIGCHLD")?;
     let set = signal::set_of(supervise::forwarded());
     let mut before = SigSet::empty();
-    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before)).context("cannot block", "signals")?;
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before))
+        .context("cannot block", "signals")?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&set, flags).context("cannot create", "signalfd")?;
     Ok((signals, before))
@@ -159,7 +166,11 @@ impl Running {
                 Ok(())
             }
             Some(Report::Failed(error)) => Err(error),
-            Some(other) => Err(Error::new("cannot start", "command", format!("unexpected report {other:?}"))),
+            Some(other) => Err(Error::new(
+                "cannot start",
+                "command",
+                format!("unexpected report {other:?}"),
+            )),
         }
     }
 
@@ -178,7 +189,9 @@ impl Running {
 
     fn release(&self) -> Result<()> {
         let channel = self.channel.as_ref();
-        channel.map_or(Ok(()), Channel::release).context("cannot start", "container")
+        channel
+            .map_or(Ok(()), Channel::release)
+            .context("cannot start", "container")
     }
 
     fn await_ready(&mut self) -> Result<()> {
@@ -199,7 +212,9 @@ impl Running {
 
     /// The child's next report, `None` after the last; a deadly signal to rnet ends the waiting.
     fn next_report(&mut self) -> Result<Option<Report>> {
-        let Some(channel) = &self.channel else { return Ok(None) };
+        let Some(channel) = &self.channel else {
+            return Ok(None);
+        };
         loop {
             let [signalled, reported] = wait_for([&self.signals.as_fd(), &channel.as_fd()])?;
             if signalled
@@ -249,13 +264,11 @@ impl Running {
     }
 
     fn reap(&mut self) -> Result<u8> {
-        let status = self.child.reap().context("cannot wait for", "container")?;
+        let exit = self.child.reap().context("cannot wait for", "container")?;
         self.ended = true;
-        let status = supervise::exit_status(status);
-        let killed = status == supervise::killed_by(libc::SIGKILL);
-        Ok(match self.killed_for {
-            Some(signal) if killed => supervise::killed_by(signal),
-            _ => status,
+        Ok(match (exit, self.killed_for) {
+            (Exit::Signal(libc::SIGKILL), Some(signal)) => supervise::killed_by(signal),
+            _ => supervise::exit_status(exit),
         })
     }
 }

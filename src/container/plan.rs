@@ -97,7 +97,7 @@ pub(super) struct Survey {
     pub(super) root: Root,
     /// The terminal of the caller's standard streams.
     pub(super) console: Option<PathBuf>,
-    /// The caller is root, so that the kernel would let the container change the host through /proc.
+    /// The caller is the host's root, so that the kernel would let the container change the host through /proc.
     pub(super) privileged: bool,
     pub(super) cwd: PathBuf,
     /// The volumes' sources without symbolic links, in the order of the volumes.
@@ -157,7 +157,13 @@ fn tmpfs(target: &str, flags: MsFlags, data: &'static str) -> Step {
 }
 
 fn mount(fstype: &'static str, target: &str, flags: MsFlags, data: &'static str) -> Step {
-    Step::Mount(Mount { fstype, target: target.into(), flags, data, instead: None })
+    Step::Mount(Mount {
+        fstype,
+        target: target.into(),
+        flags,
+        data,
+        instead: None,
+    })
 }
 
 fn closed() -> MsFlags {
@@ -189,9 +195,17 @@ fn kernel_filesystems() -> [Step; 2] {
 /// open-looking, because a /proc with parts covered would forbid containers inside this one.
 fn protect_kernel() -> Vec<Step> {
     let bind = |path: &str, access| {
-        Step::Bind(Bind { source: path.into(), target: path.into(), access, required: false })
+        Step::Bind(Bind {
+            source: path.into(),
+            target: path.into(),
+            access,
+            required: false,
+        })
     };
-    let mut steps = vec![bind("/proc/sys/net", Access::ReadWrite), bind("/proc/sys", Access::TopReadOnly)];
+    let mut steps = vec![
+        bind("/proc/sys/net", Access::ReadWrite),
+        bind("/proc/sys", Access::TopReadOnly),
+    ];
     let read_only = ["bus", "fs", "irq", "sysrq-trigger"];
     steps.extend(read_only.map(|name| bind(&format!("/proc/{name}"), Access::ReadOnly)));
     let masked = [
@@ -214,7 +228,10 @@ fn devices(console: Option<&Path>) -> Vec<Step> {
     let noexec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let mut steps = vec![tmpfs("/dev", noexec | MsFlags::MS_STRICTATIME, "mode=755")];
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-        steps.push(device(&PathBuf::from(format!("dev/{name}")), &format!("/dev/{name}")));
+        steps.push(device(
+            &PathBuf::from(format!("dev/{name}")),
+            &format!("/dev/{name}"),
+        ));
     }
     let links = [
         ("fd", "/proc/self/fd"),
@@ -224,9 +241,17 @@ fn devices(console: Option<&Path>) -> Vec<Step> {
         ("ptmx", "pts/ptmx"),
     ];
     for (name, target) in links {
-        steps.push(Step::Symlink { path: format!("/dev/{name}").into(), target: target.into() });
+        steps.push(Step::Symlink {
+            path: format!("/dev/{name}").into(),
+            target: target.into(),
+        });
     }
-    steps.push(mount("devpts", "/dev/pts", noexec, "newinstance,ptmxmode=0666,mode=0620"));
+    steps.push(mount(
+        "devpts",
+        "/dev/pts",
+        noexec,
+        "newinstance,ptmxmode=0666,mode=0620",
+    ));
     steps.push(tmpfs("/dev/shm", closed(), "mode=1777"));
     steps.push(mount("mqueue", "/dev/mqueue", closed(), ""));
     if let Some(terminal) = console {
@@ -246,12 +271,27 @@ fn device(source: &Path, target: &str) -> Step {
 
 /// The generated files, over whatever the root filesystem has there.
 fn etc_files(etc: &EtcFiles) -> Vec<Step> {
-    let files = [("resolv.conf", &etc.resolv_conf), ("hosts", &etc.hosts), ("hostname", &etc.hostname)];
+    let files = [
+        ("resolv.conf", &etc.resolv_conf),
+        ("hosts", &etc.hosts),
+        ("hostname", &etc.hostname),
+    ];
     let steps = files.into_iter().flat_map(|(name, content)| {
         let path = Path::new(SCRATCH).join(name);
-        let file = Step::File { path: path.clone(), content: content.clone() };
+        let file = Step::File {
+            path: path.clone(),
+            content: content.clone(),
+        };
         let target = Path::new("/etc").join(name);
-        [file, Step::Bind(Bind { source: path, target, access: Access::ReadWrite, required: false })]
+        [
+            file,
+            Step::Bind(Bind {
+                source: path,
+                target,
+                access: Access::ReadWrite,
+                required: false,
+            }),
+        ]
     });
     steps.collect()
 }
@@ -262,7 +302,11 @@ fn volumes(container: &Container, survey: &Survey) -> Vec<Step> {
         Step::Bind(Bind {
             source: of_host(source),
             target: volume.target.clone(),
-            access: if volume.read_only { Access::ReadOnly } else { Access::ReadWrite },
+            access: if volume.read_only {
+                Access::ReadOnly
+            } else {
+                Access::ReadWrite
+            },
             required: true,
         })
     });
@@ -271,8 +315,14 @@ fn volumes(container: &Container, survey: &Survey) -> Vec<Step> {
 
 fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
     match (&container.workdir, &container.rootfs) {
-        (Some(path), _) => Some(Step::WorkDir { path: Path::new("/").join(path), optional: false }),
-        (None, RootFs::HostCopy) => Some(Step::WorkDir { path: survey.cwd.clone(), optional: true }),
+        (Some(path), _) => Some(Step::WorkDir {
+            path: Path::new("/").join(path),
+            optional: false,
+        }),
+        (None, RootFs::HostCopy) => Some(Step::WorkDir {
+            path: survey.cwd.clone(),
+            optional: true,
+        }),
         (None, RootFs::Directory(_) | RootFs::Empty) => None,
     }
 }
@@ -315,7 +365,11 @@ mod tests {
     #[test]
     fn host_is_left_after_the_last_mount() {
         let mut container = container(RootFs::Directory("/r".into()));
-        container.volumes.push(Volume { source: "/a".into(), target: "/b".into(), read_only: true });
+        container.volumes.push(Volume {
+            source: "/a".into(),
+            target: "/b".into(),
+            read_only: true,
+        });
         container.workdir = Some("/b".into());
         let mut survey = survey(Root::Directory("/r".into()));
         survey.volume_sources.push("/real/a".into());
@@ -327,15 +381,27 @@ mod tests {
             access: Access::ReadOnly,
             required: true,
         };
-        let work_dir = Step::WorkDir { path: "/b".into(), optional: false };
-        assert_eq!(steps[steps.len() - 3..], [Step::Bind(volume), Step::LeaveHost, work_dir]);
+        let work_dir = Step::WorkDir {
+            path: "/b".into(),
+            optional: false,
+        };
+        assert_eq!(
+            steps[steps.len() - 3..],
+            [Step::Bind(volume), Step::LeaveHost, work_dir]
+        );
     }
 
     #[test]
     fn generated_files_are_bound_before_the_scratch_tmpfs_goes() {
-        let etc = EtcFiles { hosts: "127.0.0.1 localhost\n".into(), ..EtcFiles::default() };
+        let etc = EtcFiles {
+            hosts: "127.0.0.1 localhost\n".into(),
+            ..EtcFiles::default()
+        };
         let steps = plan(&container(RootFs::Empty), &etc, &survey(Root::Empty));
-        let file = position(&steps, |step| matches!(step, Step::File { content, .. } if *content == etc.hosts));
+        let file = position(
+            &steps,
+            |step| matches!(step, Step::File { content, .. } if *content == etc.hosts),
+        );
         let bound = position(
             &steps,
             |step| matches!(step, Step::Bind(bind) if bind.target == Path::new("/etc/hosts")),
@@ -370,10 +436,20 @@ mod tests {
 
     #[test]
     fn copy_of_the_host_starts_where_the_caller_is() {
-        let copy = HostCopy { nodes: Vec::new(), layers: "/tmp".into() };
-        let steps = plan(&container(RootFs::HostCopy), &EtcFiles::default(), &survey(Root::HostCopy(copy)));
+        let copy = HostCopy {
+            nodes: Vec::new(),
+            layers: "/tmp".into(),
+        };
+        let steps = plan(
+            &container(RootFs::HostCopy),
+            &EtcFiles::default(),
+            &survey(Root::HostCopy(copy)),
+        );
         assert_eq!(steps[0], Step::EnterTmpfs);
-        let cwd = Step::WorkDir { path: "/home/me".into(), optional: true };
+        let cwd = Step::WorkDir {
+            path: "/home/me".into(),
+            optional: true,
+        };
         assert_eq!(steps.last(), Some(&cwd));
         assert!(steps.iter().any(mounts("/run")));
     }

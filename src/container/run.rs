@@ -5,10 +5,10 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -45,16 +45,22 @@ impl<N: FnMut(String)> Interpreter<N> {
                 self.enter(path, |root| mount(Some(root), root, NOTHING, bind, NOTHING))
             }
             Step::EnterTmpfs => self.enter(Path::new("/tmp"), |root| {
-                mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::MS_NODEV, Some("mode=755"))
+                mount(
+                    Some("tmpfs"),
+                    root,
+                    Some("tmpfs"),
+                    MsFlags::MS_NODEV,
+                    Some("mode=755"),
+                )
             }),
             Step::Directory { path, mode } => directory(path, *mode).context("cannot create", path.display()),
             Step::File { path, content } => write_file(path, content).context("cannot write", path.display()),
             Step::Symlink { path, target } => {
                 std::os::unix::fs::symlink(target, path).context("cannot link", path.display())
             }
-            Step::Copy { source, path } => {
-                fs::copy(source, path).map(drop).context("cannot copy", path.display())
-            }
+            Step::Copy { source, path } => fs::copy(source, path)
+                .map(drop)
+                .context("cannot copy", path.display()),
             Step::Mount(mount) => self.mount(mount),
             Step::Bind(bind) => self.bind(bind),
             Step::Overlay(overlay) => self.overlay(overlay),
@@ -92,7 +98,9 @@ impl<N: FnMut(String)> Interpreter<N> {
     }
 
     fn mount(&mut self, wanted: &Mount) -> Result<()> {
-        let Mount { fstype, flags, data, .. } = wanted;
+        let Mount {
+            fstype, flags, data, ..
+        } = wanted;
         let target = mount_point(&wanted.target, Kind::Directory)?;
         let done = mount(Some(*fstype), &target, Some(*fstype), *flags, Some(*data)).map_err(io::Error::from);
         let (Err(cause), Some(source)) = (&done, &wanted.instead) else {
@@ -101,9 +109,15 @@ impl<N: FnMut(String)> Interpreter<N> {
         if !is_denied(cause) {
             return done.context("cannot mount", format!("{fstype} on {}", target.display()));
         }
-        (self.note)(format!("the kernel refuses a new {fstype} here ({cause}); the host's own is shown instead"));
+        (self.note)(format!(
+            "the kernel refuses a new {fstype} here ({cause}); the host's own is shown instead"
+        ));
         let read_only = flags.contains(MsFlags::MS_RDONLY);
-        let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
+        let access = if read_only {
+            Access::ReadOnly
+        } else {
+            Access::ReadWrite
+        };
         attach(source, &target, access).context("cannot bind", format!("the host's {}", target.display()))
     }
 
@@ -124,9 +138,11 @@ impl<N: FnMut(String)> Interpreter<N> {
         directory(target, overlay.mode).context("cannot create", target.display())?;
         make_layers(overlay).context("cannot prepare layers of", target.display())?;
         let mut data = OsString::from("userxattr");
-        for (option, path) in
-            [(",lowerdir=", &overlay.lower), (",upperdir=", &overlay.upper), (",workdir=", &overlay.work)]
-        {
+        for (option, path) in [
+            (",lowerdir=", &overlay.lower),
+            (",upperdir=", &overlay.upper),
+            (",workdir=", &overlay.work),
+        ] {
             data.push(option);
             data.push(escaped(path));
         }
@@ -134,7 +150,10 @@ impl<N: FnMut(String)> Interpreter<N> {
         let Err(cause) = mount(Some("overlay"), target, Some("overlay"), flags, Some(&*data)) else {
             return Ok(());
         };
-        (self.note)(format!("{} is read-only: no overlay of it can be made ({cause})", target.display()));
+        (self.note)(format!(
+            "{} is read-only: no overlay of it can be made ({cause})",
+            target.display()
+        ));
         attach(&overlay.lower, target, Access::ReadOnly).context("cannot bind", target.display())
     }
 }
@@ -153,10 +172,16 @@ fn attach(source: &Path, target: &Path, access: Access) -> io::Result<()> {
 fn bind_at_mount_point(bind: &Bind) -> Result<()> {
     let source = bind.source.display();
     let metadata = fs::metadata(&bind.source).context("cannot find", source)?;
-    let kind = if metadata.is_dir() { Kind::Directory } else { Kind::File };
+    let kind = if metadata.is_dir() {
+        Kind::Directory
+    } else {
+        Kind::File
+    };
     let target = mount_point(&bind.target, kind)?;
-    attach(&bind.source, &target, bind.access)
-        .context("cannot bind", format!("{} on {}", bind.source.display(), target.display()))
+    attach(&bind.source, &target, bind.access).context(
+        "cannot bind",
+        format!("{} on {}", bind.source.display(), target.display()),
+    )
 }
 
 fn make_layers(overlay: &Overlay) -> io::Result<()> {
@@ -186,10 +211,14 @@ fn write_file(path: &Path, content: &str) -> io::Result<()> {
 fn mask(path: &Path) -> io::Result<()> {
     let closed = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
     match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {
-            Ok(mount(Some("tmpfs"), path, Some("tmpfs"), closed, Some("size=0,mode=555"))?)
-        }
-        Ok(_) => attach(Path::new("/dev/null"), path, Access::ReadWrite),
+        Ok(metadata) if metadata.is_dir() => Ok(mount(
+            Some("tmpfs"),
+            path,
+            Some("tmpfs"),
+            closed,
+            Some("size=0,mode=555"),
+        )?),
+        Ok(_) => attach(Path::new("dev/null"), path, Access::ReadWrite),
         Err(_) => Ok(()),
     }
 }
@@ -216,7 +245,10 @@ enum Kind {
 fn mount_point(path: &Path, kind: Kind) -> Result<PathBuf> {
     let failed = |place: &Path, cause: io::Error| {
         let error = Error::new("cannot create mount point", place.display(), cause);
-        error.hint(format!("create {} in the root filesystem, or make that writable", place.display()))
+        error.hint(format!(
+            "create {} in the root filesystem, or make that writable",
+            place.display()
+        ))
     };
     let mut place = PathBuf::from("/");
     let mut rest = components(path);
@@ -242,7 +274,7 @@ fn mount_point(path: &Path, kind: Kind) -> Result<PathBuf> {
             Ok(_) => {}
             Err(cause) if cause.kind() == ErrorKind::NotFound => {
                 let made = match (kind, rest.is_empty()) {
-                    (Kind::File, true) => File::create(&place).map(drop),
+                    (Kind::File, true) => empty_file(&place),
                     _ => directory(&place, 0o755),
                 };
                 made.map_err(|cause| failed(&place, cause))?;
@@ -251,6 +283,15 @@ fn mount_point(path: &Path, kind: Kind) -> Result<PathBuf> {
         }
     }
     Ok(place)
+}
+
+fn empty_file(path: &Path) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)
+        .map(drop)
 }
 
 /// The names in `path`, with `..` but without `/` and `.`.

@@ -13,9 +13,9 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp, ttyname};
 
+use crate::sys::process::Exit;
 use crate::sys::signal as raw;
 
 /// `ssi_code` of a signal that the kernel sent: for the terminal, to all of its foreground group.
@@ -97,7 +97,8 @@ fn disposition_in(status: &str, signal: c_int) -> Disposition {
     let bit = 1u64 << (signal - 1);
     let holds = |field: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(field));
-        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).map(|mask| mask & bit != 0)
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .map(|mask| mask & bit != 0)
     };
     match (holds("SigBlk:"), holds("SigIgn:"), holds("SigCgt:")) {
         (_, _, Some(true) | None) => Disposition::Caught,
@@ -108,11 +109,10 @@ fn disposition_in(status: &str, signal: c_int) -> Disposition {
 }
 
 /// The shell's convention: the exit code, or 128 and the signal's number.
-pub(super) fn exit_status(status: WaitStatus) -> u8 {
-    match status {
-        WaitStatus::Exited(_, code) => code as u8,
-        WaitStatus::Signaled(_, signal, _) => killed_by(signal as c_int),
-        _ => killed_by(libc::SIGKILL),
+pub(super) fn exit_status(exit: Exit) -> u8 {
+    match exit {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => killed_by(signal),
     }
 }
 
@@ -139,7 +139,9 @@ impl Terminal {
     /// Takes the terminal back from a group that is gone and undoes changes of its modes. Leaves it alone if
     /// someone else has it by now. SIGTTOU must be blocked.
     pub(super) fn restore(&self) {
-        let Ok(foreground) = tcgetpgrp(&self.tty) else { return };
+        let Ok(foreground) = tcgetpgrp(&self.tty) else {
+            return;
+        };
         if foreground != getpgrp() {
             if signal::killpg(foreground, None::<Signal>) != Err(Errno::ESRCH) {
                 return;
@@ -171,9 +173,15 @@ mod tests {
     fn default_action_ends_a_command_that_asked_for_nothing() {
         for arrived in [false, true] {
             assert_eq!(decide(libc::SIGINT, Disposition::Default, arrived), Action::Kill);
-            assert_eq!(decide(libc::SIGTSTP, Disposition::Default, arrived), Action::StopBoth);
+            assert_eq!(
+                decide(libc::SIGTSTP, Disposition::Default, arrived),
+                Action::StopBoth
+            );
         }
-        assert_eq!(decide(libc::SIGWINCH, Disposition::Default, false), Action::Deliver);
+        assert_eq!(
+            decide(libc::SIGWINCH, Disposition::Default, false),
+            Action::Deliver
+        );
         assert_eq!(decide(libc::SIGHUP, Disposition::Ignored, false), Action::Nothing);
     }
 
@@ -181,13 +189,20 @@ mod tests {
     fn what_the_command_handles_is_delivered_once() {
         assert_eq!(decide(libc::SIGTERM, Disposition::Caught, false), Action::Deliver);
         assert_eq!(decide(libc::SIGINT, Disposition::Caught, true), Action::Nothing);
-        assert_eq!(decide(libc::SIGTSTP, Disposition::Blocked, false), Action::DeliverAndStop);
-        assert_eq!(decide(libc::SIGCONT, Disposition::Ignored, false), Action::Deliver);
+        assert_eq!(
+            decide(libc::SIGTSTP, Disposition::Blocked, false),
+            Action::DeliverAndStop
+        );
+        assert_eq!(
+            decide(libc::SIGCONT, Disposition::Ignored, false),
+            Action::Deliver
+        );
     }
 
     #[test]
     fn dispositions_are_read_from_proc() {
-        let status = "Name:\tsh\nSigBlk:\t0000000000010000\nSigIgn:\t0000000000000004\nSigCgt:\t0000000000000002\n";
+        let status =
+            "Name:\tsh\nSigBlk:\t0000000000010000\nSigIgn:\t0000000000000004\nSigCgt:\t0000000000000002\n";
         assert_eq!(disposition_in(status, libc::SIGINT), Disposition::Caught);
         assert_eq!(disposition_in(status, libc::SIGQUIT), Disposition::Ignored);
         assert_eq!(disposition_in(status, libc::SIGCHLD), Disposition::Blocked);

@@ -71,9 +71,19 @@ pub(super) fn write_id_maps(pid: Pid) -> Result<()> {
     Ok(())
 }
 
+/// Whether the caller is the host's root, rather than root of a user namespace only: root, with every id
+/// mapped (user_namespaces(7)).
+pub(super) fn caller_is_root() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    Uid::effective().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Whether `cause` is how a kernel or LSM says no.
 pub(super) fn is_denied(cause: &io::Error) -> bool {
-    matches!(cause.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::EACCES))
+    matches!(
+        cause.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EPERM | Errno::EACCES)
+    )
 }
 
 /// Explains why user namespaces, or capabilities in them, are refused with `cause`.
@@ -127,14 +137,27 @@ mod tests {
 
     #[test]
     fn each_prohibition_names_its_remedy() {
-        let zero = Facts { zero_limit: Some("max_user_namespaces"), ..Facts::default() };
+        let zero = Facts {
+            zero_limit: Some("max_user_namespaces"),
+            ..Facts::default()
+        };
         assert!(hint(Errno::ENOSPC, zero).contains("sysctl -w user.max_user_namespaces=15000"));
-        let apparmor = || Facts { apparmor_restricts: true, seccomp: true, ..Facts::default() };
+        let apparmor = || Facts {
+            apparmor_restricts: true,
+            seccomp: true,
+            ..Facts::default()
+        };
         assert!(hint(Errno::EPERM, apparmor()).contains("kernel.apparmor_restrict_unprivileged_userns=0"));
         assert!(hint(Errno::EACCES, apparmor()).contains("profile rnet"));
-        let debian = Facts { clone_disabled: true, ..apparmor() };
+        let debian = Facts {
+            clone_disabled: true,
+            ..apparmor()
+        };
         assert!(hint(Errno::EPERM, debian).contains("kernel.unprivileged_userns_clone=1"));
-        let seccomp = || Facts { seccomp: true, ..Facts::default() };
+        let seccomp = || Facts {
+            seccomp: true,
+            ..Facts::default()
+        };
         assert!(hint(Errno::EPERM, seccomp()).contains("seccomp=unconfined"));
         assert!(hint(Errno::ENOSYS, seccomp()).contains("seccomp=unconfined"));
         assert!(hint(Errno::EPERM, Facts::default()).contains("chroot"));

@@ -23,8 +23,14 @@ pub struct LinkFd {
 
 /// Makes the guest's interface.
 pub fn create(_spec: &LinkSpec, _network: &Network) -> Result<LinkFd> {
-    let fd = File::open("/dev/null").context("cannot open", "/dev/null")?.into();
-    Ok(LinkFd { kind: LinkKind::Tap, fd, notes: Vec::new() })
+    let fd = File::open("/dev/null")
+        .context("cannot open", "/dev/null")?
+        .into();
+    Ok(LinkFd {
+        kind: LinkKind::Tap,
+        fd,
+        notes: Vec::new(),
+    })
 }
 
 /// Passes `link` over `socket`.
@@ -39,5 +45,9 @@ pub fn receive(socket: &UnixStream) -> io::Result<LinkFd> {
     #[allow(unsafe_code)]
     // SAFETY: the kernel has just installed this descriptor for us alone.
     let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
-    Ok(LinkFd { kind: LinkKind::Tap, fd, notes: Vec::new() })
+    Ok(LinkFd {
+        kind: LinkKind::Tap,
+        fd,
+        notes: Vec::new(),
+    })
 }

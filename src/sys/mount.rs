@@ -44,7 +44,10 @@ impl Tree {
 
     /// Makes the topmost mount read-only, and with `recursive` those below it too.
     pub(crate) fn read_only(&self, recursive: bool) -> io::Result<()> {
-        let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        let attr = MountAttr {
+            set: MOUNT_ATTR_RDONLY,
+            ..MountAttr::default()
+        };
         let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
         // SAFETY: the descriptor is open, the path an empty C string, `attr` a mount_attr of the size given.
         let done = unsafe {
