@@ -8,7 +8,7 @@ use std::env;
 use std::error::Error;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -201,7 +201,7 @@ fn volumes_are_bound_and_read_only_holds(rootfs: &Path) -> Outcome {
 }
 
 fn init_reaps_and_reports(rootfs: &Path) -> Outcome {
-    let script = "(true & exec sleep 0) & sleep 0.3; ps | grep -c '\\[.*]$'; echo $$; exit 4";
+    let script = "(true & exec sleep 0) & sleep 0.3; ps -o stat >/tmp/ps; grep -c Z /tmp/ps; echo $$; exit 4";
     expect(
         &run(&[&path(rootfs), "--init", "--", "sh", "-c", script])?,
         4,
