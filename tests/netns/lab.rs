@@ -294,16 +294,17 @@ impl Host {
     }
 
     fn connect(&self) -> Result<(), String> {
-        let (router, remote) = (self.router.tid(), self.remote.tid());
+        for space in [&self.space, &self.router, &self.remote] {
+            space.within(settle).map_err(|error| format!("sysctl: {error}"))?;
+        }
+        let forward = || {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        };
         self.router
-            .within(|| {
-                fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-                fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
-                // Error rates are not what is tested.
-                fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0")?;
-                fs::write("/proc/sys/net/ipv6/icmp/ratelimit", "0")
-            })
+            .within(forward)
             .map_err(|error| format!("cannot make a router: {error}"))?;
+        let (router, remote) = (self.router.tid(), self.remote.tid());
         ip_batch(
             &self.space,
             &format!(
@@ -336,6 +337,13 @@ impl Host {
             "route add default via 192.0.2.1\nroute add default via 2001:db8:1::1\n",
         )
     }
+}
+
+/// Makes a network namespace answer at once and always: no wait for duplicate addresses, no limit on errors.
+fn settle() -> std::io::Result<()> {
+    fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
+    fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0")?;
+    fs::write("/proc/sys/net/ipv6/icmp/ratelimit", "0")
 }
 
 /// Changes interfaces, addresses and routes of a space.
