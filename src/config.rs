@@ -46,18 +46,10 @@ impl std::str::FromStr for MacAddr {
     fn from_str(text: &str) -> Result<Self, String> {
         let octets: Vec<u8> = text
             .split(':')
-            .map(|part| {
-                if part.len() <= 2 {
-                    u8::from_str_radix(part, 16).ok()
-                } else {
-                    None
-                }
-            })
+            .map(|part| if part.len() <= 2 { u8::from_str_radix(part, 16).ok() } else { None })
             .collect::<Option<_>>()
             .ok_or_else(|| format!("'{text}' is not a MAC address such as 52:55:0a:00:02:64"))?;
-        let octets: [u8; 6] = octets
-            .try_into()
-            .map_err(|_| format!("'{text}' does not have six octets"))?;
+        let octets: [u8; 6] = octets.try_into().map_err(|_| format!("'{text}' does not have six octets"))?;
         let mac = Self(octets);
         if mac.is_group() || mac.0 == [0; 6] {
             return Err(format!("'{text}' is not the address of one station"));

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::{Config, EtcFiles};
 
-/// Most servers taken from one file. The C libraries stop at 3; a forwarder gains from the others.
-pub const MAX_NAMESERVERS: usize = 16;
+/// Most servers that the forwarder asks in turn. The C libraries stop at 3.
+pub const MAX_NAMESERVERS: usize = 8;
 
 /// Names under which a guest finds the gateway, rnet's own and those that other runtimes made a habit.
 const HOST_NAMES: &str = "host.rnet.internal host.containers.internal host.docker.internal";
@@ -66,10 +66,7 @@ impl ResolvConf {
 }
 
 fn joined<'a>(words: impl Iterator<Item = &'a str>) -> String {
-    words
-        .take_while(|word| !word.starts_with(['#', ';']))
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.take_while(|word| !word.starts_with(['#', ';'])).collect::<Vec<_>>().join(" ")
 }
 
 /// The files that a container finds in its `/etc`; `host` is the host's own resolver configuration.
@@ -103,15 +100,11 @@ fn hosts(config: &Config) -> String {
     if network.ipv6.is_some() {
         text.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
     }
-    // The machine's own name comes after its alias lines, so that looking up an address gives that name.
     push(&mut text, format_args!("{}\t{hostname}\n", network.ipv4.guest));
     if let Some(plan) = &network.ipv6 {
         push(&mut text, format_args!("{}\t{hostname}\n", plan.guest));
     }
-    push(
-        &mut text,
-        format_args!("{}\t{HOST_NAMES}\n", network.ipv4.gateway),
-    );
+    push(&mut text, format_args!("{}\t{HOST_NAMES}\n", network.ipv4.gateway));
     text
 }
 
@@ -155,9 +148,7 @@ mod tests {
 
     #[test]
     fn the_number_of_servers_is_bounded() {
-        let text: String = (0..100)
-            .map(|last| format!("nameserver 192.0.2.{last}\n"))
-            .collect();
+        let text: String = (0..100).map(|last| format!("nameserver 192.0.2.{last}\n")).collect();
         assert_eq!(ResolvConf::parse(&text).nameservers.len(), MAX_NAMESERVERS);
     }
 

@@ -13,7 +13,8 @@ use std::process;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::Uid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
 
 use crate::config::{Config, Publish, RootFs, Transport, Volume};
 use crate::error::{Context, Error, Result};
@@ -25,6 +26,8 @@ const GUEST_PORT: u16 = 8080;
 const MEASURE: Duration = Duration::from_millis(700);
 /// A step that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to wait before the guest is asked again whether it serves.
+const RETRY: Duration = Duration::from_millis(2);
 /// Bytes of one read or write.
 const CHUNK: usize = 256 * 1024;
 /// Longest request or page that is read, in bytes.
@@ -42,7 +45,14 @@ pub fn hello(mut config: Config, seed: u64) -> Result<u8> {
     thread::spawn(move || serve_outside(&outside));
     let published = published_address(&session)?;
     session.start()?;
-    let visitor = thread::spawn(move || visit(published, page));
+    let visitor = thread::spawn(move || {
+        let visited = visit(published, page);
+        if visited.is_err() {
+            // Nobody sends the guest home any more: this ends it, as it would end any other command.
+            let _ = kill(Pid::this(), Signal::SIGTERM);
+        }
+        visited
+    });
     let status = session.wait()?;
     match visitor.join() {
         Ok(Ok(())) => Ok(status),
@@ -106,7 +116,9 @@ fn is_loader(library: &Path) -> bool {
 
 fn published_address(session: &Session) -> Result<SocketAddr> {
     let published = session.published().first();
-    published.map(|(_, address)| *address).ok_or_else(|| Error::new("cannot publish", GUEST_PORT, "no address"))
+    published
+        .map(|(_, address)| *address)
+        .ok_or_else(|| Error::new("cannot publish", GUEST_PORT, "no address"))
 }
 
 fn describe(config: &Config, session: &Session, ready: Duration) {
@@ -125,7 +137,7 @@ fn describe(config: &Config, session: &Session, ready: Duration) {
 
 /// Outside: fetches the guest's pages, measures, and sends it home.
 fn visit(guest: SocketAddr, outside: SocketAddr) -> io::Result<()> {
-    let page = text(guest, "/")?;
+    let page = first_page(guest)?;
     println!("  in          http://{guest}/ said \"{}\"", page.trim());
     let fetched = text(guest, "/fetched")?;
     println!("  out         http://{outside}/ said \"{}\" to the guest", fetched.trim());
@@ -137,7 +149,23 @@ fn visit(guest: SocketAddr, outside: SocketAddr) -> io::Result<()> {
 
 fn rate((bytes, elapsed): (u64, Duration)) -> String {
     let gigabits = bytes as f64 * 8.0 / 1e9 / elapsed.as_secs_f64();
-    format!("{gigabits:.1} Gbit/s ({} MB in {:.2} s, one connection)", bytes / 1_000_000, elapsed.as_secs_f64())
+    format!(
+        "{gigabits:.1} Gbit/s ({} MB in {:.2} s, one connection)",
+        bytes / 1_000_000,
+        elapsed.as_secs_f64()
+    )
+}
+
+/// The guest's first page, as soon as it serves.
+fn first_page(guest: SocketAddr) -> io::Result<String> {
+    let began = Instant::now();
+    loop {
+        match text(guest, "/") {
+            Err(error) if began.elapsed() > PATIENCE => return Err(error),
+            Err(_) => thread::sleep(RETRY),
+            page => return page,
+        }
+    }
 }
 
 /// The text of a page.
@@ -206,8 +234,8 @@ fn drain(stream: &mut impl Read) -> io::Result<u64> {
 
 /// Outside: the page that the guest fetches. Ends with the process.
 fn serve_outside(listener: &TcpListener) {
-    for mut stream in listener.incoming().flatten() {
-        let served = path_of(&stream).and_then(|_| page(&mut stream, "a page outside"));
+    for stream in listener.incoming().flatten() {
+        let served = path_of(&mut reader(&stream)).and_then(|_| page(&stream, "a page outside"));
         if let Err(error) = served {
             tracing::debug!(%error, "the page outside was not fetched");
         }
@@ -219,25 +247,27 @@ pub fn guest(outside: SocketAddr) -> Result<u8> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, GUEST_PORT))
         .context("cannot listen on", format!("guest port {GUEST_PORT}"))?;
     loop {
-        let (mut stream, client) = listener.accept().context("cannot accept on", GUEST_PORT)?;
-        let path = path_of(&stream).context("cannot read the request of", client)?;
-        serve_inside(&mut stream, &path, outside).context("cannot answer", client)?;
+        let (stream, client) = listener.accept().context("cannot accept on", GUEST_PORT)?;
+        let mut reader = reader(&stream);
+        let path = path_of(&mut reader).context("cannot read the request of", client)?;
+        serve_inside(&mut reader, &path, outside).context("cannot answer", client)?;
         if path == "/quit" {
             return Ok(0);
         }
     }
 }
 
-fn serve_inside(stream: &mut TcpStream, path: &str, outside: SocketAddr) -> io::Result<()> {
+fn serve_inside(client: &mut BufReader<&TcpStream>, path: &str, outside: SocketAddr) -> io::Result<()> {
+    let mut stream = *client.get_ref();
     match path {
         "/" => page(stream, &format!("hello from pid {}, uid {}", process::id(), Uid::current())),
         "/fetched" => match text(outside, "/") {
             Ok(fetched) => page(stream, fetched.trim()),
             Err(error) => page(stream, &format!("{outside}: {error}")),
         },
-        "/bulk" => page(stream, "").and_then(|()| pour(stream)),
+        "/bulk" => page(stream, "").and_then(|()| pour(&mut stream)),
         "/sink" => {
-            let bytes = drain(stream)?;
+            let bytes = drain(client)?;
             page(stream, &bytes.to_string())
         }
         "/quit" => page(stream, "rnet works here."),
@@ -245,21 +275,18 @@ fn serve_inside(stream: &mut TcpStream, path: &str, outside: SocketAddr) -> io::
     }
 }
 
-/// The path that a client asks for.
-fn path_of(stream: &TcpStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    // Byte by byte, so that nothing behind the header is taken from the stream.
-    let mut header = Vec::new();
-    for byte in stream.take(MAX_TEXT).bytes() {
-        header.push(byte?);
-        if header.ends_with(b"\r\n\r\n") {
-            break;
-        }
-    }
-    let text = String::from_utf8_lossy(&header);
-    Ok(text.split_ascii_whitespace().nth(1).unwrap_or_default().to_owned())
+fn reader(stream: &TcpStream) -> BufReader<&TcpStream> {
+    BufReader::with_capacity(CHUNK, stream)
 }
 
-fn page(stream: &mut TcpStream, text: &str) -> io::Result<()> {
+/// The path that a client asks for; what follows the header stays in the reader.
+fn path_of(reader: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    reader.take(MAX_TEXT).read_line(&mut line)?;
+    skip_header(reader)?;
+    Ok(line.split_ascii_whitespace().nth(1).unwrap_or_default().to_owned())
+}
+
+fn page(mut stream: &TcpStream, text: &str) -> io::Result<()> {
     stream.write_all(format!("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n{text}").as_bytes())
 }

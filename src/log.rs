@@ -54,12 +54,7 @@ where
     ) -> fmt::Result {
         let mut fields = String::new();
         context.format_fields(Writer::new(&mut fields), event)?;
-        writeln!(
-            writer,
-            "rnet: {}{}",
-            prefix(*event.metadata().level()),
-            Tame(&fields)
-        )
+        writeln!(writer, "rnet: {}{}", prefix(*event.metadata().level()), Tame(&fields))
     }
 }
 
@@ -120,10 +115,7 @@ mod tests {
     fn a_guest_cannot_steer_the_terminal_or_forge_a_line() {
         let name = "x\u{1b}[2J\nrnet: error: forged\r\u{7}";
         let log = text(|| tracing::warn!("lookup of {name}"));
-        assert!(
-            !log.contains('\u{1b}') && !log.contains('\u{7}') && !log.contains('\r'),
-            "{log:?}"
-        );
+        assert!(!log.contains('\u{1b}') && !log.contains('\u{7}') && !log.contains('\r'), "{log:?}");
         assert!(log.lines().skip(1).all(|line| line.starts_with("  ")), "{log:?}");
     }
 
@@ -136,10 +128,8 @@ mod tests {
     fn text(events: impl FnOnce()) -> String {
         let written = Written::default();
         let copy = written.clone();
-        let subscriber = SubscriberBuilder::default()
-            .event_format(Text)
-            .with_writer(move || copy.clone())
-            .finish();
+        let subscriber =
+            SubscriberBuilder::default().event_format(Text).with_writer(move || copy.clone()).finish();
         tracing::subscriber::with_default(subscriber, events);
         let bytes = written.0.lock().expect("not poisoned").clone();
         String::from_utf8(bytes).expect("UTF-8")

@@ -45,12 +45,8 @@ impl Session {
         let listeners = bind(&config.network.publish)?;
         let published = listeners.iter().map(|(publish, listener)| (*publish, listener.address())).collect();
         let etc = etc::files(config, resolver.conf());
-        let launch = Launch {
-            container: &config.container,
-            link: &config.link,
-            network: &config.network,
-            etc: &etc,
-        };
+        let launch =
+            Launch { container: &config.container, link: &config.link, network: &config.network, etc: &etc };
         files.restore()?;
         let mut running = container::launch(&launch)?;
         files.raise()?;

@@ -14,11 +14,7 @@ fn help_and_version_are_no_failures() {
     ] {
         let output = rnet(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
-        assert!(
-            stdout(&output).contains(promised),
-            "{args:?}: {}",
-            stdout(&output)
-        );
+        assert!(stdout(&output).contains(promised), "{args:?}: {}", stdout(&output));
         assert!(output.stderr.is_empty(), "{args:?}: {}", stderr(&output));
     }
 }
@@ -117,10 +113,7 @@ fn bad_numbers_and_addresses_are_quoted() {
         ("--env", "=value"),
     ] {
         let equals = format!("{option}={value}");
-        refused(
-            &["run", &equals, "/", "true"],
-            if value.is_empty() { option } else { value },
-        );
+        refused(&["run", &equals, "/", "true"], if value.is_empty() { option } else { value });
     }
 }
 
@@ -132,10 +125,7 @@ fn small_mtu_needs_ipv4_only() {
 #[test]
 fn options_end_at_the_rootfs() {
     // `-p` belongs to the command: what fails is the root filesystem that does not exist.
-    refused(
-        &["run", "/no/such/rootfs", "nc", "-l", "-p", "bad"],
-        "/no/such/rootfs",
-    );
+    refused(&["run", "/no/such/rootfs", "nc", "-l", "-p", "bad"], "/no/such/rootfs");
 }
 
 #[test]

@@ -103,12 +103,7 @@ fn without_tun() {
     assert!(text.contains("/dev/net/tun") && text.contains("hint"), "{text}");
     let guest = Guest::new(LinkKind::Auto);
     assert_eq!(guest.kind, LinkKind::Packet);
-    assert!(
-        guest
-            .notes
-            .iter()
-            .any(|note| note.starts_with("tap: cannot open"))
-    );
+    assert!(guest.notes.iter().any(|note| note.starts_with("tap: cannot open")));
 }
 
 fn converse(kind: LinkKind) {
@@ -146,9 +141,7 @@ fn datagrams_pass(guest: &mut Guest) {
 
     guest.send_udp(7000, b"to the guest", offloaded);
     let mut buffer = [0; 64];
-    let (len, from) = socket
-        .recv_from(&mut buffer)
-        .expect("the guest accepts the checksum");
+    let (len, from) = socket.recv_from(&mut buffer).expect("the guest accepts the checksum");
     assert_eq!(&buffer[..len], b"to the guest");
     assert_eq!(from, SocketAddr::from((GATEWAY, 9)));
 }
@@ -176,11 +169,7 @@ fn segments_pass(guest: &mut Guest) {
             (largest, segment) = (packet.len(), offload.segment_bytes);
         }
     }
-    assert_eq!(
-        segment,
-        Some(1000),
-        "the guest sends segments of the announced size"
-    );
+    assert_eq!(segment, Some(1000), "the guest sends segments of the announced size");
     println!("largest frame from the guest: {largest} bytes");
 }
 
@@ -216,11 +205,7 @@ impl Guest {
         assert_eq!((passed.kind, &passed.notes), (made.kind, &made.notes));
         println!("{}: {:?}", passed.kind, passed.notes);
         let (kind, notes) = (passed.kind, passed.notes.clone());
-        Self {
-            link: Link::new(passed),
-            kind,
-            notes,
-        }
+        Self { link: Link::new(passed), kind, notes }
     }
 
     fn frame(&mut self, wanted: impl Fn(&EthernetFrame<'_>) -> bool) -> (Vec<u8>, RxOffload) {
@@ -298,23 +283,10 @@ impl Guest {
         let offload = if payload.is_empty() {
             TxOffload::Checksum { start, offset: 16 }
         } else {
-            TxOffload::Tso {
-                ipv6: false,
-                header_bytes: start + header_bytes as u16,
-                mss: 1000,
-                start,
-            }
+            TxOffload::Tso { ipv6: false, header_bytes: start + header_bytes as u16, mss: 1000, start }
         };
-        let ip = IpHeader {
-            source: from,
-            destination: to,
-            hop_limit: 64,
-            protocol: IpProtocol::Tcp,
-        };
-        let wide = Ethernet {
-            mtu: 65_520,
-            ..ethernet()
-        };
+        let ip = IpHeader { source: from, destination: to, hop_limit: 64, protocol: IpProtocol::Tcp };
+        let wide = Ethernet { mtu: 65_520, ..ethernet() };
         let mut outbox = Outbox::new();
         assert!(wide.ip(&mut outbox, ip, &segment, payload));
         self.send(&mut outbox, offload);
@@ -327,20 +299,11 @@ impl Guest {
 }
 
 fn ethernet() -> Ethernet {
-    Ethernet {
-        port: PortId(0),
-        to: STATION,
-        offload: Offload::ChecksumAndTso,
-        mtu: MTU,
-    }
+    Ethernet { port: PortId(0), to: STATION, offload: Offload::ChecksumAndTso, mtu: MTU }
 }
 
 fn spec(kind: LinkKind) -> LinkSpec {
-    LinkSpec {
-        kind,
-        ifname: "tap0".into(),
-        mac: STATION,
-    }
+    LinkSpec { kind, ifname: "tap0".into(), mac: STATION }
 }
 
 fn network() -> Network {
@@ -357,10 +320,8 @@ fn network() -> Network {
 
 fn interfaces() -> Vec<String> {
     let list = nix::net::if_::if_nameindex().unwrap();
-    let mut names: Vec<_> = list
-        .iter()
-        .map(|interface| interface.name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<_> =
+        list.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -389,16 +350,9 @@ fn run(scenario: &str) {
     } else {
         format!("{device} && exec {guest}")
     };
-    let namespaces: &[&str] = if root {
-        &["--mount"]
-    } else {
-        &["--user", "--map-root-user", "--net", "--mount"]
-    };
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new("unshare")
+    let namespaces: &[&str] =
+        if root { &["--mount"] } else { &["--user", "--map-root-user", "--net", "--mount"] };
+    let Output { status, stdout, stderr } = Command::new("unshare")
         .args(namespaces)
         .args(["sh", "-c", &script])
         .env(SCENARIO, scenario)
@@ -410,16 +364,11 @@ fn run(scenario: &str) {
 }
 
 fn obstacle(scenario: &str, root: bool) -> Option<String> {
-    let trial = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--net", "true"])
-        .output();
+    let trial = Command::new("unshare").args(["--user", "--map-root-user", "--net", "true"]).output();
     match trial {
         Err(error) => return Some(format!("unshare (util-linux): {error}")),
         Ok(Output { status, stderr, .. }) if !status.success() => {
-            return Some(format!(
-                "no user namespaces: {}",
-                String::from_utf8_lossy(&stderr).trim()
-            ));
+            return Some(format!("no user namespaces: {}", String::from_utf8_lossy(&stderr).trim()));
         }
         Ok(_) => {}
     }
@@ -428,9 +377,6 @@ fn obstacle(scenario: &str, root: bool) -> Option<String> {
     {
         return None;
     }
-    let device = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun");
+    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
     device.err().map(|error| format!("/dev/net/tun: {error}"))
 }

@@ -95,12 +95,12 @@ impl std::error::Error for Usage {}
 /// Understands a command line; `args` begins with the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) -> Result<Command, Usage> {
     match RnetArgs::try_parse_from(args).map_err(Usage)?.command {
-        CommandArgs::Run(run) => settle::run(*run, surroundings)
-            .map(Command::Run)
-            .map_err(|cause| mistake("run", &cause)),
-        CommandArgs::Hello(hello) => settle::hello(hello, surroundings)
-            .map(Command::Hello)
-            .map_err(|cause| mistake("hello", &cause)),
+        CommandArgs::Run(run) => {
+            settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
+        }
+        CommandArgs::Hello(hello) => {
+            settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
+        }
         CommandArgs::HelloGuest { outside } => Ok(Command::HelloGuest(outside)),
     }
 }

@@ -15,11 +15,10 @@ use crate::config::{
     Config, Container, HostAccess, Ipv4Plan, Ipv6Plan, LinkSpec, Log, LogLevel, MacAddr, Network, Publish,
     RootFs, Timeouts, Transport, Volume,
 };
+use crate::etc::MAX_NAMESERVERS;
 
 /// Most ports that one container publishes: each takes up to two sockets.
 const MAX_PUBLISHED: u32 = 16_384;
-/// Most DNS servers that are asked in turn.
-const MAX_DNS_SERVERS: usize = 16;
 /// Least MTU of a link with IPv6 (RFC 8200 section 5).
 const IPV6_MIN_MTU: u16 = 1280;
 
@@ -34,8 +33,8 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     network.publish = published(&args.publish)?;
     network.host_access = host_access(&args, &network)?;
     network.timeouts = timeouts(&args);
-    if args.dns.len() > MAX_DNS_SERVERS {
-        return Err(format!("--dns is given more than {MAX_DNS_SERVERS} times"));
+    if args.dns.len() > MAX_NAMESERVERS {
+        return Err(format!("--dns is given more than {MAX_NAMESERVERS} times"));
     }
     network.dns_servers = args.dns;
 
@@ -51,21 +50,10 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         rootfs,
         workdir: args.workdir,
         hostname,
-        volumes: args
-            .volume
-            .into_iter()
-            .map(|spec| volume(spec, surroundings))
-            .collect(),
+        volumes: args.volume.into_iter().map(|spec| volume(spec, surroundings)).collect(),
         init: args.init,
     };
-    Ok(request(
-        &args.network,
-        network,
-        container,
-        &args.log,
-        surroundings,
-        notes,
-    ))
+    Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
 
 /// Settles `rnet hello`.
@@ -82,14 +70,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         volumes: Vec::new(),
         init: false,
     };
-    Ok(request(
-        &args.network,
-        network,
-        container,
-        &args.log,
-        surroundings,
-        notes,
-    ))
+    Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
 
 fn request(
@@ -110,15 +91,9 @@ fn request(
         subnet_given: args.cidr.is_some(),
         link,
         container,
-        log: Log {
-            level: log_level(log),
-            format: log.log_format,
-        },
+        log: Log { level: log_level(log), format: log.log_format },
     };
-    Request {
-        config: Box::new(config),
-        notes,
-    }
+    Request { config: Box::new(config), notes }
 }
 
 /// Addresses and MTU; the rest at its defaults.
@@ -137,11 +112,7 @@ fn network(
     let host = &surroundings.host_subnets;
     Ok(Network {
         ipv4: ipv4_plan(args.cidr, host, notes)?,
-        ipv6: if args.no_ipv6 {
-            None
-        } else {
-            Some(ipv6_plan(args.cidr6, host, notes)?)
-        },
+        ipv6: if args.no_ipv6 { None } else { Some(ipv6_plan(args.cidr6, host, notes)?) },
         mtu: args.mtu,
         dns_servers: Vec::new(),
         publish: Vec::new(),
@@ -203,7 +174,7 @@ struct Taken<'a> {
 /// Expands `-p` and refuses what could not be bound together.
 fn published(specs: &[PublishSpec]) -> Result<Vec<Publish>, String> {
     if specs.iter().map(PublishSpec::count).sum::<u32>() > MAX_PUBLISHED {
-        return Err(format!("more than {MAX_PUBLISHED} ports are published"));
+        return Err(format!("--publish names more than {MAX_PUBLISHED} ports"));
     }
     let mut taken: HashMap<(Transport, u16), Vec<Taken<'_>>> = HashMap::new();
     let mut published = Vec::new();
@@ -211,16 +182,10 @@ fn published(specs: &[PublishSpec]) -> Result<Vec<Publish>, String> {
         for port in spec.expand() {
             if let Some(host_port) = port.host_port {
                 let others = taken.entry((port.transport, host_port)).or_default();
-                if let Some(other) = others
-                    .iter()
-                    .find(|other| overlapping(other.addr, port.host_addr))
-                {
+                if let Some(other) = others.iter().find(|other| overlapping(other.addr, port.host_addr)) {
                     return Err(published_twice(spec, port.transport, host_port, other.by));
                 }
-                others.push(Taken {
-                    addr: port.host_addr,
-                    by: &spec.text,
-                });
+                others.push(Taken { addr: port.host_addr, by: &spec.text });
             }
             published.push(port);
         }
@@ -256,10 +221,7 @@ fn host_access(args: &RunArgs, network: &Network) -> Result<HostAccess, String> 
             ));
         }
     }
-    Ok(HostAccess {
-        loopback: args.host_loopback,
-        allowed: args.allow_host.clone(),
-    })
+    Ok(HostAccess { loopback: args.host_loopback, allowed: args.allow_host.clone() })
 }
 
 fn meant_by_gateway(allowed: SocketAddr, network: &Network) -> Option<SocketAddr> {
@@ -287,11 +249,7 @@ fn rootfs(word: &OsStr, surroundings: &Surroundings) -> Result<RootFs, String> {
         return Err("ROOTFS is empty; expected a directory, or / for the host's own root".to_owned());
     }
     let path = absolute(Path::new(word), surroundings);
-    Ok(if path == Path::new("/") {
-        RootFs::HostCopy
-    } else {
-        RootFs::Directory(path)
-    })
+    Ok(if path == Path::new("/") { RootFs::HostCopy } else { RootFs::Directory(path) })
 }
 
 /// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
@@ -300,18 +258,12 @@ fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
     let path = surroundings.cwd.join(path);
     let path: PathBuf = path.components().collect();
     // The root has no parent, so `/..` is `/` whatever the file system holds.
-    let only_root = path
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::ParentDir));
+    let only_root = path.components().all(|part| matches!(part, Component::RootDir | Component::ParentDir));
     if only_root { PathBuf::from("/") } else { path }
 }
 
 fn volume(spec: VolumeSpec, surroundings: &Surroundings) -> Volume {
-    Volume {
-        source: absolute(&spec.source, surroundings),
-        target: spec.target,
-        read_only: spec.read_only,
-    }
+    Volume { source: absolute(&spec.source, surroundings), target: spec.target, read_only: spec.read_only }
 }
 
 fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surroundings) -> Vec<OsString> {
@@ -338,10 +290,9 @@ fn environment(
 ) -> Vec<(OsString, OsString)> {
     let mut env = match rootfs {
         RootFs::HostCopy => surroundings.env.clone(),
-        RootFs::Directory(_) | RootFs::Empty => vec![
-            ("PATH".into(), DEFAULT_PATH.into()),
-            ("HOME".into(), "/root".into()),
-        ],
+        RootFs::Directory(_) | RootFs::Empty => {
+            vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
+        }
     };
     if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
@@ -371,10 +322,7 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
 }
 
 fn variable(surroundings: &Surroundings, name: impl AsRef<OsStr>) -> Option<&OsStr> {
-    let found = surroundings
-        .env
-        .iter()
-        .find(|(other, _)| other.as_os_str() == name.as_ref());
+    let found = surroundings.env.iter().find(|(other, _)| other.as_os_str() == name.as_ref());
     found.map(|(_, value)| value.as_os_str())
 }
 
@@ -385,10 +333,7 @@ fn random_mac(surroundings: &Surroundings) -> MacAddr {
 }
 
 fn random_hostname(surroundings: &Surroundings) -> String {
-    surroundings.random[10..]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    surroundings.random[10..].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn log_level(args: &LogArgs) -> LogLevel {

@@ -66,10 +66,7 @@ mod tests {
 
     #[test]
     fn none_is_left_when_the_host_uses_all() {
-        assert_eq!(
-            free_ipv4(&nets(&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])),
-            None
-        );
+        assert_eq!(free_ipv4(&nets(&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])), None);
         assert_eq!(free_ipv6(&nets(&["fd00::/8"])), None);
     }
 
@@ -82,9 +79,6 @@ mod tests {
     }
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
-        texts
-            .iter()
-            .map(|text| text.parse().expect("a network"))
-            .collect()
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
     }
 }

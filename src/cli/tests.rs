@@ -6,32 +6,20 @@ use crate::config::{Container, LinkKind, LogFormat, MacAddr, Network, RootFs, Tr
 #[test]
 fn the_main_job_is_understood() {
     let config = config("run -p 8080:8080 ./rootfs nc -l -p 8080");
-    assert_eq!(
-        config.container.rootfs,
-        RootFs::Directory("/home/me/rootfs".into())
-    );
+    assert_eq!(config.container.rootfs, RootFs::Directory("/home/me/rootfs".into()));
     assert_eq!(config.container.command, ["nc", "-l", "-p", "8080"]);
     assert_eq!(config.network.publish.len(), 1);
     assert_eq!(config.network.publish[0].host_port, Some(8080));
     assert_eq!(config.network.mtu, 65520);
     assert_eq!(config.network.ipv4.guest.to_string(), "10.0.2.100");
-    assert_eq!(
-        config.network.ipv6.map(|plan| plan.guest.to_string()),
-        Some("fd00::100".to_owned())
-    );
-    assert_eq!(
-        (config.link.kind, config.link.ifname.as_str()),
-        (LinkKind::Auto, "tap0")
-    );
+    assert_eq!(config.network.ipv6.map(|plan| plan.guest.to_string()), Some("fd00::100".to_owned()));
+    assert_eq!((config.link.kind, config.link.ifname.as_str()), (LinkKind::Auto, "tap0"));
 }
 
 #[test]
 fn options_end_at_the_root() {
     assert_eq!(command("run / ls -l --mtu 5"), ["ls", "-l", "--mtu", "5"]);
-    assert_eq!(
-        command("run --init / --help -p x --version"),
-        ["--help", "-p", "x", "--version"]
-    );
+    assert_eq!(command("run --init / --help -p x --version"), ["--help", "-p", "x", "--version"]);
     assert_eq!(command("run -- / ls -q"), ["ls", "-q"]);
     assert_eq!(command("run / -- ls -- x"), ["ls", "--", "x"]);
     assert_eq!(command("run / env -- ls"), ["env", "--", "ls"]);
@@ -43,14 +31,8 @@ fn every_way_to_write_the_hosts_root_is_the_copy() {
     for root in ["/", "//", "/.", "/..", "/./../"] {
         assert_eq!(container(&format!("run {root} true")).rootfs, RootFs::HostCopy);
     }
-    assert_eq!(
-        container("run .. true").rootfs,
-        RootFs::Directory("/home/me/..".into())
-    );
-    assert_eq!(
-        container("run /srv/./x/ true").rootfs,
-        RootFs::Directory("/srv/x".into())
-    );
+    assert_eq!(container("run .. true").rootfs, RootFs::Directory("/home/me/..".into()));
+    assert_eq!(container("run /srv/./x/ true").rootfs, RootFs::Directory("/srv/x".into()));
 }
 
 #[test]
@@ -62,10 +44,8 @@ fn without_a_command_a_shell_runs() {
 #[test]
 fn a_directory_gets_dockers_environment() {
     let env = container("run -e A=1 -e A=2 -e EDITOR -e NOTHERE -e HOME=/x ./rootfs true").env;
-    let env: Vec<String> = env
-        .iter()
-        .map(|(name, value)| format!("{}={}", name.display(), value.display()))
-        .collect();
+    let env: Vec<String> =
+        env.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();
     assert_eq!(
         env,
         [
@@ -117,10 +97,7 @@ fn verbosity_and_format_reach_the_log() {
 fn the_guests_mac_is_one_local_station() {
     let mac = config("run / true").link.mac;
     assert!(!mac.is_group() && mac.0[0] & 2 != 0 && mac != MacAddr::GATEWAY);
-    assert_eq!(
-        config("run --mac-address 02:00:00:00:00:01 / true").link.mac.0[5],
-        1
-    );
+    assert_eq!(config("run --mac-address 02:00:00:00:00:01 / true").link.mac.0[5], 1);
 }
 
 #[test]
@@ -166,10 +143,7 @@ fn no_port_is_published_twice() {
         "-p [::1]:80:1 -p [::1]:80:2",
     ] {
         let text = refusal(&format!("run {words} / true"));
-        assert!(
-            text.contains("already published by") && text.contains("--publish"),
-            "{text}"
-        );
+        assert!(text.contains("already published by") && text.contains("--publish"), "{text}");
     }
     for words in [
         "-p 80:80 -p 80:80/udp",
@@ -202,21 +176,8 @@ fn allowed_destinations_are_final_ones() {
 
 #[test]
 fn mistakes_end_with_125_and_help_with_0() {
-    let status = |words: &str| {
-        parse_words(words, &surroundings())
-            .map_err(|usage| usage.code())
-            .err()
-    };
-    for words in [
-        "",
-        "run",
-        "run -p",
-        "run -p x / true",
-        "run -h",
-        "fly",
-        "run --link bus /",
-        "hello x",
-    ] {
+    let status = |words: &str| parse_words(words, &surroundings()).map_err(|usage| usage.code()).err();
+    for words in ["", "run", "run -p", "run -p x / true", "run -h", "fly", "run --link bus /", "hello x"] {
         assert_eq!(status(words), Some(125), "{words}");
     }
     for words in ["--help", "-h", "--version", "run --help", "hello --help"] {
@@ -235,12 +196,8 @@ fn hello_needs_nothing() {
 }
 
 fn surroundings() -> Surroundings {
-    let env = [
-        ("PATH", "/home/me/bin:/bin"),
-        ("SHELL", "/usr/bin/fish"),
-        ("TERM", "screen"),
-        ("EDITOR", "vi"),
-    ];
+    let env =
+        [("PATH", "/home/me/bin:/bin"), ("SHELL", "/usr/bin/fish"), ("TERM", "screen"), ("EDITOR", "vi")];
     Surroundings {
         env: env.map(|(name, value)| (name.into(), value.into())).into(),
         cwd: "/home/me".into(),

@@ -99,13 +99,7 @@ pub(super) fn publish(text: &str) -> Result<PublishSpec, String> {
             guest_ports.count()
         ));
     }
-    Ok(PublishSpec {
-        text: text.to_owned(),
-        host_addr,
-        host_ports,
-        guest_ports,
-        transport,
-    })
+    Ok(PublishSpec { text: text.to_owned(), host_addr, host_ports, guest_ports, transport })
 }
 
 fn parse_transport(text: &str) -> Result<Transport, String> {
@@ -133,9 +127,8 @@ fn split_address(text: &str) -> Result<Option<(IpAddr, &str)>, String> {
         let (addr, ports) = rest
             .split_once("]:")
             .ok_or_else(|| format!("'{text}' has no host port behind its address; {PUBLISH_GRAMMAR}"))?;
-        let addr: Ipv6Addr = addr
-            .parse()
-            .map_err(|_| format!("the host address '{addr}' is not an IPv6 address"))?;
+        let addr: Ipv6Addr =
+            addr.parse().map_err(|_| format!("the host address '{addr}' is not an IPv6 address"))?;
         return Ok(Some((addr.into(), ports)));
     }
     let Some((addr, ports)) = text.rsplit_once(':') else {
@@ -146,18 +139,13 @@ fn split_address(text: &str) -> Result<Option<(IpAddr, &str)>, String> {
     }
     match addr.parse() {
         Ok(addr) => Ok(Some((IpAddr::V4(addr), ports))),
-        Err(_) => Err(format!(
-            "the host address '{addr}' is not an IP address; {PUBLISH_GRAMMAR}"
-        )),
+        Err(_) => Err(format!("the host address '{addr}' is not an IP address; {PUBLISH_GRAMMAR}")),
     }
 }
 
 fn parse_ports(text: &str, side: Side) -> Result<Ports, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let ports = Ports {
-        first: parse_port(first, side)?,
-        last: parse_port(last, side)?,
-    };
+    let ports = Ports { first: parse_port(first, side)?, last: parse_port(last, side)? };
     if ports.first > ports.last {
         return Err(format!("the {side} port range '{text}' runs backwards"));
     }
@@ -172,9 +160,7 @@ fn parse_port(text: &str, side: Side) -> Result<u16, String> {
             .to_owned()),
         Ok(port) if digits && port != 0 => Ok(port),
         _ if text.is_empty() => Err(format!("the {side} port is missing; {PUBLISH_GRAMMAR}")),
-        _ => Err(format!(
-            "the {side} port '{text}' is not a number from 1 to 65535"
-        )),
+        _ => Err(format!("the {side} port '{text}' is not a number from 1 to 65535")),
     }
 }
 
@@ -193,9 +179,9 @@ pub(super) fn allow_host(text: &str) -> Result<SocketAddr, String> {
         IpAddr::V6(ip) if ip.is_unspecified() || ip.is_multicast() => {
             Err(format!("{ip} is not one station's address"))
         }
-        IpAddr::V6(ip) if ip.is_unicast_link_local() => Err(format!(
-            "{ip} is meaningful on one of the host's interfaces only, which a guest cannot name"
-        )),
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+            Err(format!("{ip} is meaningful on one of the host's interfaces only, which a guest cannot name"))
+        }
         IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
             Some(v4) => Err(format!("write it as {v4}:{}", addr.port())),
             None => Ok(addr),
@@ -206,9 +192,8 @@ pub(super) fn allow_host(text: &str) -> Result<SocketAddr, String> {
 
 /// Parses `--cidr`.
 pub(super) fn cidr(text: &str) -> Result<Ipv4Plan, String> {
-    let subnet: Ipv4Net = text
-        .parse()
-        .map_err(|_| "expected an IPv4 network such as 10.0.2.0/24".to_owned())?;
+    let subnet: Ipv4Net =
+        text.parse().map_err(|_| "expected an IPv4 network such as 10.0.2.0/24".to_owned())?;
     if subnet != subnet.trunc() {
         return Err(format!("it has host bits set; the network is {}", subnet.trunc()));
     }
@@ -221,9 +206,8 @@ pub(super) fn cidr(text: &str) -> Result<Ipv4Plan, String> {
 
 /// Parses `--cidr6`.
 pub(super) fn cidr6(text: &str) -> Result<Ipv6Plan, String> {
-    let subnet: Ipv6Net = text
-        .parse()
-        .map_err(|_| "expected an IPv6 network such as fd00::/64".to_owned())?;
+    let subnet: Ipv6Net =
+        text.parse().map_err(|_| "expected an IPv6 network such as fd00::/64".to_owned())?;
     if subnet != subnet.trunc() {
         return Err(format!("it has host bits set; the network is {}", subnet.trunc()));
     }
@@ -238,9 +222,7 @@ pub(super) fn cidr6(text: &str) -> Result<Ipv6Plan, String> {
 
 /// Parses `--dns`.
 pub(super) fn dns(text: &str) -> Result<IpAddr, String> {
-    let addr: IpAddr = text
-        .parse()
-        .map_err(|_| "expected the IP address of a DNS server".to_owned())?;
+    let addr: IpAddr = text.parse().map_err(|_| "expected the IP address of a DNS server".to_owned())?;
     let broadcast = matches!(addr, IpAddr::V4(ip) if ip.is_broadcast());
     if addr.is_unspecified() || addr.is_multicast() || broadcast {
         return Err("not one station's address".to_owned());
@@ -335,11 +317,7 @@ pub(super) fn volume(text: &OsStr) -> Result<VolumeSpec, String> {
     };
     check_volume_source(source)?;
     check_volume_target(Path::new(target))?;
-    Ok(VolumeSpec {
-        source: source.into(),
-        target: target.into(),
-        read_only,
-    })
+    Ok(VolumeSpec { source: source.into(), target: target.into(), read_only })
 }
 
 fn check_volume_source(source: &OsStr) -> Result<(), String> {
@@ -349,9 +327,7 @@ fn check_volume_source(source: &OsStr) -> Result<(), String> {
     }
     if !bytes.contains(&b'/') && !matches!(bytes, b"." | b"..") {
         let name = source.to_string_lossy();
-        return Err(format!(
-            "there are no named volumes; for a file or directory here write ./{name}"
-        ));
+        return Err(format!("there are no named volumes; for a file or directory here write ./{name}"));
     }
     Ok(())
 }
@@ -387,14 +363,8 @@ mod tests {
         assert_eq!(ports("8080:80"), [(None, Some(8080), 80, Transport::Tcp)]);
         assert_eq!(ports("80"), [(None, None, 80, Transport::Tcp)]);
         assert_eq!(ports("53:5353/udp"), [(None, Some(53), 5353, Transport::Udp)]);
-        assert_eq!(
-            ports("127.0.0.1::80"),
-            [(addr("127.0.0.1"), None, 80, Transport::Tcp)]
-        );
-        assert_eq!(
-            ports("[::1]:8080:80/TCP"),
-            [(addr("::1"), Some(8080), 80, Transport::Tcp)]
-        );
+        assert_eq!(ports("127.0.0.1::80"), [(addr("127.0.0.1"), None, 80, Transport::Tcp)]);
+        assert_eq!(ports("[::1]:8080:80/TCP"), [(addr("::1"), Some(8080), 80, Transport::Tcp)]);
         assert_eq!(ports("[::]::80"), [(addr("::"), None, 80, Transport::Tcp)]);
     }
 
@@ -404,10 +374,7 @@ mod tests {
             ports("127.0.0.1:8000-8002:80-82/udp"),
             [0, 1, 2].map(|n| (addr("127.0.0.1"), Some(8000 + n), 80 + n, Transport::Udp))
         );
-        assert_eq!(
-            ports("65534-65535"),
-            [65534, 65535].map(|port| (None, None, port, Transport::Tcp))
-        );
+        assert_eq!(ports("65534-65535"), [65534, 65535].map(|port| (None, None, port, Transport::Tcp)));
         assert_eq!(publish("1-65535:1-65535").map(|spec| spec.count()), Ok(65535));
     }
 
@@ -439,12 +406,7 @@ mod tests {
 
     #[test]
     fn allow_host_takes_single_final_destinations_only() {
-        for text in [
-            "127.0.0.1:5432",
-            "[::1]:5432",
-            "169.254.169.254:80",
-            "192.168.1.4:22",
-        ] {
+        for text in ["127.0.0.1:5432", "[::1]:5432", "169.254.169.254:80", "192.168.1.4:22"] {
             assert_eq!(allow_host(text), Ok(text.parse().expect("an address")));
         }
         for text in [
@@ -467,32 +429,15 @@ mod tests {
 
     #[test]
     fn networks_hold_stations_and_no_host_bits() {
-        assert_eq!(
-            cidr("10.9.0.0/16").map(|plan| plan.gateway),
-            Ok([10, 9, 0, 2].into())
-        );
+        assert_eq!(cidr("10.9.0.0/16").map(|plan| plan.gateway), Ok([10, 9, 0, 2].into()));
         assert!(cidr("10.0.2.5/24").is_err_and(|cause| cause.contains("10.0.2.0/24")));
-        for text in [
-            "10.0.2.0",
-            "10.0.2.0/30",
-            "0.0.0.0/0",
-            "127.0.0.0/8",
-            "224.0.0.0/8",
-            "240.0.0.0/8",
-            "fd00::/64",
-        ] {
+        for text in
+            ["10.0.2.0", "10.0.2.0/30", "0.0.0.0/0", "127.0.0.0/8", "224.0.0.0/8", "240.0.0.0/8", "fd00::/64"]
+        {
             assert!(cidr(text).is_err(), "{text}");
         }
         assert!(cidr6("fd12:3456::/64").is_ok() && cidr6("2001:db8::/64").is_ok());
-        for text in [
-            "fe80::/64",
-            "::/0",
-            "::1/128",
-            "ff00::/8",
-            "fd00::/117",
-            "fd00::1/64",
-            "10.0.0.0/8",
-        ] {
+        for text in ["fe80::/64", "::/0", "::1/128", "ff00::/8", "fd00::/117", "fd00::1/64", "10.0.0.0/8"] {
             assert!(cidr6(text).is_err(), "{text}");
         }
     }
@@ -500,18 +445,7 @@ mod tests {
     #[test]
     fn names_follow_the_kernels_limits() {
         assert!(ifname("eth0").is_ok() && ifname("abcdefghijklmno").is_ok());
-        for text in [
-            "",
-            "abcdefghijklmnop",
-            "a/b",
-            "a:b",
-            "tap%d",
-            "a b",
-            ".",
-            "..",
-            "lo",
-            "t\u{e4}p",
-        ] {
+        for text in ["", "abcdefghijklmnop", "a/b", "a:b", "tap%d", "a b", ".", "..", "lo", "t\u{e4}p"] {
             assert!(ifname(text).is_err(), "{text}");
         }
         assert!(hostname("web-1.example").is_ok() && hostname(&"a".repeat(64)).is_ok());

@@ -121,9 +121,7 @@ fn candidates(name: &OsStr, env: &[(OsString, OsString)]) -> Vec<OsString> {
     let path = env.iter().rev().find(|(variable, _)| variable == "PATH");
     let path = path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value);
     let directories = path.as_bytes().split(|&byte| byte == b':');
-    directories
-        .map(|directory| Path::new(OsStr::from_bytes(directory)).join(name).into_os_string())
-        .collect()
+    directories.map(|directory| Path::new(OsStr::from_bytes(directory)).join(name).into_os_string()).collect()
 }
 
 /// `NAME=value` strings; of two with one name the later.
@@ -144,12 +142,17 @@ fn c_string(text: &OsStr) -> Option<CString> {
 }
 
 fn without_interpreter(name: &OsStr) -> Error {
-    Error::new("cannot run", name.display(), "its interpreter or dynamic loader is not in the root filesystem")
-        .exit_code(exit::NOT_FOUND)
+    Error::new(
+        "cannot run",
+        name.display(),
+        "its interpreter or dynamic loader is not in the root filesystem",
+    )
+    .exit_code(exit::NOT_FOUND)
 }
 
 fn not_executable(name: &OsStr, errno: Errno) -> Error {
-    let error = Error::new("cannot run", name.display(), io::Error::from(errno)).exit_code(exit::NOT_EXECUTABLE);
+    let error =
+        Error::new("cannot run", name.display(), io::Error::from(errno)).exit_code(exit::NOT_EXECUTABLE);
     match errno {
         Errno::ENOEXEC => error.hint("it is made for another architecture, or a script without a #! line"),
         _ => error,

@@ -167,7 +167,8 @@ impl Walk {
             self.visit_directory(path, metadata.mode() & 0o7777, depth);
         } else if kind.is_symlink() {
             self.nodes.extend(fs::read_link(&path).ok().map(|target| Node::Symlink { path, target }));
-        } else if kind.is_file() && metadata.len() <= COPY_BYTES && eaccess(&path, AccessFlags::R_OK).is_ok() {
+        } else if kind.is_file() && metadata.len() <= COPY_BYTES && eaccess(&path, AccessFlags::R_OK).is_ok()
+        {
             self.nodes.push(Node::File { path });
         } else if !kind.is_socket() {
             self.nodes.push(Node::Bind { path });

@@ -83,9 +83,8 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let child = process::spawn(userns::NAMESPACES, theirs, |channel| {
-        child::main(channel, launch, &steps, &mask)
-    });
+    let child =
+        process::spawn(userns::NAMESPACES, theirs, |channel| child::main(channel, launch, &steps, &mask));
     let mut running = Running {
         child: child.map_err(|cause| userns::forbidden(&cause))?,
         channel: Some(ours),
@@ -108,7 +107,8 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
         config::RootFs::HostCopy => Root::HostCopy(HostCopy {
             nodes: hostcopy::survey(storage.map(Storage::path))?,
-            layers: storage.map_or(Path::new(plan::SCRATCH).join("layers"), |disk| plan::of_host(disk.path())),
+            layers: storage
+                .map_or(Path::new(plan::SCRATCH).join("layers"), |disk| plan::of_host(disk.path())),
         }),
         config::RootFs::Empty => Root::Empty,
     };
@@ -138,7 +138,8 @@ fn take_signals() -> Result<(SignalFd, SigSet)> {
     signal::set_default(Signal::SIGCHLD).context("cannot reset", "SIGCHLD")?;
     let set = signal::set_of(supervise::forwarded());
     let mut before = SigSet::empty();
-    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before)).context("cannot block", "signals")?;
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before))
+        .context("cannot block", "signals")?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&set, flags).context("cannot create", "signalfd")?;
     Ok((signals, before))

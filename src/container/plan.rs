@@ -295,13 +295,7 @@ mod tests {
     }
 
     fn survey(root: Root) -> Survey {
-        Survey {
-            root,
-            console: None,
-            privileged: false,
-            cwd: "/home/me".into(),
-            volume_sources: Vec::new(),
-        }
+        Survey { root, console: None, privileged: false, cwd: "/home/me".into(), volume_sources: Vec::new() }
     }
 
     fn position(steps: &[Step], wanted: impl Fn(&Step) -> bool) -> usize {
@@ -321,12 +315,8 @@ mod tests {
         survey.volume_sources.push("/real/a".into());
         let steps = plan(&container, &EtcFiles::default(), &survey);
         assert_eq!(steps[0], Step::EnterDirectory("/r".into()));
-        let volume = Bind {
-            source: "real/a".into(),
-            target: "/b".into(),
-            access: Access::ReadOnly,
-            required: true,
-        };
+        let volume =
+            Bind { source: "real/a".into(), target: "/b".into(), access: Access::ReadOnly, required: true };
         let work_dir = Step::WorkDir { path: "/b".into(), optional: false };
         assert_eq!(steps[steps.len() - 3..], [Step::Bind(volume), Step::LeaveHost, work_dir]);
     }
@@ -335,7 +325,8 @@ mod tests {
     fn generated_files_are_bound_before_the_scratch_tmpfs_goes() {
         let etc = EtcFiles { hosts: "127.0.0.1 localhost\n".into(), ..EtcFiles::default() };
         let steps = plan(&container(RootFs::Empty), &etc, &survey(Root::Empty));
-        let file = position(&steps, |step| matches!(step, Step::File { content, .. } if *content == etc.hosts));
+        let file =
+            position(&steps, |step| matches!(step, Step::File { content, .. } if *content == etc.hosts));
         let bound = position(
             &steps,
             |step| matches!(step, Step::Bind(bind) if bind.target == Path::new("/etc/hosts")),

@@ -101,7 +101,9 @@ impl<N: FnMut(String)> Interpreter<N> {
         if !is_denied(cause) {
             return done.context("cannot mount", format!("{fstype} on {}", target.display()));
         }
-        (self.note)(format!("the kernel refuses a new {fstype} here ({cause}); the host's own is shown instead"));
+        (self.note)(format!(
+            "the kernel refuses a new {fstype} here ({cause}); the host's own is shown instead"
+        ));
         let read_only = flags.contains(MsFlags::MS_RDONLY);
         let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
         attach(source, &target, access).context("cannot bind", format!("the host's {}", target.display()))

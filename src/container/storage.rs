@@ -146,7 +146,7 @@ mod tests {
         };
         let stale = base.path().join("layers-0-0");
         fs::create_dir_all(stale.join("work/work")).expect("mkdir");
-        fs::set_permissions(stale.join("work/work"), Permissions::from_mode(0)).expect("chmod");
+        fs::set_permissions(stale.join("work/work"), Permissions::from_mode(0o000)).expect("chmod");
         sweep(base.path());
         assert!(living.path().exists() && !stale.exists());
         let path = living.path().to_owned();

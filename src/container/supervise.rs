@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn dispositions_are_read_from_proc() {
-        let status = "Name:\tsh\nSigBlk:\t0000000000010000\nSigIgn:\t0000000000000004\nSigCgt:\t0000000000000002\n";
+        let status =
+            "Name:\tsh\nSigBlk:\t0000000000010000\nSigIgn:\t0000000000000004\nSigCgt:\t0000000000000002\n";
         assert_eq!(disposition_in(status, libc::SIGINT), Disposition::Caught);
         assert_eq!(disposition_in(status, libc::SIGQUIT), Disposition::Ignored);
         assert_eq!(disposition_in(status, libc::SIGCHLD), Disposition::Blocked);

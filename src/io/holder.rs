@@ -39,10 +39,7 @@ pub(super) fn of(transport: Transport, address: SocketAddr) -> Option<Holder> {
     };
     let entry = tables.iter().find_map(|table| {
         let table = fs::read_to_string(table).ok()?;
-        table
-            .lines()
-            .filter_map(Entry::parse)
-            .find(|entry| entry.stands_in_the_way(transport, address))
+        table.lines().filter_map(Entry::parse).find(|entry| entry.stands_in_the_way(transport, address))
     })?;
     Some(process(entry.inode).unwrap_or(Holder::User { uid: entry.uid }))
 }
@@ -63,12 +60,7 @@ impl Entry {
         let tcp_listens = columns.nth(1)? == TCP_LISTEN;
         let uid = columns.nth(3)?.parse().ok()?;
         let inode = columns.nth(1)?.parse().ok()?;
-        Some(Self {
-            local,
-            tcp_listens,
-            uid,
-            inode,
-        })
+        Some(Self { local, tcp_listens, uid, inode })
     }
 
     /// A wildcard meets every address of its family; `[::]` may have taken IPv4 with it.

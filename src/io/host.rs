@@ -173,14 +173,9 @@ impl fmt::Display for Target {
 fn bind_wildcards(transport: Transport, port: u16) -> std::result::Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::new();
     let mut missing = None;
-    let wildcards = [
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    ];
+    let wildcards = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     for wildcard in wildcards {
-        let port = listeners
-            .first()
-            .map_or(port, |first: &Listener| first.address().port());
+        let port = listeners.first().map_or(port, |first: &Listener| first.address().port());
         match bind(transport, SocketAddr::new(wildcard, port)) {
             Ok(listener) => listeners.push(listener),
             Err(failure) if failure.is(Errno::EAFNOSUPPORT) || failure.is(Errno::EADDRNOTAVAIL) => {
@@ -250,11 +245,7 @@ mod tests {
             let port = listeners[0].address().port();
             assert_ne!(port, 0);
             assert!(listeners.iter().all(|listener| listener.address().port() == port));
-            assert!(
-                listeners
-                    .iter()
-                    .all(|listener| listener.address().ip().is_unspecified())
-            );
+            assert!(listeners.iter().all(|listener| listener.address().ip().is_unspecified()));
         }
     }
 
@@ -268,10 +259,7 @@ mod tests {
             let text = error.to_string();
             let pid = std::process::id();
             assert!(text.contains(&format!("127.0.0.1:{port}/{transport}")), "{text}");
-            assert!(
-                text.contains("os error 98") && text.contains(&format!("pid {pid}")),
-                "{text}"
-            );
+            assert!(text.contains("os error 98") && text.contains(&format!("pid {pid}")), "{text}");
 
             let error =
                 listen(&publish(None, Some(port), transport)).expect_err("the wildcard conflicts too");
@@ -281,15 +269,9 @@ mod tests {
 
     #[test]
     fn a_low_port_names_the_sysctl() {
-        let failure = Failure {
-            address: SocketAddr::from(([0, 0, 0, 0], 80)),
-            cause: Errno::EACCES.into(),
-        };
+        let failure = Failure { address: SocketAddr::from(([0, 0, 0, 0], 80)), cause: Errno::EACCES.into() };
         let text = failure.explain(Transport::Tcp).to_string();
-        assert!(
-            text.contains("sudo sysctl net.ipv4.ip_unprivileged_port_start=80 "),
-            "{text}"
-        );
+        assert!(text.contains("sudo sysctl net.ipv4.ip_unprivileged_port_start=80 "), "{text}");
     }
 
     #[test]
@@ -334,11 +316,6 @@ mod tests {
     }
 
     fn publish(address: Option<Ipv4Addr>, host_port: Option<u16>, transport: Transport) -> Publish {
-        Publish {
-            host_addr: address.map(IpAddr::V4),
-            host_port,
-            guest_port: 80,
-            transport,
-        }
+        Publish { host_addr: address.map(IpAddr::V4), host_port, guest_port: 80, transport }
     }
 }

@@ -44,10 +44,7 @@ impl Link {
 
     /// Takes over a link.
     pub fn new(link: LinkFd) -> Self {
-        Self {
-            fd: link.fd,
-            kind: link.kind,
-        }
+        Self { fd: link.fd, kind: link.kind }
     }
 
     /// What the kernel does for frames on this link.
@@ -58,21 +55,21 @@ impl Link {
         }
     }
 
-    /// The next frame from the guest, read into `buffer` ([`Self::BUFFER_BYTES`] long); `None` if none waits.
-    /// Frames that the link cannot express (BIG TCP, segmentation offloads newer than the kernel's header) are
-    /// skipped; an error means that the link is gone.
+    /// The next frame from the guest, read into `buffer` ([`Self::BUFFER_BYTES`] long); `None` if none waits. A
+    /// frame that the link cannot express (BIG TCP, segmentation unknown to the kernel's header) comes as an empty
+    /// one. An error means that the link is gone.
     pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], RxOffload)>> {
-        let header_bytes = self.header_bytes();
-        let len = loop {
-            match read(&self.fd, buffer) {
-                Ok(len) if len < buffer.len() && len >= header_bytes + ETHERNET_BYTES => break len,
-                Ok(_) => {}
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::EINTR | Errno::EINVAL) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        let lost = Ok(Some((&[][..], RxOffload::default())));
+        let len = match read(&self.fd, buffer) {
+            Ok(len) if len < buffer.len() => len,
+            Ok(_) => return lost,
+            Err(Errno::EINVAL) if self.kind == LinkKind::Packet => return lost,
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
         };
-        let (header, frame) = buffer[..len].split_at(header_bytes);
+        let Some((header, frame)) = buffer[..len].split_at_checked(self.header_bytes()) else {
+            return lost;
+        };
         let offload = header.first_chunk().map(decode).unwrap_or_default();
         Ok(Some((frame, offload)))
     }
@@ -91,13 +88,10 @@ impl Link {
         if header_bytes > 0 {
             bytes[..VNET_HEADER_BYTES].copy_from_slice(&encode(offload));
         }
-        loop {
-            return match write(&self.fd, bytes) {
-                Ok(_) => Ok(()),
-                Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(io::ErrorKind::WouldBlock.into()),
-                Err(errno) => Err(errno.into()),
-            };
+        match write(&self.fd, bytes) {
+            Ok(_) => Ok(()),
+            Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(errno) => Err(errno.into()),
         }
     }
 
@@ -136,12 +130,7 @@ fn encode(offload: TxOffload) -> [u8; VNET_HEADER_BYTES] {
     let (gso_type, header_bytes, gso_size, start, offset) = match offload {
         TxOffload::None => return [0; VNET_HEADER_BYTES],
         TxOffload::Checksum { start, offset } => (GSO_NONE, 0, 0, start, offset),
-        TxOffload::Tso {
-            ipv6,
-            header_bytes,
-            mss,
-            start,
-        } => {
+        TxOffload::Tso { ipv6, header_bytes, mss, start } => {
             let gso_type = if ipv6 { GSO_TCPV6 } else { GSO_TCPV4 };
             (gso_type, header_bytes, mss, start, TCP_CHECKSUM_OFFSET)
         }
@@ -159,12 +148,7 @@ mod tests {
 
     #[test]
     fn a_segmented_frame_says_its_segment_and_where_its_checksum_goes() {
-        let header = encode(TxOffload::Tso {
-            ipv6: true,
-            header_bytes: 74,
-            mss: 1440,
-            start: 54,
-        });
+        let header = encode(TxOffload::Tso { ipv6: true, header_bytes: 74, mss: 1440, start: 54 });
         let mut expected = vec![F_NEEDS_CSUM, GSO_TCPV6];
         for field in [74u16, 1440, 54, 16] {
             expected.extend(field.to_ne_bytes());

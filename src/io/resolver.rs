@@ -53,12 +53,7 @@ impl Resolver {
     /// Watches the file at `path`, which need not exist. Nothing is read before the first
     /// [`refresh`](Self::refresh).
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            looked_at: None,
-            stamp: None,
-            conf: ResolvConf::default(),
-        }
+        Self { path: path.into(), looked_at: None, stamp: None, conf: ResolvConf::default() }
     }
 
     /// Looks at the file, unless that was done less than a second ago. `Some` with the servers if it was
@@ -69,9 +64,7 @@ impl Resolver {
             return None;
         }
         let first = self.looked_at.replace(now).is_none();
-        let stamp = std::fs::metadata(&self.path)
-            .ok()
-            .map(|metadata| Stamp::of(&metadata));
+        let stamp = std::fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata));
         if !first && stamp == self.stamp {
             return None;
         }
@@ -104,10 +97,7 @@ impl Resolver {
 /// The text of a regular file and the stamp of that very file.
 fn read(path: &Path) -> io::Result<(Stamp, String)> {
     // Nonblocking, so that a FIFO in the file's place cannot hold up the traffic.
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));

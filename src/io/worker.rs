@@ -26,7 +26,9 @@ use super::sockets::{Socket, Sockets, connection_result};
 use crate::config::{MacAddr, Network, Publish};
 use crate::error::{Context, Result};
 use crate::net::gateway::Gateway;
-use crate::net::{Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release};
+use crate::net::{
+    Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release,
+};
 use crate::sys::datagram;
 
 /// Events taken from one poll.
@@ -150,10 +152,7 @@ impl Worker {
     pub fn add_link(&mut self, mut link: Link, mac: MacAddr) -> Result<()> {
         let port = self.gateway.add_port(mac, link.offload());
         let token = special(LINK_TOKENS, self.links.len());
-        self.poll
-            .registry()
-            .register(&mut link, token, BOTH)
-            .context("cannot poll", "the guest's link")?;
+        self.poll.registry().register(&mut link, token, BOTH).context("cannot poll", "the guest's link")?;
         debug_assert_eq!(usize::from(port.0), self.links.len());
         self.links.push(LinkPort { link, readable: true, blocked: false, gone: false });
         Ok(())
@@ -432,7 +431,8 @@ impl Worker {
                     let Some(to) = received.to else { continue };
                     let payload = &self.datagram[..received.len];
                     let (publish, from) = (publish_id(index), received.from);
-                    self.gateway.handle_host(HostEvent::PublishedDatagram { publish, from, to, payload }, now);
+                    self.gateway
+                        .handle_host(HostEvent::PublishedDatagram { publish, from, to, payload }, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     published.readable = false;
@@ -491,7 +491,9 @@ impl Worker {
     fn execute(&mut self, op: HostOp) {
         match op {
             HostOp::Connect { flow, to } => self.connect(flow, to),
-            HostOp::OpenUdp { flow, family } => self.open(flow, family, datagram::open_udp(unspecified(family))),
+            HostOp::OpenUdp { flow, family } => {
+                self.open(flow, family, datagram::open_udp(unspecified(family)))
+            }
             HostOp::OpenPing { flow, family } => self.open(flow, family, datagram::open_ping(family)),
             HostOp::Send { flow, to, hop_limit, payload } => {
                 let Some(Socket::Datagram(fd, family)) = self.sockets.get(flow) else { return };

@@ -102,10 +102,7 @@ impl Query {
             1 => question_end(bytes)?,
             _ => return None,
         };
-        Some(Self {
-            bytes: bytes.into(),
-            question_end,
-        })
+        Some(Self { bytes: bytes.into(), question_end })
     }
 
     fn id(&self) -> [u8; 2] {
@@ -164,10 +161,7 @@ impl Rcode {
 
     /// Whether a resolver would rather ask another server than take this response.
     fn is_declined(message: &[u8]) -> bool {
-        matches!(
-            message[3] & 0x0f,
-            Self::SERVER_FAILURE | Self::NOT_IMPLEMENTED | Self::REFUSED
-        )
+        matches!(message[3] & 0x0f, Self::SERVER_FAILURE | Self::NOT_IMPLEMENTED | Self::REFUSED)
     }
 }
 
@@ -280,12 +274,7 @@ fn send(core: &mut Core, id: FlowId, server: SocketAddr) {
     flow.attempt += 1;
     flow.asked.push(server);
     let payload = core.outbox.store(&flow.query.bytes);
-    core.outbox.op(HostOp::Send {
-        flow: id,
-        to: server,
-        hop_limit: icmp::HOP_LIMIT,
-        payload,
-    });
+    core.outbox.op(HostOp::Send { flow: id, to: server, hop_limit: icmp::HOP_LIMIT, payload });
     core.table.set_deadline(id, Some(core.now + ATTEMPT_TIMEOUT));
 }
 
@@ -312,10 +301,7 @@ fn finish(core: &mut Core, id: FlowId) -> Option<DnsFlow> {
     };
     core.dns.in_flight.remove(&flow.key());
     if flow.socket.is_some() {
-        core.outbox.op(HostOp::Release {
-            flow: id,
-            how: Release::Close,
-        });
+        core.outbox.op(HostOp::Release { flow: id, how: Release::Close });
     }
     Some(*flow)
 }
@@ -400,10 +386,7 @@ mod tests {
             let mut bench = resolving(&[server]);
             bench.guest_udp(guest, forwarder, &query(1));
             let sent = bench.sent_one();
-            assert_eq!(
-                (sent.to.ip(), sent.payload.clone()),
-                (fixture::ip(server), query(1))
-            );
+            assert_eq!((sent.to.ip(), sent.payload.clone()), (fixture::ip(server), query(1)));
             let answer = response(&sent, 0, 3000);
             from_host(&mut bench.core, sent.flow, sent.to, &answer);
             assert_eq!(bench.got_one().udp(), (at(forwarder), at(guest), &answer[..]));
@@ -434,14 +417,7 @@ mod tests {
         };
         from_host(&mut bench.core, sent.flow, at("192.0.2.9:53"), &right);
         from_host(&mut bench.core, sent.flow, at("192.0.2.1:54"), &right);
-        for wrong in [
-            changed(0),
-            changed(1),
-            changed(2),
-            changed(5),
-            changed(14),
-            right[..20].to_vec(),
-        ] {
+        for wrong in [changed(0), changed(1), changed(2), changed(5), changed(14), right[..20].to_vec()] {
             from_host(&mut bench.core, sent.flow, sent.to, &wrong);
         }
         assert!(bench.got().is_empty());
@@ -463,10 +439,7 @@ mod tests {
         bench.guest_udp(GUEST, FORWARDER, &query(2));
         assert_eq!(bench.sent_one().to.ip(), fixture::ip(SECOND));
         assert_eq!(server(&bench.core, 0), Some(sent.to));
-        assert_eq!(
-            server(&bench.core, 1).map(|server| server.ip()),
-            Some(fixture::ip(FIRST))
-        );
+        assert_eq!(server(&bench.core, 1).map(|server| server.ip()), Some(fixture::ip(FIRST)));
         assert_eq!(server(&bench.core, 4), None);
     }
 
@@ -516,13 +489,7 @@ mod tests {
         bench.guest_udp(GUEST, FORWARDER, &query(1));
         for _ in 0..3 {
             let sent = bench.sent_one();
-            let error = IcmpError {
-                offender: None,
-                kind: 3,
-                code: 3,
-                info: 0,
-                to: sent.to,
-            };
+            let error = IcmpError { offender: None, kind: 3, code: 3, info: 0, to: sent.to };
             failed(&mut bench.core, sent.flow, error);
         }
         let last = bench.sent_one();
@@ -537,21 +504,13 @@ mod tests {
         let mut bench = resolving(&[FIRST, SECOND]);
         bench.guest_udp(GUEST, FORWARDER, &query(1));
         let sent = bench.sent_one();
-        from_host(
-            &mut bench.core,
-            sent.flow,
-            sent.to,
-            &response(&sent, Rcode::REFUSED, 0),
-        );
+        from_host(&mut bench.core, sent.flow, sent.to, &response(&sent, Rcode::REFUSED, 0));
         let sent = bench.sent_one();
         assert_eq!(sent.to.ip(), fixture::ip(SECOND));
         let refusal = response(&sent, Rcode::REFUSED, 0);
         from_host(&mut bench.core, sent.flow, sent.to, &refusal);
         assert_eq!(bench.got_one().udp().2, refusal);
-        assert_eq!(
-            server(&bench.core, 0).map(|server| server.ip()),
-            Some(fixture::ip(FIRST))
-        );
+        assert_eq!(server(&bench.core, 0).map(|server| server.ip()), Some(fixture::ip(FIRST)));
     }
 
     #[test]
@@ -597,14 +556,7 @@ mod tests {
         endless[12] = 63;
         let mut compressed = query(1);
         compressed[12] = 0xc0;
-        for bytes in [
-            &query(1)[..11],
-            &query(1)[..20],
-            &response,
-            &many,
-            &endless,
-            &compressed,
-        ] {
+        for bytes in [&query(1)[..11], &query(1)[..20], &response, &many, &endless, &compressed] {
             bench.guest_udp(GUEST, FORWARDER, bytes);
         }
         assert_eq!(bench.core.counters.dropped(DropReason::Malformed), 6);

@@ -35,12 +35,7 @@ pub(super) fn network() -> Network {
 
 /// The way to the guest.
 pub(super) fn ethernet(mtu: u16) -> Ethernet {
-    Ethernet {
-        port: PortId(0),
-        to: GUEST_MAC,
-        offload: Offload::None,
-        mtu,
-    }
+    Ethernet { port: PortId(0), to: GUEST_MAC, offload: Offload::None, mtu }
 }
 
 /// Takes all frames out of the outbox.
@@ -77,10 +72,7 @@ pub(super) fn udp(source: &str, destination: &str, payload: &[u8]) -> Datagram {
 /// The same in packets of at most `mtu` bytes.
 pub(super) fn udp_fragments(source: &str, destination: &str, payload: &[u8], mtu: u16) -> Vec<Datagram> {
     let mut outbox = Outbox::new();
-    let (source, destination) = (
-        SocketAddr::new(ip(source), 4000),
-        SocketAddr::new(ip(destination), 7),
-    );
+    let (source, destination) = (SocketAddr::new(ip(source), 4000), SocketAddr::new(ip(destination), 7));
     assert!(ethernet(mtu).udp(&mut outbox, source, destination, 64, payload));
     packets(&mut outbox)
 }

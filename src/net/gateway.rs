@@ -29,7 +29,6 @@ use crate::config::{MacAddr, Network, Transport};
 const MAX_FLOWS: usize = 65_536;
 /// Where DHCP servers listen (RFC 2131 section 4.1, RFC 8415 section 7.2).
 const DHCP_V4_SERVER: u16 = 67;
-const DHCP_V4_CLIENT: u16 = 68;
 const DHCP_V6_SERVER: u16 = 547;
 /// TTL of what the gateway itself says.
 const HOP_LIMIT: u8 = 64;
@@ -50,6 +49,7 @@ pub(super) struct Core {
     pub(super) ports: Vec<Port>,
     /// TCP flows that want their host socket served.
     pub(super) ready: VecDeque<FlowId>,
+    #[expect(clippy::vec_box, reason = "an endpoint moves between here and its flow as one pointer")]
     pub(super) spare_endpoints: Vec<Box<Endpoint>>,
     /// One per port.
     pub(super) refusals: Vec<Refusal>,
@@ -99,10 +99,7 @@ pub(super) struct FromGuest<'a> {
 impl Gateway {
     /// A router without ports. `seed` makes its random choices (initial sequence numbers) repeatable.
     pub fn new(network: Arc<Network>, seed: u64, now: Instant) -> Self {
-        Self {
-            core: Core::new(network, seed, now),
-            reassembly: Reassembly::new(),
-        }
+        Self { core: Core::new(network, seed, now), reassembly: Reassembly::new() }
     }
 
     /// Plugs a guest link in, whose guest has the address `mac`.
@@ -135,34 +132,21 @@ impl Gateway {
         let ip = match frame.ethertype {
             ETHERTYPE_ARP => {
                 let ethernet = self.core.ethernet(port, frame.source);
-                return neighbor::arp(
-                    &ethernet,
-                    &self.core.network,
-                    &mut self.core.outbox,
-                    frame.payload,
-                );
+                return neighbor::arp(&ethernet, &self.core.network, &mut self.core.outbox, frame.payload);
             }
             ETHERTYPE_IPV4 => IpPacket::parse_v4(frame.payload)?,
             ETHERTYPE_IPV6 if self.core.network.ipv6.is_some() => IpPacket::parse_v6(frame.payload)?,
             _ => return Err(DropReason::Unsupported),
         };
         self.core.check_source(&ip)?;
-        let packet = FromGuest {
-            port,
-            mac: frame.source,
-            ip,
-            offload,
-        };
+        let packet = FromGuest { port, mac: frame.source, ip, offload };
         if ip.fragment.is_none() {
             return self.core.packet(&packet);
         }
         let Some(whole) = self.reassembly.add(self.core.now, port, &ip)? else {
             return Ok(());
         };
-        let result = self.core.packet(&FromGuest {
-            ip: whole.packet(),
-            ..packet
-        });
+        let result = self.core.packet(&FromGuest { ip: whole.packet(), ..packet });
         self.reassembly.recycle(whole);
         result
     }
@@ -175,18 +159,12 @@ impl Gateway {
             HostEvent::Connected { flow } => tcp::connected(core, flow),
             HostEvent::ConnectFailed { flow, error } => tcp::connect_failed(core, flow, error),
             HostEvent::OpenFailed { flow, error } => core.open_failed(flow, error),
-            HostEvent::Datagram {
-                flow,
-                from,
-                hop_limit,
-                payload,
-            } => core.datagram(flow, from, hop_limit, payload),
-            HostEvent::PublishedDatagram {
-                publish,
-                from,
-                to,
-                payload,
-            } => udp::published(core, publish, from, to, payload),
+            HostEvent::Datagram { flow, from, hop_limit, payload } => {
+                core.datagram(flow, from, hop_limit, payload)
+            }
+            HostEvent::PublishedDatagram { publish, from, to, payload } => {
+                udp::published(core, publish, from, to, payload)
+            }
             HostEvent::SendFailed { flow, error, payload } => core.send_failed(flow, error, payload),
         }
     }
@@ -196,11 +174,7 @@ impl Gateway {
         let published = &mut self.core.published;
         // The host has 65,535 ports for each of two transports.
         let id = PublishId(u32::try_from(published.len()).unwrap_or(u32::MAX));
-        published.push(Published {
-            transport,
-            guest_port,
-            port,
-        });
+        published.push(Published { transport, guest_port, port });
         id
     }
 
@@ -254,10 +228,7 @@ impl Gateway {
 
     /// When [`Self::handle_timeout`] wants to be called; never too late, possibly too early.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.core.table.next_deadline(), self.reassembly.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.core.table.next_deadline(), self.reassembly.next_deadline()].into_iter().flatten().min()
     }
 
     /// What is to be sent and done.
@@ -299,12 +270,7 @@ impl Core {
     /// The way to station `to` on `port`.
     pub(super) fn ethernet(&self, port: PortId, to: MacAddr) -> Ethernet {
         let offload = self.ports[usize::from(port.0)].offload;
-        Ethernet {
-            port,
-            to,
-            offload,
-            mtu: self.network.mtu,
-        }
+        Ethernet { port, to, offload, mtu: self.network.mtu }
     }
 
     /// The gateway's address in the family of `like`.
@@ -363,11 +329,7 @@ impl Core {
             || ip.source.is_multicast()
             || ip.source == IpAddr::V4(Ipv4Addr::BROADCAST)
             || (ip.source.is_unspecified() && matches!(ip.protocol, IpProtocol::Tcp));
-        if own || special {
-            Err(DropReason::BadSource)
-        } else {
-            Ok(())
-        }
+        if own || special { Err(DropReason::BadSource) } else { Ok(()) }
     }
 
     /// Hands a whole packet to its protocol.
@@ -457,15 +419,10 @@ impl Core {
 
     fn dhcp_v4(&mut self, packet: &FromGuest<'_>, message: &[u8]) -> Result<(), DropReason> {
         let reply = dhcp::reply_v4(&self.network, message).ok_or(DropReason::Unsupported)?;
-        let mac = if reply.destination.is_broadcast() {
-            MacAddr::BROADCAST
-        } else {
-            packet.mac
-        };
+        let mac = if reply.destination.ip().is_broadcast() { MacAddr::BROADCAST } else { packet.mac };
         let from = SocketAddr::from((self.network.ipv4.gateway, DHCP_V4_SERVER));
-        let to = SocketAddr::from((reply.destination, DHCP_V4_CLIENT));
-        self.ethernet(packet.port, mac)
-            .udp(&mut self.outbox, from, to, HOP_LIMIT, &reply.payload);
+        let to = SocketAddr::from(reply.destination);
+        self.ethernet(packet.port, mac).udp(&mut self.outbox, from, to, HOP_LIMIT, &reply.payload);
         Ok(())
     }
 
@@ -473,8 +430,7 @@ impl Core {
         let reply = dhcp::reply_v6(&self.network, message).ok_or(DropReason::Unsupported)?;
         let from = SocketAddr::from((neighbor::LINK_LOCAL, DHCP_V6_SERVER));
         let to = SocketAddr::new(packet.ip.source, port);
-        self.ethernet(packet.port, packet.mac)
-            .udp(&mut self.outbox, from, to, HOP_LIMIT, &reply);
+        self.ethernet(packet.port, packet.mac).udp(&mut self.outbox, from, to, HOP_LIMIT, &reply);
         Ok(())
     }
 }

@@ -54,11 +54,7 @@ pub(super) struct Header {
 
 impl Header {
     const fn new(kind: u8, code: u8) -> Self {
-        Self {
-            kind,
-            code,
-            rest: [0; 4],
-        }
+        Self { kind, code, rest: [0; 4] }
     }
 
     const fn rest(self, rest: [u8; 4]) -> Self {
@@ -143,11 +139,7 @@ pub fn relay(
         (Family::V4, Family::V6) => translated_to_v6(kind, code, info),
         (Family::V6, Family::V4) => translated_to_v4(kind, code, info),
     };
-    let from = if Family::of(from) == Family::of(to) {
-        from
-    } else {
-        cause.destination
-    };
+    let from = if Family::of(from) == Family::of(to) { from } else { cause.destination };
     header.is_some_and(|header| report(ethernet, outbox, from, to, header, original))
 }
 
@@ -166,15 +158,7 @@ pub fn echo_reply(ethernet: &Ethernet, outbox: &mut Outbox, ip: &IpPacket<'_>) -
         return false;
     }
     let header = Header::new(answer, 0).rest([r0, r1, r2, r3]);
-    send(
-        ethernet,
-        outbox,
-        ip.destination,
-        ip.source,
-        HOP_LIMIT,
-        header,
-        body,
-    )
+    send(ethernet, outbox, ip.destination, ip.source, HOP_LIMIT, header, body)
 }
 
 /// Sends one ICMP message of the addresses' family, its checksum complete.
@@ -193,10 +177,7 @@ pub(super) fn send(
             let Ok(len) = u32::try_from(HEADER_BYTES + body.len()) else {
                 return false;
             };
-            (
-                IpProtocol::Icmpv6,
-                pseudo_header(from, to, IpProtocol::Icmpv6, len),
-            )
+            (IpProtocol::Icmpv6, pseudo_header(from, to, IpProtocol::Icmpv6, len))
         }
         _ => return false,
     };
@@ -204,12 +185,7 @@ pub(super) fn send(
     let mut head = [header.kind, header.code, 0, 0, r0, r1, r2, r3];
     let sum = !checksum::combine(&[pseudo, checksum::data(&head), checksum::data(body)]);
     head[2..4].copy_from_slice(&sum.to_be_bytes());
-    let ip = IpHeader {
-        source: from,
-        destination: to,
-        hop_limit,
-        protocol,
-    };
+    let ip = IpHeader { source: from, destination: to, hop_limit, protocol };
     ethernet.ip(outbox, ip, &head, body)
 }
 
@@ -460,11 +436,7 @@ mod tests {
         ];
         for (source, destination) in refused {
             let original = fixture::udp(source, destination, b"hello");
-            let (from, to) = if source.contains(':') {
-                (ROUTER_V6, GUEST_V6)
-            } else {
-                (ROUTER_V4, GUEST_V4)
-            };
+            let (from, to) = if source.contains(':') { (ROUTER_V6, GUEST_V6) } else { (ROUTER_V4, GUEST_V4) };
             assert!(
                 error_about(&original, from, to, Unreachable::Port).is_none(),
                 "{source} -> {destination}"
@@ -566,29 +538,20 @@ mod tests {
     fn the_gateway_answers_echo_requests() {
         for (guest, router, request, reply) in [(GUEST_V4, ROUTER_V4, 8, 0), (GUEST_V6, ROUTER_V6, 128, 129)]
         {
-            let ping = icmp_packet(
-                guest,
-                router,
-                Header::new(request, 0).rest([0x12, 0x34, 0, 1]),
-                b"payload",
-            );
+            let ping =
+                icmp_packet(guest, router, Header::new(request, 0).rest([0x12, 0x34, 0, 1]), b"payload");
             let sent = echoed(&ping, 1500).expect("a reply");
             assert_eq!(sent.header, Header::new(reply, 0).rest([0x12, 0x34, 0, 1]));
             assert_eq!(sent.body, b"payload");
-            assert_eq!(
-                (sent.source, sent.destination),
-                (fixture::ip(router), fixture::ip(guest))
-            );
+            assert_eq!((sent.source, sent.destination), (fixture::ip(router), fixture::ip(guest)));
         }
     }
 
     #[test]
     fn echo_requests_from_or_to_groups_are_not_answered() {
-        for (source, destination) in [
-            ("224.0.0.1", ROUTER_V4),
-            ("0.0.0.0", ROUTER_V4),
-            (GUEST_V4, "255.255.255.255"),
-        ] {
+        for (source, destination) in
+            [("224.0.0.1", ROUTER_V4), ("0.0.0.0", ROUTER_V4), (GUEST_V4, "255.255.255.255")]
+        {
             assert!(echoed(&icmp_packet(source, destination, Header::new(8, 0), b""), 1500).is_none());
         }
         assert!(echoed(&icmp_packet(GUEST_V6, "ff02::1", Header::new(128, 0), b""), 1500).is_none());
@@ -597,10 +560,9 @@ mod tests {
 
     #[test]
     fn hostile_originals_do_no_harm() {
-        for original in [
-            fixture::udp(GUEST_V4, REMOTE_V4, b"hello"),
-            fixture::udp(GUEST_V6, REMOTE_V6, b"hello"),
-        ] {
+        for original in
+            [fixture::udp(GUEST_V4, REMOTE_V4, b"hello"), fixture::udp(GUEST_V6, REMOTE_V6, b"hello")]
+        {
             for bytes in fixture::mutations(&original) {
                 error_about(&bytes, ROUTER_V4, GUEST_V4, Unreachable::Port);
                 error_about(&bytes, ROUTER_V6, GUEST_V6, Unreachable::Port);
@@ -633,16 +595,7 @@ mod tests {
     fn relayed(from: &str, (kind, code, info): (u8, u8, u32), to: &str, original: &[u8]) -> Option<Sent> {
         let mut outbox = Outbox::new();
         let (from, to) = (fixture::ip(from), fixture::ip(to));
-        let sent = relay(
-            &fixture::ethernet(1500),
-            &mut outbox,
-            from,
-            kind,
-            code,
-            info,
-            to,
-            original,
-        );
+        let sent = relay(&fixture::ethernet(1500), &mut outbox, from, kind, code, info, to, original);
         only_message(&mut outbox, sent)
     }
 
@@ -672,15 +625,7 @@ mod tests {
     fn icmp_packet(source: &str, destination: &str, header: Header, body: &[u8]) -> Datagram {
         let mut outbox = Outbox::new();
         let (source, destination) = (fixture::ip(source), fixture::ip(destination));
-        assert!(send(
-            &fixture::ethernet(65520),
-            &mut outbox,
-            source,
-            destination,
-            64,
-            header,
-            body
-        ));
+        assert!(send(&fixture::ethernet(65520), &mut outbox, source, destination, 64, header, body));
         fixture::packets(&mut outbox).remove(0)
     }
 }

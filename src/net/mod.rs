@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use smoltcp::time::{Duration, Instant};
 
 pub mod counters;
+pub mod dhcp;
 mod dns;
 #[cfg(test)]
 mod fixture;

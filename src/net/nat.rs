@@ -140,16 +140,7 @@ pub(super) fn relay_error(
         .offender
         .filter(visible)
         .unwrap_or_else(|| core.gateway_address(error.offender.unwrap_or(error.to.ip())));
-    icmp::relay(
-        ethernet,
-        &mut core.outbox,
-        from,
-        error.kind,
-        error.code,
-        error.info,
-        to,
-        quote.bytes(),
-    );
+    icmp::relay(ethernet, &mut core.outbox, from, error.kind, error.code, error.info, to, quote.bytes());
 }
 
 /// Tells the guest that the host could not open a socket for the datagram that `quote` rebuilds.
@@ -222,10 +213,7 @@ impl Notices {
             return false;
         }
         if self.written.len() == MAX_NOTICES {
-            tracing::info!(
-                minutes = NOTICE_WINDOW.secs() / 60,
-                "refusals are not logged for a while"
-            );
+            tracing::info!(minutes = NOTICE_WINDOW.secs() / 60, "refusals are not logged for a while");
         }
         true
     }

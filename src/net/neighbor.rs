@@ -58,10 +58,7 @@ pub fn arp(
     if !is_ethernet || !is_ipv4 {
         return Err(DropReason::Unsupported);
     }
-    let request = packet
-        .to_packet()
-        .try_eth_ipv4()
-        .map_err(|_| DropReason::Unsupported)?;
+    let request = packet.to_packet().try_eth_ipv4().map_err(|_| DropReason::Unsupported)?;
     let target = Ipv4Addr::from(request.target_ipv4).into();
     let is_ours = policy::is_gateway(network, target) || policy::is_forwarder(network, target);
     if request.operation != ArpOperation::REQUEST || !is_ours {
@@ -96,10 +93,7 @@ pub fn ndp(
     else {
         return Err(DropReason::Unsupported);
     };
-    let (&[kind, code, ..], body) = ip
-        .payload()
-        .split_first_chunk::<8>()
-        .ok_or(DropReason::Malformed)?;
+    let (&[kind, code, ..], body) = ip.payload().split_first_chunk::<8>().ok_or(DropReason::Malformed)?;
     if ip.hop_limit != NDP_HOP_LIMIT || code != 0 {
         return Err(DropReason::Malformed);
     }
@@ -133,16 +127,9 @@ fn solicited_neighbor(
     if ![plan.gateway, plan.dns, LINK_LOCAL].contains(&target) {
         return Ok(());
     }
-    let flags = NeighborAdvertisementHeader {
-        router: true,
-        solicited: !source.is_unspecified(),
-        r#override: true,
-    };
-    let header = Header {
-        kind: TYPE_NEIGHBOR_ADVERTISEMENT,
-        code: 0,
-        rest: flags.to_bytes(),
-    };
+    let flags =
+        NeighborAdvertisementHeader { router: true, solicited: !source.is_unspecified(), r#override: true };
+    let header = Header { kind: TYPE_NEIGHBOR_ADVERTISEMENT, code: 0, rest: flags.to_bytes() };
     let mut body = target.octets().to_vec();
     body.extend(link_layer_option(OPTION_TARGET_LINK_LAYER));
     answer(ethernet, outbox, target, source, header, &body)
@@ -160,11 +147,7 @@ fn advertise_router(
         other_config: true,
         router_lifetime: ROUTER_LIFETIME_S,
     };
-    let header = Header {
-        kind: TYPE_ROUTER_ADVERTISEMENT,
-        code: 0,
-        rest: fields.to_bytes(),
-    };
+    let header = Header { kind: TYPE_ROUTER_ADVERTISEMENT, code: 0, rest: fields.to_bytes() };
     let prefix = PrefixInformation {
         prefix_length: plan.subnet.prefix_len(),
         on_link: true,
@@ -191,21 +174,10 @@ fn answer(
     header: Header,
     body: &[u8],
 ) -> Result<(), DropReason> {
-    let (to, mac) = if solicitor.is_unspecified() {
-        (ALL_NODES, ALL_NODES_MAC)
-    } else {
-        (solicitor, ethernet.to)
-    };
+    let (to, mac) =
+        if solicitor.is_unspecified() { (ALL_NODES, ALL_NODES_MAC) } else { (solicitor, ethernet.to) };
     let ethernet = Ethernet { to: mac, ..*ethernet };
-    let sent = icmp::send(
-        &ethernet,
-        outbox,
-        from.into(),
-        to.into(),
-        NDP_HOP_LIMIT,
-        header,
-        body,
-    );
+    let sent = icmp::send(&ethernet, outbox, from.into(), to.into(), NDP_HOP_LIMIT, header, body);
     sent_or_full(sent)
 }
 
@@ -268,10 +240,7 @@ mod tests {
             assert_eq!(frame.ethertype, ETHERTYPE_ARP);
             let reply = read_arp(frame.payload);
             assert_eq!(reply.operation, ArpOperation::REPLY);
-            assert_eq!(
-                (reply.sender_mac, reply.target_mac),
-                (MacAddr::GATEWAY.0, GUEST_MAC.0)
-            );
+            assert_eq!((reply.sender_mac, reply.target_mac), (MacAddr::GATEWAY.0, GUEST_MAC.0));
             assert_eq!(IpAddr::from(reply.sender_ipv4), fixture::ip(ours));
             assert_eq!(IpAddr::from(reply.target_ipv4), fixture::ip("10.0.2.100"));
         }
@@ -279,10 +248,7 @@ mod tests {
 
     #[test]
     fn a_probe_for_our_address_is_answered_too() {
-        assert_eq!(
-            arp_answers(&arp_request("0.0.0.0", "10.0.2.2")).map(|sent| sent.len()),
-            Ok(1)
-        );
+        assert_eq!(arp_answers(&arp_request("0.0.0.0", "10.0.2.2")).map(|sent| sent.len()), Ok(1));
     }
 
     #[test]
@@ -309,10 +275,7 @@ mod tests {
         for target in ["fd00::2", "fd00::3", "fe80::2"] {
             let sent = ndp_answer(&solicitation(GUEST_V6, target, &SOURCE_OPTION)).expect("an answer");
             assert_eq!(sent.to_mac, GUEST_MAC);
-            assert_eq!(
-                (sent.source, sent.destination),
-                (fixture::ip(target), fixture::ip(GUEST_V6))
-            );
+            assert_eq!((sent.source, sent.destination), (fixture::ip(target), fixture::ip(GUEST_V6)));
             assert_eq!(sent.message[..2], [TYPE_NEIGHBOR_ADVERTISEMENT, 0]);
             assert_eq!(sent.message[4] >> 5, 0b111, "router, solicited, override");
             assert_eq!(sent.message[8..24], octets(target));
@@ -353,16 +316,7 @@ mod tests {
         let mut unicast_probe = solicitation("::", "fd00::2", &[]);
         unicast_probe.destination = "fd00::2";
         let told_source = solicitation("::", "fd00::2", &SOURCE_OPTION);
-        for bad in [
-            hop,
-            code,
-            short,
-            group,
-            empty_option,
-            cut_option,
-            unicast_probe,
-            told_source,
-        ] {
+        for bad in [hop, code, short, group, empty_option, cut_option, unicast_probe, told_source] {
             assert_eq!(exchange(&bad), Err(DropReason::Malformed), "{bad:?}");
         }
         let from_group = solicitation("ff02::1", "fd00::2", &[]);
@@ -372,26 +326,16 @@ mod tests {
     #[test]
     fn a_router_solicitation_brings_prefix_mtu_and_dns() {
         let sent = ndp_answer(&router_solicitation(GUEST_LINK_LOCAL, &SOURCE_OPTION)).expect("an answer");
-        assert_eq!(
-            (sent.source, sent.destination),
-            (LINK_LOCAL.into(), fixture::ip(GUEST_LINK_LOCAL))
-        );
+        assert_eq!((sent.source, sent.destination), (LINK_LOCAL.into(), fixture::ip(GUEST_LINK_LOCAL)));
         assert_eq!(sent.message[..2], [TYPE_ROUTER_ADVERTISEMENT, 0]);
-        assert_eq!(
-            sent.message[4..8],
-            [64, 0x40, 0xff, 0xff],
-            "hop limit, O flag, lifetime"
-        );
+        assert_eq!(sent.message[4..8], [64, 0x40, 0xff, 0xff], "hop limit, O flag, lifetime");
         let (options, rdnss) = sent.message[16..].split_at(48);
         assert_eq!(options[..8], [1, 1, 0x52, 0x55, 0x0a, 0, 2, 2]);
         assert_eq!(options[8..16], [5, 1, 0, 0, 0, 0, 0x05, 0xdc]);
         let prefix = PrefixInformation::from_slice(&options[16..]).expect("a prefix");
         assert_eq!((prefix.prefix_length, prefix.prefix), (64, octets("fd00::")));
         assert!(prefix.on_link && prefix.autonomous_address_configuration);
-        assert_eq!(
-            (prefix.valid_lifetime, prefix.preferred_lifetime),
-            (u32::MAX, u32::MAX)
-        );
+        assert_eq!((prefix.valid_lifetime, prefix.preferred_lifetime), (u32::MAX, u32::MAX));
         assert_eq!(rdnss[..8], [25, 3, 0, 0, 0xff, 0xff, 0xff, 0xff]);
         assert_eq!(rdnss[8..], octets("fd00::3"));
     }
@@ -415,11 +359,7 @@ mod tests {
 
     #[test]
     fn what_guests_advertise_is_ignored() {
-        for kind in [
-            TYPE_ROUTER_ADVERTISEMENT,
-            TYPE_NEIGHBOR_ADVERTISEMENT,
-            TYPE_REDIRECT_MESSAGE,
-        ] {
+        for kind in [TYPE_ROUTER_ADVERTISEMENT, TYPE_NEIGHBOR_ADVERTISEMENT, TYPE_REDIRECT_MESSAGE] {
             let mut message = solicitation(GUEST_V6, "fd00::2", &[]);
             message.message[0] = kind;
             assert_eq!(exchange(&message), Ok(Vec::new()));
@@ -442,10 +382,9 @@ mod tests {
         for bytes in fixture::mutations(&arp_request("10.0.2.100", "10.0.2.2")) {
             drop(arp_answers(&bytes));
         }
-        for request in [
-            solicitation(GUEST_V6, "fd00::2", &SOURCE_OPTION),
-            router_solicitation("::", &SOURCE_OPTION),
-        ] {
+        for request in
+            [solicitation(GUEST_V6, "fd00::2", &SOURCE_OPTION), router_solicitation("::", &SOURCE_OPTION)]
+        {
             for bytes in fixture::mutations(&request.message) {
                 let mut mutated = request.clone();
                 mutated.message = bytes;
@@ -473,23 +412,13 @@ mod tests {
         let mut message = vec![TYPE_NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
         message.extend(octets(target));
         message.extend(options);
-        Request {
-            source,
-            destination: "ff02::1:ff00:2",
-            hop_limit: 255,
-            message,
-        }
+        Request { source, destination: "ff02::1:ff00:2", hop_limit: 255, message }
     }
 
     fn router_solicitation(source: &'static str, options: &[u8]) -> Request {
         let mut message = vec![TYPE_ROUTER_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
         message.extend(options);
-        Request {
-            source,
-            destination: "ff02::2",
-            hop_limit: 255,
-            message,
-        }
+        Request { source, destination: "ff02::2", hop_limit: 255, message }
     }
 
     fn ndp_answer(request: &Request) -> Option<Answer> {
@@ -549,12 +478,7 @@ mod tests {
 
     fn arp_answers(request: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
         let mut outbox = Outbox::new();
-        arp(
-            &fixture::ethernet(1500),
-            &fixture::network(),
-            &mut outbox,
-            request,
-        )?;
+        arp(&fixture::ethernet(1500), &fixture::network(), &mut outbox, request)?;
         Ok(fixture::frames(&mut outbox))
     }
 

@@ -119,12 +119,7 @@ impl Outbox {
         }
         let offload = fill(&mut self.arena[start + HEADROOM..end]);
         self.used = end;
-        self.frames.push_back(Slot {
-            port,
-            start,
-            len: HEADROOM + len,
-            offload,
-        });
+        self.frames.push_back(Slot { port, start, len: HEADROOM + len, offload });
         true
     }
 
@@ -178,10 +173,7 @@ impl Outbox {
     pub fn store(&mut self, bytes: &[u8]) -> PayloadRange {
         let start = self.payload.len();
         self.payload.extend_from_slice(bytes);
-        PayloadRange {
-            start,
-            end: self.payload.len(),
-        }
+        PayloadRange { start, end: self.payload.len() }
     }
 
     /// The bytes of a range.

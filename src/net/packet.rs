@@ -47,9 +47,7 @@ pub struct EthernetFrame<'a> {
 impl<'a> EthernetFrame<'a> {
     /// Splits the header off.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DropReason> {
-        let (header, payload) = bytes
-            .split_first_chunk::<ETHERNET_BYTES>()
-            .ok_or(DropReason::Malformed)?;
+        let (header, payload) = bytes.split_first_chunk::<ETHERNET_BYTES>().ok_or(DropReason::Malformed)?;
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
         Ok(Self {
             destination: MacAddr([d0, d1, d2, d3, d4, d5]),
@@ -282,17 +280,17 @@ impl Ethernet {
     }
 
     /// Sends an IP packet whose payload is `head` followed by `tail`, in fragments if it exceeds the MTU. `head`
-    /// is at most a few dozen bytes and stays in the first fragment.
+    /// is at most a few dozen bytes and stays in the first fragment. `false` if it is too long for IP, the
+    /// families differ or the outbox is full.
     pub fn ip(&self, outbox: &mut Outbox, ip: IpHeader, head: &[u8], tail: &[u8]) -> bool {
+        if ip.source.is_ipv4() != ip.destination.is_ipv4() {
+            return false;
+        }
         let len = head.len() + tail.len();
         if ip.bytes() + len <= usize::from(self.mtu) {
             return self.packet(outbox, ip, None, head, tail);
         }
-        let overhead = if ip.source.is_ipv4() {
-            0
-        } else {
-            FRAGMENT_HEADER_BYTES
-        };
+        let overhead = if ip.source.is_ipv4() { 0 } else { FRAGMENT_HEADER_BYTES };
         let chunk = (usize::from(self.mtu) - ip.bytes() - overhead) & !7;
         // The identification only has to differ among packets in flight between the same two addresses.
         let ident = u32::from(checksum::data(head)) ^ (u32::from(checksum::data(tail)) << 8);
@@ -302,11 +300,7 @@ impl Ethernet {
             let (Ok(offset_bytes), more) = (u16::try_from(offset), end < len) else {
                 return false;
             };
-            let fragment = Fragment {
-                ident,
-                offset_bytes,
-                more,
-            };
+            let fragment = Fragment { ident, offset_bytes, more };
             let (head, tail) = if offset == 0 {
                 (head, &tail[..end - head.len()])
             } else {
@@ -328,12 +322,8 @@ impl Ethernet {
         head: &[u8],
         tail: &[u8],
     ) -> bool {
-        let header = ip.bytes()
-            + if fragment.is_some() && !ip.source.is_ipv4() {
-                FRAGMENT_HEADER_BYTES
-            } else {
-                0
-            };
+        let header =
+            ip.bytes() + if fragment.is_some() && !ip.source.is_ipv4() { FRAGMENT_HEADER_BYTES } else { 0 };
         let len = header + head.len() + tail.len();
         self.frame(outbox, ip.ethertype(), len, |packet| {
             ip.emit(packet, fragment);
@@ -389,19 +379,11 @@ pub struct IpHeader {
 impl IpHeader {
     /// Its length, without a fragment header.
     pub fn bytes(&self) -> usize {
-        if self.source.is_ipv4() {
-            IPV4_HEADER_BYTES
-        } else {
-            IPV6_HEADER_BYTES
-        }
+        if self.source.is_ipv4() { IPV4_HEADER_BYTES } else { IPV6_HEADER_BYTES }
     }
 
     fn ethertype(&self) -> u16 {
-        if self.source.is_ipv4() {
-            ETHERTYPE_IPV4
-        } else {
-            ETHERTYPE_IPV6
-        }
+        if self.source.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }
     }
 
     /// Writes the header to the start of `packet`, whose length is the packet's.
@@ -453,13 +435,202 @@ impl IpHeader {
         let mut packet = Ipv6Packet::new_unchecked(bytes);
         packet.set_version(6);
         packet.set_payload_len(payload);
-        packet.set_next_header(if fragment.is_some() {
-            IpProtocol::Ipv6Frag
-        } else {
-            self.protocol
-        });
+        packet.set_next_header(if fragment.is_some() { IpProtocol::Ipv6Frag } else { self.protocol });
         packet.set_hop_limit(self.hop_limit);
         packet.set_src_addr(source);
         packet.set_dst_addr(destination);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Instant;
+    use crate::net::fixture::{self, GUEST_MAC, GUEST_V4, GUEST_V6, REMOTE_V4, REMOTE_V6};
+    use crate::net::reassembly::Reassembly;
+
+    const ENDS: [(&str, &str); 2] = [(GUEST_V4, REMOTE_V4), (GUEST_V6, REMOTE_V6)];
+
+    #[test]
+    fn frames_come_from_the_gateway() {
+        let mut outbox = Outbox::new();
+        let sent = fixture::ethernet(1500).frame(&mut outbox, ETHERTYPE_ARP, 3, |bytes| {
+            bytes.copy_from_slice(&[1, 2, 3]);
+            TxOffload::None
+        });
+        assert!(sent);
+        let bytes = fixture::frames(&mut outbox).remove(0);
+        let frame = EthernetFrame::parse(&bytes).expect("a frame");
+        assert_eq!((frame.destination, frame.source), (GUEST_MAC, MacAddr::GATEWAY));
+        assert_eq!((frame.ethertype, frame.payload), (ETHERTYPE_ARP, &[1, 2, 3][..]));
+        assert_eq!(EthernetFrame::parse(&bytes[..13]).err(), Some(DropReason::Malformed));
+    }
+
+    #[test]
+    fn a_datagram_that_fits_is_one_packet() {
+        for (source, destination) in ENDS {
+            let bytes = fixture::udp(source, destination, b"hello");
+            let ip = fixture::parse(&bytes).expect("a packet");
+            assert_eq!((ip.source, ip.destination), (fixture::ip(source), fixture::ip(destination)));
+            assert_eq!((ip.hop_limit, ip.protocol, ip.fragment), (64, IpProtocol::Udp, None));
+            assert!(ip.dont_fragment);
+            assert_eq!(ip.payload()[..6], [0x0f, 0xa0, 0, 7, 0, 13]);
+            assert!(ip.payload()[8..] == *b"hello");
+        }
+    }
+
+    #[test]
+    fn udp_checksums_are_valid_and_never_zero() {
+        for (source, destination) in ENDS {
+            for word in 0..=u16::MAX {
+                let bytes = fixture::udp(source, destination, &word.to_be_bytes());
+                let ip = fixture::parse(&bytes).expect("a packet");
+                assert!(ip.transport_checksum_is_valid());
+                assert_ne!(ip.payload()[6..8], [0, 0], "that would mean none");
+            }
+            let odd = fixture::udp(source, destination, &[1, 2, 3]);
+            assert!(fixture::parse(&odd).expect("a packet").transport_checksum_is_valid());
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed() {
+        for (source, destination) in ENDS {
+            let mut bytes = fixture::udp(source, destination, b"hello");
+            *bytes.last_mut().expect("a byte") ^= 4;
+            assert!(!fixture::parse(&bytes).expect("a packet").transport_checksum_is_valid());
+        }
+        let mut bytes = fixture::udp(GUEST_V4, REMOTE_V4, b"hello");
+        bytes[8] ^= 1;
+        assert_eq!(IpPacket::parse_v4(&bytes).err(), Some(DropReason::Checksum));
+    }
+
+    #[test]
+    fn fragments_join_to_the_same_bytes_at_every_mtu() {
+        for (source, destination) in ENDS {
+            for mtu in [576, 1280, 1500, 9000, 65520] {
+                for len in [0, 1, 540, 548, 549, 1232, 1472, 1473, 8000, 65_507] {
+                    let payload: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+                    let packets = fixture::udp_fragments(source, destination, &payload, mtu);
+                    assert!(packets.iter().all(|packet| packet.len() <= usize::from(mtu)));
+                    let joined = joined(&packets);
+                    let ip = fixture::parse(&joined).expect("a packet");
+                    assert!(ip.transport_checksum_is_valid(), "{len} bytes at {mtu}");
+                    assert!(ip.payload()[8..] == payload);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_datagram_beyond_the_length_field_is_refused() {
+        let mut outbox = Outbox::new();
+        let (source, destination) =
+            (SocketAddr::new(fixture::ip(GUEST_V6), 1), SocketAddr::new(fixture::ip(REMOTE_V6), 2));
+        let ethernet = fixture::ethernet(1500);
+        assert!(!ethernet.udp(&mut outbox, source, destination, 64, &[0; 65_528]));
+        assert!(outbox.is_empty());
+        assert!(ethernet.udp(&mut outbox, source, destination, 64, &[0; 65_527]));
+    }
+
+    #[test]
+    fn the_reserve_of_the_outbox_holds_the_largest_datagram_in_fragments() {
+        let mut outbox = Outbox::new();
+        let (source, destination) =
+            (SocketAddr::new(fixture::ip(GUEST_V4), 1), SocketAddr::new(fixture::ip(REMOTE_V4), 2));
+        while outbox.has_room() {
+            assert!(fixture::ethernet(576).udp(&mut outbox, source, destination, 64, b"small"));
+        }
+        assert!(fixture::ethernet(576).udp(&mut outbox, source, destination, 64, &[0; 65_507]));
+    }
+
+    #[test]
+    fn mixed_families_are_not_sent() {
+        let mut outbox = Outbox::new();
+        let (source, destination) =
+            (SocketAddr::new(fixture::ip(GUEST_V4), 1), SocketAddr::new(fixture::ip(REMOTE_V6), 2));
+        assert!(!fixture::ethernet(1500).udp(&mut outbox, source, destination, 64, b"hello"));
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn link_padding_is_cut_off() {
+        for (source, destination) in ENDS {
+            let mut bytes = fixture::udp(source, destination, b"x");
+            let len = bytes.len();
+            bytes.extend([0; 20]);
+            assert_eq!(fixture::parse(&bytes).expect("a packet").bytes.len(), len);
+        }
+    }
+
+    #[test]
+    fn extension_headers_are_walked_up_to_a_bound() {
+        for (headers, expected) in
+            [(0, Ok(IpProtocol::Udp)), (7, Ok(IpProtocol::Udp)), (8, Err(DropReason::Unsupported))]
+        {
+            let bytes = with_options(headers);
+            assert_eq!(IpPacket::parse_v6(&bytes).map(|ip| ip.protocol), expected);
+        }
+        let bytes = with_options(2);
+        let ip = IpPacket::parse_v6(&bytes).expect("a packet");
+        assert_eq!((ip.header_bytes, ip.payload().len()), (56, 13));
+    }
+
+    #[test]
+    fn an_atomic_fragment_is_a_whole_packet() {
+        let plain = fixture::udp(GUEST_V6, REMOTE_V6, b"hello");
+        let mut bytes = plain[..40].to_vec();
+        bytes[6] = 44;
+        bytes[5] += 8;
+        bytes.extend([17, 0, 0, 0, 1, 2, 3, 4]);
+        bytes.extend(&plain[40..]);
+        let ip = IpPacket::parse_v6(&bytes).expect("a packet");
+        assert_eq!((ip.fragment, ip.protocol), (None, IpProtocol::Udp));
+        assert!(ip.transport_checksum_is_valid());
+    }
+
+    #[test]
+    fn hostile_packets_do_no_harm() {
+        for (source, destination) in ENDS {
+            let fragments = fixture::udp_fragments(source, destination, &[7; 1400], 1280);
+            for bytes in fragments.iter().flat_map(|packet| fixture::mutations(&packet[..80])) {
+                for parsed in [IpPacket::parse_v4(&bytes), IpPacket::parse_v6(&bytes)].into_iter().flatten() {
+                    parsed.transport_checksum_is_valid();
+                }
+            }
+        }
+        for bytes in fixture::mutations(&with_options(3)) {
+            if let Ok(ip) = IpPacket::parse_v6(&bytes) {
+                ip.transport_checksum_is_valid();
+            }
+        }
+    }
+
+    /// A UDP packet behind so many destination options headers of 8 bytes each.
+    fn with_options(headers: u8) -> Vec<u8> {
+        let plain = fixture::udp(GUEST_V6, REMOTE_V6, b"hello");
+        let mut bytes = plain[..40].to_vec();
+        bytes[5] += headers * 8;
+        bytes[6] = if headers > 0 { 60 } else { 17 };
+        for left in (0..headers).rev() {
+            bytes.extend([if left > 0 { 60 } else { 17 }, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        bytes.extend(&plain[40..]);
+        bytes
+    }
+
+    fn joined(packets: &[Vec<u8>]) -> Vec<u8> {
+        let mut reassembly = Reassembly::new();
+        for packet in packets {
+            let ip = fixture::parse(packet).expect("a packet");
+            if ip.fragment.is_none() {
+                return packet.clone();
+            }
+            let added = reassembly.add(Instant::ZERO, PortId(0), &ip);
+            if let Some(whole) = added.expect("no drop") {
+                return whole.packet().bytes.to_vec();
+            }
+        }
+        panic!("the fragments do not join");
     }
 }

@@ -113,23 +113,14 @@ fn outward(core: &mut Core, packet: &FromGuest<'_>, echo: &Echo<'_>, target: Soc
     flow.sequence = echo.sequence;
     flow.permits.grant(&core.network, target, destination);
     let payload = core.outbox.store(packet.ip.payload());
-    core.outbox.op(HostOp::Send {
-        flow: id,
-        to: target,
-        hop_limit,
-        payload,
-    });
+    core.outbox.op(HostOp::Send { flow: id, to: target, hop_limit, payload });
     refresh(core, id);
 }
 
 /// The flow of the guest's identifier, made if there is none. `None` if the table is full.
 fn find_or_open(core: &mut Core, packet: &FromGuest<'_>, echo: &Echo<'_>) -> Option<FlowId> {
     let guest = packet.ip.source;
-    let key = FlowKey::Ping {
-        port: packet.port,
-        guest,
-        ident: echo.ident,
-    };
+    let key = FlowKey::Ping { port: packet.port, guest, ident: echo.ident };
     if let Some(id) = core.table.find(&key) {
         return Some(id);
     }
@@ -172,10 +163,7 @@ pub(super) fn from_host(core: &mut Core, id: FlowId, from: SocketAddr, hop_limit
         hop_limit: nat::hop_limit_inward(hop_limit),
         protocol,
     };
-    let answer = Echo {
-        ident: flow.ident,
-        ..echo
-    };
+    let answer = Echo { ident: flow.ident, ..echo };
     let header = answer.header(ip.source, ip.destination);
     let ethernet = core.ethernet(flow.port, flow.mac);
     if !ethernet.ip(&mut core.outbox, ip, &header, answer.content) {
@@ -227,28 +215,15 @@ pub(super) fn failed(core: &mut Core, id: FlowId, error: IcmpError, message: &[u
 /// The request that the guest had sent.
 fn quote(flow: &PingFlow, remote: IpAddr, sequence: u16, content: &[u8]) -> Quote {
     let (kind, _, protocol) = types(Family::of(flow.guest));
-    let ip = IpHeader {
-        source: flow.guest,
-        destination: remote,
-        hop_limit: 1,
-        protocol,
-    };
-    let echo = Echo {
-        kind,
-        ident: flow.ident,
-        sequence,
-        content,
-    };
+    let ip = IpHeader { source: flow.guest, destination: remote, hop_limit: 1, protocol };
+    let echo = Echo { kind, ident: flow.ident, sequence, content };
     Quote::new(ip, &echo.header(ip.source, ip.destination), content)
 }
 
 /// The flow has been idle for its time.
 pub(super) fn expire(core: &mut Core, id: FlowId) {
     if let Some(Flow::Ping(_)) = core.table.remove(id) {
-        core.outbox.op(HostOp::Release {
-            flow: id,
-            how: Release::Close,
-        });
+        core.outbox.op(HostOp::Release { flow: id, how: Release::Close });
     }
 }
 
@@ -271,10 +246,7 @@ mod tests {
             let got = bench.got_one();
             assert_eq!((got.source, got.hop_limit), (fixture::ip(remote), 49));
             let echo = Echo::parse(&got.payload).expect("an echo message");
-            assert_eq!(
-                (echo.ident, echo.sequence, echo.content),
-                (IDENT, 7, &b"payload"[..])
-            );
+            assert_eq!((echo.ident, echo.sequence, echo.content), (IDENT, 7, &b"payload"[..]));
             assert_eq!(echo.kind, types(Family::of(got.source)).1);
         }
     }
@@ -323,13 +295,7 @@ mod tests {
             let mut bench = Bench::new();
             let sent = ping(&mut bench, guest, remote, 3, b"payload");
             let kind = if sent.to.is_ipv4() { 11 } else { 3 };
-            let error = IcmpError {
-                offender: None,
-                kind,
-                code: 0,
-                info: 0,
-                to: sent.to,
-            };
+            let error = IcmpError { offender: None, kind, code: 0, info: 0, to: sent.to };
             let mut met = sent.payload.clone();
             met[4..6].copy_from_slice(&[0xee, 0xee]);
             failed(&mut bench.core, sent.flow, error, &met);
@@ -368,12 +334,7 @@ mod tests {
     fn request(bench: &mut Bench, guest: &str, remote: &str, hop_limit: u8, content: &[u8]) {
         let source = fixture::ip(guest);
         let (kind, _, protocol) = types(Family::of(source));
-        let ip = IpHeader {
-            source,
-            destination: fixture::ip(remote),
-            hop_limit,
-            protocol,
-        };
+        let ip = IpHeader { source, destination: fixture::ip(remote), hop_limit, protocol };
         let [i0, i1] = IDENT.to_be_bytes();
         bench.guest_icmp(ip, [kind, 0, 0, 0, i0, i1, 0, 7], content);
     }

@@ -34,18 +34,10 @@ pub enum DenyReason {
 pub fn route(network: &Network, to: SocketAddr) -> Verdict {
     let ip = to.ip();
     if is_forwarder(network, ip) {
-        return if to.port() == 53 {
-            Verdict::Dns
-        } else {
-            Verdict::Deny(DenyReason::NoSuchService)
-        };
+        return if to.port() == 53 { Verdict::Dns } else { Verdict::Deny(DenyReason::NoSuchService) };
     }
     let is_gateway = is_gateway(network, ip);
-    let target = if is_gateway {
-        SocketAddr::new(loopback_like(ip), to.port())
-    } else {
-        to
-    };
+    let target = if is_gateway { SocketAddr::new(loopback_like(ip), to.port()) } else { to };
     if network.host_access.allowed.contains(&target) || (is_gateway && network.host_access.loopback) {
         return Verdict::Connect(target);
     }
@@ -86,7 +78,7 @@ pub(super) fn denied(network: &Network, ip: IpAddr) -> Option<DenyReason> {
     }
     match ip {
         IpAddr::V4(ip) => denied_v4(ip),
-        IpAddr::V6(ip) => denied_v6(ip),
+        IpAddr::V6(ip) => denied_v6(network, ip),
     }
 }
 
@@ -100,7 +92,7 @@ fn denied_v4(ip: Ipv4Addr) -> Option<DenyReason> {
     }
 }
 
-fn denied_v6(ip: Ipv6Addr) -> Option<DenyReason> {
+fn denied_v6(network: &Network, ip: Ipv6Addr) -> Option<DenyReason> {
     if ip.is_loopback() || ip.is_unspecified() {
         return Some(DenyReason::HostLoopback);
     }
@@ -110,7 +102,7 @@ fn denied_v6(ip: Ipv6Addr) -> Option<DenyReason> {
     if ip.is_unicast_link_local() {
         return Some(DenyReason::LinkLocal);
     }
-    embedded_v4(ip).and_then(denied_v4)
+    embedded_v4(ip).and_then(|ip| denied(network, ip.into()))
 }
 
 /// The IPv4 address that a translator on the way would take out of `ip`: v4-mapped and v4-compatible
@@ -150,30 +142,183 @@ pub fn inbound(network: &Network, client: SocketAddr, guest_port: u16) -> (Inbou
         source: SocketAddr::new(source, client.port()),
         guest: SocketAddr::new(guest, guest_port),
     };
-    let v4 = (
-        IpAddr::from(network.ipv4.gateway),
-        IpAddr::from(network.ipv4.guest),
-    );
+    let v4 = (IpAddr::from(network.ipv4.gateway), IpAddr::from(network.ipv4.guest));
     let Some(plan) = network.ipv6 else {
-        let source = if client_ip.is_ipv4() {
-            shown(network, client_ip, v4.0)
-        } else {
-            v4.0
-        };
+        let source = if client_ip.is_ipv4() { shown(network, client_ip, v4.0) } else { v4.0 };
         return (way(source, v4.1), None);
     };
     let v6 = (IpAddr::from(plan.gateway), IpAddr::from(plan.guest));
     let (same, other) = if client_ip.is_ipv4() { (v4, v6) } else { (v6, v4) };
-    (
-        way(shown(network, client_ip, same.0), same.1),
-        Some(way(other.0, other.1)),
-    )
+    (way(shown(network, client_ip, same.0), same.1), Some(way(other.0, other.1)))
 }
 
 fn shown(network: &Network, client: IpAddr, gateway: IpAddr) -> IpAddr {
-    if denied(network, client).is_some() {
-        gateway
-    } else {
-        client
+    if denied(network, client).is_some() { gateway } else { client }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::fixture;
+
+    /// Every way to write the host's loopback: directly, as this host, through the gateway's address, inside IPv6.
+    const LOOPBACK: [&str; 26] = [
+        "127.0.0.1:80",
+        "127.0.0.0:80",
+        "127.1.2.3:80",
+        "127.255.255.255:80",
+        "0.0.0.0:80",
+        "0.1.2.3:80",
+        "10.0.2.2:80",
+        "[::1]:80",
+        "[::]:80",
+        "[fd00::2]:80",
+        "[::ffff:127.0.0.1]:80",
+        "[::ffff:127.9.9.9]:80",
+        "[::ffff:0.0.0.0]:80",
+        "[::ffff:0:127.0.0.1]:80",
+        "[::127.0.0.1]:80",
+        "[::0.0.0.2]:80",
+        "[64:ff9b::127.0.0.1]:80",
+        "[64:ff9b::0.0.0.0]:80",
+        "[64:ff9b:1::127.0.0.1]:80",
+        "[64:ff9b:1:7:8:9:127.0.0.1]:80",
+        "[2002:7f00:1::]:80",
+        "[2002:7f00:1::1]:80",
+        "[2002:7fff:ffff:1:2:3:4:5]:80",
+        "[2002::]:80",
+        "[2002:0:0:1::]:80",
+        "[::ffff:0:0]:80",
+    ];
+
+    #[test]
+    fn no_spelling_of_the_hosts_loopback_is_let_through() {
+        for to in LOOPBACK {
+            assert_eq!(verdict(to), Verdict::Deny(DenyReason::HostLoopback), "{to}");
+        }
+    }
+
+    #[test]
+    fn link_local_and_metadata_are_closed() {
+        let closed = [
+            "169.254.169.254:80",
+            "169.254.0.1:80",
+            "[fe80::1]:80",
+            "[febf:ffff::1]:80",
+            "[::ffff:169.254.169.254]:80",
+            "[64:ff9b::169.254.169.254]:80",
+            "[2002:a9fe:a9fe::]:80",
+        ];
+        for to in closed {
+            assert_eq!(verdict(to), Verdict::Deny(DenyReason::LinkLocal), "{to}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_one_station_is_closed() {
+        let closed = [
+            "255.255.255.255:80",
+            "224.0.0.1:80",
+            "239.255.255.250:1900",
+            "240.0.0.1:80",
+            "[ff02::1]:80",
+            "[ff0e::1]:80",
+            "[::ffff:255.255.255.255]:80",
+        ];
+        for to in closed {
+            assert_eq!(verdict(to), Verdict::Deny(DenyReason::NotUnicast), "{to}");
+        }
+    }
+
+    #[test]
+    fn the_guests_own_network_has_nobody_else() {
+        for to in
+            ["10.0.2.1:80", "10.0.2.100:80", "10.0.2.255:80", "10.0.2.0:80", "[fd00::1]:80", "[fd00::100]:80"]
+        {
+            assert_eq!(verdict(to), Verdict::Deny(DenyReason::NoSuchService), "{to}");
+        }
+    }
+
+    #[test]
+    fn the_forwarder_serves_its_port_only() {
+        for to in ["10.0.2.3:53", "[fd00::3]:53"] {
+            assert_eq!(verdict(to), Verdict::Dns);
+        }
+        for to in ["10.0.2.3:80", "10.0.2.3:0", "[fd00::3]:853"] {
+            assert_eq!(verdict(to), Verdict::Deny(DenyReason::NoSuchService), "{to}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_the_world_is_open() {
+        let open = [
+            "198.51.100.7:443",
+            "10.0.3.1:80",
+            "192.168.1.1:80",
+            "8.8.8.8:53",
+            "[2001:db8::1]:80",
+            "[fd01::1]:80",
+            "[64:ff9b::198.51.100.7]:80",
+            "[::ffff:198.51.100.7]:80",
+            "[2002:c633:6407::1]:80",
+        ];
+        for to in open {
+            assert_eq!(verdict(to), Verdict::Connect(socket(to)), "{to}");
+        }
+    }
+
+    #[test]
+    fn an_allowed_address_opens_just_that_address_and_port() {
+        let mut network = fixture::network();
+        network.host_access.allowed = vec![socket("127.0.0.1:5432"), socket("169.254.169.254:80")];
+        assert_eq!(route(&network, socket("127.0.0.1:5432")), Verdict::Connect(socket("127.0.0.1:5432")));
+        assert_eq!(route(&network, socket("10.0.2.2:5432")), Verdict::Connect(socket("127.0.0.1:5432")));
+        assert_eq!(
+            route(&network, socket("169.254.169.254:80")),
+            Verdict::Connect(socket("169.254.169.254:80"))
+        );
+        let closed = [
+            "127.0.0.1:5433",
+            "127.0.0.2:5432",
+            "0.0.0.0:5432",
+            "10.0.2.2:5433",
+            "[::1]:5432",
+            "[fd00::2]:5432",
+            "[::ffff:127.0.0.1]:5432",
+            "169.254.169.254:8080",
+            "[::ffff:169.254.169.254]:80",
+        ];
+        for to in closed {
+            assert!(matches!(route(&network, socket(to)), Verdict::Deny(_)), "{to}");
+        }
+    }
+
+    #[test]
+    fn the_hosts_loopback_opens_through_the_gateway_only() {
+        let mut network = fixture::network();
+        network.host_access.loopback = true;
+        assert_eq!(route(&network, socket("10.0.2.2:80")), Verdict::Connect(socket("127.0.0.1:80")));
+        assert_eq!(route(&network, socket("[fd00::2]:80")), Verdict::Connect(socket("[::1]:80")));
+        for to in LOOPBACK.iter().filter(|to| !["10.0.2.2:80", "[fd00::2]:80"].contains(to)) {
+            assert_eq!(route(&network, socket(to)), Verdict::Deny(DenyReason::HostLoopback), "{to}");
+        }
+    }
+
+    #[test]
+    fn without_ipv6_its_addresses_are_nothing_special() {
+        let mut network = fixture::network();
+        network.ipv6 = None;
+        assert!(!is_gateway(&network, fixture::ip("fd00::2")));
+        assert!(!is_forwarder(&network, fixture::ip("fd00::3")));
+        assert!(!is_local(&network, fixture::ip("fd00::100")));
+        assert_eq!(route(&network, socket("[::1]:80")), Verdict::Deny(DenyReason::HostLoopback));
+    }
+
+    fn verdict(to: &str) -> Verdict {
+        route(&fixture::network(), socket(to))
+    }
+
+    fn socket(text: &str) -> SocketAddr {
+        text.parse().expect("an address and port")
     }
 }

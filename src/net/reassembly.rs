@@ -74,10 +74,7 @@ pub struct Whole {
 impl Whole {
     /// The packet: one header whose lengths, flags and checksum are right, and the joined payload.
     pub fn packet(&self) -> IpPacket<'_> {
-        IpPacket {
-            bytes: &self.bytes,
-            ..self.parsed
-        }
+        IpPacket { bytes: &self.bytes, ..self.parsed }
     }
 }
 
@@ -129,9 +126,7 @@ impl Reassembly {
 
     /// Gives up datagrams whose time is over.
     pub fn expire(&mut self, now: Instant) {
-        let over = self
-            .gathering
-            .partition_point(|gathering| gathering.deadline <= now);
+        let over = self.gathering.partition_point(|gathering| gathering.deadline <= now);
         for _ in 0..over {
             self.give_up_oldest();
         }
@@ -157,10 +152,8 @@ impl Reassembly {
             self.give_up_oldest();
         }
         // All of a fresh buffer is written once: IpDefragBuf extends into capacity without doing so.
-        let (bytes, sections) = self
-            .spare
-            .pop()
-            .unwrap_or_else(|| (vec![0; IPV6_HEADER_BYTES + MAX_LENGTH_BYTES], Vec::new()));
+        let (bytes, sections) =
+            self.spare.pop().unwrap_or_else(|| (vec![0; IPV6_HEADER_BYTES + MAX_LENGTH_BYTES], Vec::new()));
         self.gathering.push(Gathering {
             key,
             deadline: now + TIMEOUT,
@@ -202,11 +195,7 @@ impl Reassembly {
             allow_fragmentation(&mut bytes, key.ident);
         }
         match parse(&bytes) {
-            Ok(parsed) => Ok(Whole {
-                bytes,
-                sections,
-                parsed,
-            }),
+            Ok(parsed) => Ok(Whole { bytes, sections, parsed }),
             Err(reason) => {
                 self.keep((bytes, sections));
                 Err(reason)
@@ -234,9 +223,7 @@ impl Parts {
             return Err(DropReason::Fragment);
         }
         let offset = IpFragOffset::try_new(fragment.offset_bytes / 8).map_err(|_| DropReason::Fragment)?;
-        self.buffer
-            .add(offset, fragment.more, payload)
-            .map_err(|_| DropReason::Fragment)?;
+        self.buffer.add(offset, fragment.more, payload).map_err(|_| DropReason::Fragment)?;
         if start == 0 {
             self.hop_limit = ip.hop_limit;
         }
@@ -321,10 +308,8 @@ mod tests {
         let plain = fixture::udp(GUEST_V6, REMOTE_V6, &pattern(100));
         let mut options = vec![17, 0, 1, 4, 0, 0, 0, 0];
         options.extend(&plain[40..]);
-        let fragments = [
-            v6_fragment(60, 0, true, &options[..64]),
-            v6_fragment(60, 64, false, &options[64..]),
-        ];
+        let fragments =
+            [v6_fragment(60, 0, true, &options[..64]), v6_fragment(60, 64, false, &options[64..])];
         let whole = feed(&mut Reassembly::new(), &fragments).expect("a whole");
         assert_eq!(whole.packet().protocol, IpProtocol::Udp);
         assert_eq!(whole.packet().payload(), &plain[40..]);
@@ -337,13 +322,8 @@ mod tests {
         let one = fixture::udp_fragments(GUEST_V4, REMOTE_V4, &pattern(4000), 1500);
         let two = fixture::udp_fragments(GUEST_V4, REMOTE_V4, &pattern(4001), 1500);
         let six = fixture::udp_fragments(GUEST_V6, REMOTE_V6, &pattern(4000), 1500);
-        let mixed = [
-            &one[0], &six[1], &two[0], &one[1], &two[2], &six[0], &one[2], &two[1], &six[2],
-        ];
-        let wholes: Vec<Whole> = mixed
-            .iter()
-            .filter_map(|bytes| add(&mut reassembly, bytes).ok()?)
-            .collect();
+        let mixed = [&one[0], &six[1], &two[0], &one[1], &two[2], &six[0], &one[2], &two[1], &six[2]];
+        let wholes: Vec<Whole> = mixed.iter().filter_map(|bytes| add(&mut reassembly, bytes).ok()?).collect();
         assert_eq!(wholes.len(), 3);
         assert_whole(&wholes[1], GUEST_V4, REMOTE_V4, &pattern(4001));
     }
@@ -364,13 +344,7 @@ mod tests {
     fn an_exact_duplicate_does_no_harm() {
         for (source, destination) in ENDS {
             let fragments = fixture::udp_fragments(source, destination, &pattern(4000), 1500);
-            let twice = [
-                &fragments[0],
-                &fragments[0],
-                &fragments[2],
-                &fragments[2],
-                &fragments[1],
-            ];
+            let twice = [&fragments[0], &fragments[0], &fragments[2], &fragments[2], &fragments[1]];
             let mut reassembly = Reassembly::new();
             let last = twice.map(|bytes| add(&mut reassembly, bytes)).into_iter().last();
             let whole = last.expect("a result").expect("no drop").expect("a whole");
@@ -382,10 +356,7 @@ mod tests {
     fn an_overlap_condemns_the_datagram() {
         let bytes = pattern(64);
         let mut reassembly = Reassembly::new();
-        assert!(matches!(
-            add(&mut reassembly, &v6_fragment(17, 0, true, &bytes[..32])),
-            Ok(None)
-        ));
+        assert!(matches!(add(&mut reassembly, &v6_fragment(17, 0, true, &bytes[..32])), Ok(None)));
         let overlap = v6_fragment(17, 24, true, &bytes[..16]);
         assert_eq!(add(&mut reassembly, &overlap).err(), Some(DropReason::Fragment));
         let rest = v6_fragment(17, 32, false, &bytes[32..]);
@@ -398,30 +369,12 @@ mod tests {
     fn contradicting_ends_and_odd_lengths_are_refused() {
         let bytes = pattern(64);
         let refused = [
-            [
-                v6_fragment(17, 0, true, &bytes[..40]),
-                v6_fragment(17, 16, false, &bytes[..8]),
-            ],
-            [
-                v6_fragment(17, 40, true, &bytes[..8]),
-                v6_fragment(17, 8, false, &bytes[..8]),
-            ],
-            [
-                v6_fragment(17, 8, false, &bytes[..8]),
-                v6_fragment(17, 16, true, &bytes[..8]),
-            ],
-            [
-                v6_fragment(17, 8, false, &bytes[..8]),
-                v6_fragment(17, 24, false, &bytes[..8]),
-            ],
-            [
-                v6_fragment(17, 8, true, &bytes[..8]),
-                v6_fragment(17, 24, true, &bytes[..7]),
-            ],
-            [
-                v6_fragment(17, 8, true, &bytes[..8]),
-                v6_fragment(17, 24, false, &[]),
-            ],
+            [v6_fragment(17, 0, true, &bytes[..40]), v6_fragment(17, 16, false, &bytes[..8])],
+            [v6_fragment(17, 40, true, &bytes[..8]), v6_fragment(17, 8, false, &bytes[..8])],
+            [v6_fragment(17, 8, false, &bytes[..8]), v6_fragment(17, 16, true, &bytes[..8])],
+            [v6_fragment(17, 8, false, &bytes[..8]), v6_fragment(17, 24, false, &bytes[..8])],
+            [v6_fragment(17, 8, true, &bytes[..8]), v6_fragment(17, 24, true, &bytes[..7])],
+            [v6_fragment(17, 8, true, &bytes[..8]), v6_fragment(17, 24, false, &[])],
         ];
         for [first, second] in refused {
             let mut reassembly = Reassembly::new();
@@ -436,10 +389,7 @@ mod tests {
         let at_the_end = v6_fragment(17, 65_528, false, &pattern(7));
         assert!(matches!(add(&mut reassembly, &at_the_end), Ok(None)));
         let beyond = v6_fragment(17, 65_528, false, &pattern(8));
-        assert_eq!(
-            add(&mut Reassembly::new(), &beyond).err(),
-            Some(DropReason::Fragment)
-        );
+        assert_eq!(add(&mut Reassembly::new(), &beyond).err(), Some(DropReason::Fragment));
         let mut v4 = fixture::udp_fragments(GUEST_V4, REMOTE_V4, &pattern(65_507), 1500).remove(44);
         let header_counts = add(&mut reassembly, &v4);
         assert!(matches!(header_counts, Ok(None)));
@@ -487,19 +437,13 @@ mod tests {
     #[test]
     fn a_packet_that_is_whole_is_refused() {
         let whole = fixture::udp(GUEST_V4, REMOTE_V4, b"hello");
-        assert_eq!(
-            add(&mut Reassembly::new(), &whole).err(),
-            Some(DropReason::Malformed)
-        );
+        assert_eq!(add(&mut Reassembly::new(), &whole).err(), Some(DropReason::Malformed));
     }
 
     #[test]
     fn a_fragment_within_fragments_is_refused() {
         let inner = v6_fragment(17, 8, true, &pattern(64));
-        let outer = [
-            v6_fragment(44, 0, true, &inner[40..80]),
-            v6_fragment(44, 40, false, &inner[80..]),
-        ];
+        let outer = [v6_fragment(44, 0, true, &inner[40..80]), v6_fragment(44, 40, false, &inner[80..])];
         let mut reassembly = Reassembly::new();
         assert!(matches!(add(&mut reassembly, &outer[0]), Ok(None)));
         assert_eq!(add(&mut reassembly, &outer[1]).err(), Some(DropReason::Fragment));
@@ -513,10 +457,7 @@ mod tests {
         let (address, capacity) = (whole.bytes.as_ptr(), whole.bytes.capacity());
         reassembly.recycle(whole);
         let whole = feed(&mut reassembly, &fragments).expect("a whole");
-        assert_eq!(
-            (whole.bytes.as_ptr(), whole.bytes.capacity()),
-            (address, capacity)
-        );
+        assert_eq!((whole.bytes.as_ptr(), whole.bytes.capacity()), (address, capacity));
     }
 
     #[test]
@@ -563,10 +504,7 @@ mod tests {
 
     fn assert_whole(whole: &Whole, source: &str, destination: &str, payload: &[u8]) {
         let ip = whole.packet();
-        assert_eq!(
-            (ip.source, ip.destination),
-            (fixture::ip(source), fixture::ip(destination))
-        );
+        assert_eq!((ip.source, ip.destination), (fixture::ip(source), fixture::ip(destination)));
         assert!(ip.transport_checksum_is_valid());
         assert!(ip.payload()[8..] == *payload);
     }
@@ -579,11 +517,7 @@ mod tests {
             hop_limit: 64,
             protocol: IpProtocol::from(next),
         };
-        let fragment = Fragment {
-            ident: 0,
-            offset_bytes: u16::try_from(offset).expect("an offset"),
-            more,
-        };
+        let fragment = Fragment { ident: 0, offset_bytes: u16::try_from(offset).expect("an offset"), more };
         let mut bytes = vec![0; 48];
         bytes.extend(part);
         header.emit(&mut bytes, Some(fragment));

@@ -134,24 +134,13 @@ impl<F> Table<F> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                self.slots.push(Slot {
-                    generation: 0,
-                    entry: None,
-                });
+                self.slots.push(Slot { generation: 0, entry: None });
                 u32::try_from(self.slots.len() - 1).ok()?
             }
         };
         let slot = &mut self.slots[index as usize];
-        slot.entry = Some(Entry {
-            flow,
-            key,
-            deadline: None,
-            armed: None,
-        });
-        let id = FlowId {
-            index,
-            generation: slot.generation,
-        };
+        slot.entry = Some(Entry { flow, key, deadline: None, armed: None });
+        let id = FlowId { index, generation: slot.generation };
         if let Some(key) = key {
             self.by_key.insert(key, id);
         }
@@ -185,10 +174,7 @@ impl<F> Table<F> {
 
     /// Takes the flow `id` out.
     pub fn remove(&mut self, id: FlowId) -> Option<F> {
-        let slot = self
-            .slots
-            .get_mut(id.index())
-            .filter(|slot| slot.generation == id.generation)?;
+        let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
         let entry = slot.entry.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(id.index);
@@ -243,30 +229,19 @@ impl<F> Table<F> {
     /// All flows with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (FlowId, &F)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
-            let id = FlowId {
-                index: u32::try_from(index).ok()?,
-                generation: slot.generation,
-            };
+            let id = FlowId { index: u32::try_from(index).ok()?, generation: slot.generation };
             Some((id, &slot.entry.as_ref()?.flow))
         })
     }
 
     fn entry(&self, id: FlowId) -> Option<&Entry<F>> {
         let slot = self.slots.get(id.index())?;
-        if slot.generation == id.generation {
-            slot.entry.as_ref()
-        } else {
-            None
-        }
+        if slot.generation == id.generation { slot.entry.as_ref() } else { None }
     }
 
     fn entry_mut(&mut self, id: FlowId) -> Option<&mut Entry<F>> {
         let slot = self.slots.get_mut(id.index())?;
-        if slot.generation == id.generation {
-            slot.entry.as_mut()
-        } else {
-            None
-        }
+        if slot.generation == id.generation { slot.entry.as_mut() } else { None }
     }
 }
 
@@ -275,11 +250,7 @@ mod tests {
     use super::*;
 
     fn key(ident: u16) -> FlowKey {
-        FlowKey::Ping {
-            port: PortId(0),
-            guest: IpAddr::from([10, 0, 2, 100]),
-            ident,
-        }
+        FlowKey::Ping { port: PortId(0), guest: IpAddr::from([10, 0, 2, 100]), ident }
     }
 
     fn at(seconds: i64) -> Instant {

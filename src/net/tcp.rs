@@ -28,8 +28,8 @@ use super::packet::{
 };
 use super::policy::{self, Inbound, Verdict};
 use super::{
-    DropReason, Duration, FlowId, FlowKey, HostError, HostOp, Instant, Offload, Outbox, PortId, PublishId, Release,
-    TxOffload, dns, nat,
+    DropReason, Duration, FlowId, FlowKey, HostError, HostOp, Instant, Offload, Outbox, PortId, PublishId,
+    Release, TxOffload, dns, nat,
 };
 
 /// Bytes of each of an endpoint's two rings, and so its largest window. Larger ones fall out of the cache.
@@ -82,7 +82,10 @@ pub(super) struct TcpFlow {
 
 enum Stage {
     /// The guest's SYN waits for the host socket; the number of forwarder attempts, if it is for DNS.
-    Connecting { syn: Box<[u8]>, dns_attempt: Option<usize> },
+    Connecting {
+        syn: Box<[u8]>,
+        dns_attempt: Option<usize>,
+    },
     Open(Box<Endpoint>),
 }
 
@@ -309,7 +312,8 @@ impl Endpoint {
             let link_mss = self.mtu.saturating_sub(if packet.source.is_ipv4() { 40 } else { 60 });
             self.mss = mss.clamp(LEAST_MSS, link_mss.max(LEAST_MSS));
         }
-        let mut device = FlowDevice { rx: Some(packet.bytes), ethernet, mss: self.mss, outbox, urgent: false };
+        let mut device =
+            FlowDevice { rx: Some(packet.bytes), ethernet, mss: self.mss, outbox, urgent: false };
         self.iface.poll_ingress_single(now, &mut device, &mut self.sockets);
         let state = self.socket().state();
         self.fin_received |=
@@ -328,9 +332,9 @@ impl Endpoint {
         }
         self.lingers = self.socket().state() == State::TimeWait;
         let mut device = FlowDevice { rx: None, ethernet, mss: self.mss, outbox, urgent };
-        while let PollResult::SocketStateChanged =
-            self.iface.poll_egress(now, &mut device, &mut self.sockets)
-        {}
+        while let PollResult::SocketStateChanged = self.iface.poll_egress(now, &mut device, &mut self.sockets)
+        {
+        }
     }
 
     fn abort(&mut self, ethernet: &Ethernet, outbox: &mut Outbox, now: Instant) {
@@ -537,7 +541,8 @@ impl Refusal {
     }
 
     fn answer(&mut self, packet: &IpPacket<'_>, ethernet: &Ethernet, outbox: &mut Outbox, now: Instant) {
-        let mut device = FlowDevice { rx: Some(packet.bytes), ethernet, mss: DEFAULT_MSS, outbox, urgent: false };
+        let mut device =
+            FlowDevice { rx: Some(packet.bytes), ethernet, mss: DEFAULT_MSS, outbox, urgent: false };
         self.iface.poll_ingress_single(now, &mut device, &mut self.sockets);
     }
 }
@@ -657,7 +662,12 @@ pub(super) fn connect_failed(core: &mut Core, id: FlowId, error: HostError) {
         // The guest's own timer says so in its own words.
         HostError::TimedOut => return,
         HostError::Refused => {
-            return core.refusals[usize::from(ethernet.port.0)].answer(&ip, &ethernet, &mut core.outbox, core.now);
+            return core.refusals[usize::from(ethernet.port.0)].answer(
+                &ip,
+                &ethernet,
+                &mut core.outbox,
+                core.now,
+            );
         }
         HostError::NetUnreachable => Unreachable::Network,
         HostError::HostUnreachable | HostError::Exhausted => Unreachable::Host,
@@ -772,6 +782,7 @@ pub(super) fn mark_queued(flow: &mut TcpFlow) -> bool {
     !std::mem::replace(&mut flow.queued, true)
 }
 
+#[expect(clippy::vec_box, reason = "as in `Core`")]
 fn take_endpoint(
     spare: &mut Vec<Box<Endpoint>>,
     ethernet: &Ethernet,

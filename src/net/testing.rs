@@ -84,10 +84,7 @@ impl Bench {
         change(&mut network);
         let mut core = Core::new(Arc::new(network), 0x5eed, Instant::ZERO);
         core.table = Table::new(MAX_FLOWS);
-        core.ports.push(Port {
-            mac: GUEST_MAC,
-            offload: Offload::None,
-        });
+        core.ports.push(Port { mac: GUEST_MAC, offload: Offload::None });
         Self { core }
     }
 
@@ -107,11 +104,8 @@ impl Bench {
     /// The guest sends an ICMP message whose checksum is right.
     pub(super) fn guest_icmp(&mut self, ip: IpHeader, head: [u8; 8], content: &[u8]) {
         let mut outbox = Outbox::new();
-        let header = super::icmp::Header {
-            kind: head[0],
-            code: head[1],
-            rest: [head[4], head[5], head[6], head[7]],
-        };
+        let header =
+            super::icmp::Header { kind: head[0], code: head[1], rest: [head[4], head[5], head[6], head[7]] };
         let ethernet = fixture::ethernet(65535);
         assert!(super::icmp::send(
             &ethernet,
@@ -178,17 +172,9 @@ impl Bench {
     pub(super) fn sent(&mut self) -> Vec<Sent> {
         let ops = self.ops();
         let sent = ops.into_iter().filter_map(|op| match op {
-            HostOp::Send {
-                flow,
-                to,
-                hop_limit,
-                payload,
-            } => Some(Sent {
-                flow,
-                to,
-                hop_limit,
-                payload: self.core.outbox.payload(payload).to_vec(),
-            }),
+            HostOp::Send { flow, to, hop_limit, payload } => {
+                Some(Sent { flow, to, hop_limit, payload: self.core.outbox.payload(payload).to_vec() })
+            }
             _ => None,
         });
         sent.collect()

@@ -125,11 +125,8 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
         Ok(datagram) => datagram,
         Err(reason) => return core.counters.drop(reason),
     };
-    let to_client = FlowKey::UdpPublished {
-        port: packet.port,
-        guest: datagram.source,
-        remote: datagram.destination,
-    };
+    let to_client =
+        FlowKey::UdpPublished { port: packet.port, guest: datagram.source, remote: datagram.destination };
     if let Some(flow) = core.table.find(&to_client) {
         return to_published_client(core, packet, &datagram, flow);
     }
@@ -162,12 +159,7 @@ fn outward(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datagram<'_>, tar
     flow.permits.grant(&core.network, target, datagram.destination);
     for payload in datagram.payloads() {
         let payload = core.outbox.store(payload);
-        core.outbox.op(HostOp::Send {
-            flow: id,
-            to: target,
-            hop_limit,
-            payload,
-        });
+        core.outbox.op(HostOp::Send { flow: id, to: target, hop_limit, payload });
     }
     refresh(core, id);
 }
@@ -175,10 +167,7 @@ fn outward(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datagram<'_>, tar
 /// The flow of the guest's socket, made if there is none. `None` if the table is full.
 fn find_or_open(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datagram<'_>) -> Option<FlowId> {
     let guest = datagram.source;
-    let key = FlowKey::Udp {
-        port: packet.port,
-        guest,
-    };
+    let key = FlowKey::Udp { port: packet.port, guest };
     if let Some(id) = core.table.find(&key) {
         return Some(id);
     }
@@ -267,12 +256,8 @@ pub(super) fn failed(core: &mut Core, id: FlowId, error: IcmpError, payload: &[u
 
 /// What the guest had sent.
 fn quote(guest: SocketAddr, remote: SocketAddr, payload: &[u8]) -> Option<Quote> {
-    let ip = IpHeader {
-        source: guest.ip(),
-        destination: remote.ip(),
-        hop_limit: 1,
-        protocol: IpProtocol::Udp,
-    };
+    let ip =
+        IpHeader { source: guest.ip(), destination: remote.ip(), hop_limit: 1, protocol: IpProtocol::Udp };
     Some(Quote::new(ip, &udp_header(guest, remote, payload)?, payload))
 }
 
@@ -281,10 +266,7 @@ pub(super) fn expire(core: &mut Core, id: FlowId) {
     match core.table.remove(id) {
         Some(Flow::Udp(flow)) => {
             tracing::debug!(guest = %flow.guest, "UDP flow idle");
-            core.outbox.op(HostOp::Release {
-                flow: id,
-                how: Release::Close,
-            });
+            core.outbox.op(HostOp::Release { flow: id, how: Release::Close });
         }
         Some(Flow::UdpPublished(flow)) => {
             core.udp_clients.remove(&(flow.publish, flow.client));
@@ -326,20 +308,9 @@ fn admit(
     let (way, other) = policy::inbound(&core.network, client, published.guest_port);
     let (port, guest) = (published.port, way.guest);
     let remote = free_remote(core, port, way).ok_or(DropReason::Limit)?;
-    let flow = PublishedFlow {
-        publish,
-        port,
-        client,
-        host,
-        guest,
-        remote,
-        other,
-    };
+    let flow = PublishedFlow { publish, port, client, host, guest, remote, other };
     let key = FlowKey::UdpPublished { port, guest, remote };
-    let id = core
-        .table
-        .insert(Some(key), Flow::UdpPublished(flow))
-        .ok_or(DropReason::Limit)?;
+    let id = core.table.insert(Some(key), Flow::UdpPublished(flow)).ok_or(DropReason::Limit)?;
     core.udp_clients.insert((publish, client), id);
     tracing::debug!(%client, %guest, %remote, "published UDP flow");
     Ok(id)
@@ -350,14 +321,13 @@ fn free_remote(core: &Core, port: PortId, way: Inbound) -> Option<SocketAddr> {
     let own = way.source.port();
     let span = DYNAMIC_PORTS.end() - DYNAMIC_PORTS.start();
     let others = (0..MAX_PORT_PROBES).map(|n| DYNAMIC_PORTS.start() + own.wrapping_add(n) % span);
-    std::iter::once(own)
-        .chain(others)
-        .map(|number| SocketAddr::new(way.source.ip(), number))
-        .find(|&remote| {
+    std::iter::once(own).chain(others).map(|number| SocketAddr::new(way.source.ip(), number)).find(
+        |&remote| {
             let guest = way.guest;
             let key = FlowKey::UdpPublished { port, guest, remote };
             core.table.find(&key).is_none()
-        })
+        },
+    )
 }
 
 fn to_published_client(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datagram<'_>, id: FlowId) {
@@ -375,12 +345,7 @@ fn to_published_client(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datag
     }
     for payload in datagram.payloads() {
         let payload = core.outbox.store(payload);
-        core.outbox.op(HostOp::Reply {
-            publish,
-            to,
-            from,
-            payload,
-        });
+        core.outbox.op(HostOp::Reply { publish, to, from, payload });
     }
 }
 
@@ -390,11 +355,7 @@ pub(super) fn guest_refused(core: &mut Core, packet: &FromGuest<'_>) {
     let Some(refused) = packet.ip.payload().get(8..).and_then(Refused::parse) else {
         return core.counters.drop(DropReason::Malformed);
     };
-    let key = FlowKey::UdpPublished {
-        port: packet.port,
-        guest: refused.guest,
-        remote: refused.remote,
-    };
+    let key = FlowKey::UdpPublished { port: packet.port, guest: refused.guest, remote: refused.remote };
     let Some(id) = core.table.find(&key) else {
         return core.counters.drop(DropReason::NoFlow);
     };
@@ -415,10 +376,7 @@ fn go_other_way(core: &mut Core, id: FlowId, payload: Option<&[u8]>) -> bool {
     let Some(remote) = free_remote(core, port, other) else {
         return false;
     };
-    if !core
-        .table
-        .rekey(id, FlowKey::UdpPublished { port, guest, remote })
-    {
+    if !core.table.rekey(id, FlowKey::UdpPublished { port, guest, remote }) {
         return false;
     }
     if let Some(Flow::UdpPublished(flow)) = core.table.get_mut(id) {
@@ -485,10 +443,7 @@ mod tests {
         bench.guest_udp(GUEST, "203.0.113.9:9", b"two");
         let sent = bench.sent();
         assert_eq!(sent[0].flow, sent[1].flow);
-        assert_eq!(
-            (sent[0].to, &sent[0].payload[..]),
-            (at("198.51.100.7:7"), &b"one"[..])
-        );
+        assert_eq!((sent[0].to, &sent[0].payload[..]), (at("198.51.100.7:7"), &b"one"[..]));
         assert_eq!((sent[1].to, sent[1].hop_limit), (at("203.0.113.9:9"), 63));
         from_host(&mut bench.core, sent[0].flow, at("192.0.2.1:1"), 50, b"three");
         let got = bench.got_one();
@@ -498,10 +453,9 @@ mod tests {
 
     #[test]
     fn the_gateway_stands_for_the_hosts_loopback_both_ways() {
-        for (guest, gateway, loopback) in [
-            (GUEST, "10.0.2.2:53", "127.0.0.1:53"),
-            (GUEST6, "[fd00::2]:53", "[::1]:53"),
-        ] {
+        for (guest, gateway, loopback) in
+            [(GUEST, "10.0.2.2:53", "127.0.0.1:53"), (GUEST6, "[fd00::2]:53", "[::1]:53")]
+        {
             let mut bench = Bench::with(|network| network.host_access.loopback = true);
             bench.guest_udp_hops(guest, gateway, b"to", 1);
             let sent = bench.sent_one();
@@ -516,13 +470,7 @@ mod tests {
         let mut bench = Bench::with(|network| network.host_access.allowed.push(at("127.0.0.1:53")));
         bench.guest_udp(GUEST, "198.51.100.7:7", b"out");
         let flow = bench.sent_one().flow;
-        for from in [
-            "127.0.0.1:53",
-            "169.254.169.254:80",
-            "10.0.2.2:53",
-            "10.0.2.3:53",
-            "0.0.0.0:9",
-        ] {
+        for from in ["127.0.0.1:53", "169.254.169.254:80", "10.0.2.2:53", "10.0.2.3:53", "0.0.0.0:9"] {
             from_host(&mut bench.core, flow, at(from), 64, b"in");
         }
         assert!(bench.got().is_empty());
@@ -603,10 +551,8 @@ mod tests {
     fn a_super_datagram_is_cut_into_its_segments() {
         let mut bench = Bench::new();
         let packet = fixture::udp("10.0.2.100", "198.51.100.7", b"aaabbbc");
-        let offload = |segment_bytes| RxOffload {
-            partial_checksum: true,
-            segment_bytes: Some(segment_bytes),
-        };
+        let offload =
+            |segment_bytes| RxOffload { partial_checksum: true, segment_bytes: Some(segment_bytes) };
         bench.guest_packet(&packet, offload(3));
         let payloads: Vec<Vec<u8>> = bench.sent().into_iter().map(|sent| sent.payload).collect();
         assert_eq!(payloads, [&b"aaa"[..], b"bbb", b"c"]);
@@ -733,13 +679,7 @@ mod tests {
         let mut bench = Bench::with(|network| network.host_access.loopback = true);
         bench.guest_udp(GUEST, "10.0.2.2:9", b"hi");
         let sent = bench.sent_one();
-        let error = IcmpError {
-            offender: Some(sent.to.ip()),
-            kind: 3,
-            code: 3,
-            info: 0,
-            to: sent.to,
-        };
+        let error = IcmpError { offender: Some(sent.to.ip()), kind: 3, code: 3, info: 0, to: sent.to };
         failed(&mut bench.core, sent.flow, error, b"");
         let got = bench.got_one();
         let (kind, code, quoted) = got.icmp_error();
@@ -763,18 +703,14 @@ mod tests {
 
     #[test]
     fn the_guest_sees_a_client_and_answers_it() {
-        for (client, guest) in [
-            ("203.0.113.9:5000", "10.0.2.100:80"),
-            ("[2001:db8::9]:5000", "[fd00::100]:80"),
-        ] {
+        for (client, guest) in
+            [("203.0.113.9:5000", "10.0.2.100:80"), ("[2001:db8::9]:5000", "[fd00::100]:80")]
+        {
             let mut bench = publishing();
             published(&mut bench.core, PUBLISH, at(client), at(guest).ip(), b"ask");
             assert_eq!(bench.got_one().udp(), (at(client), at(guest), &b"ask"[..]));
             bench.guest_udp(guest, client, b"answer");
-            assert_eq!(
-                reply(&mut bench),
-                (at(client), at(guest).ip(), b"answer".to_vec())
-            );
+            assert_eq!(reply(&mut bench), (at(client), at(guest).ip(), b"answer".to_vec()));
             bench.wait(300);
             bench.assert_empty();
         }
@@ -843,25 +779,14 @@ mod tests {
     /// A bench that publishes port 80 of the guest.
     fn publishing() -> Bench {
         let mut bench = Bench::new();
-        bench.core.published.push(Published {
-            transport: Transport::Udp,
-            guest_port: 80,
-            port: PortId(0),
-        });
+        bench.core.published.push(Published { transport: Transport::Udp, guest_port: 80, port: PortId(0) });
         bench
     }
 
     /// The one answer to a client: to whom, from which host address, what.
     fn reply(bench: &mut Bench) -> (SocketAddr, IpAddr, Vec<u8>) {
         match bench.ops()[..] {
-            [
-                HostOp::Reply {
-                    publish,
-                    to,
-                    from,
-                    payload,
-                },
-            ] => {
+            [HostOp::Reply { publish, to, from, payload }] => {
                 assert_eq!(publish, PUBLISH);
                 (to, from, bench.core.outbox.payload(payload).to_vec())
             }
@@ -873,17 +798,9 @@ mod tests {
     fn refuse(bench: &mut Bench, guest: &str, remote: &str) {
         let refused = fixture::packets(&mut bench.core.outbox).remove(0);
         let (guest, remote) = (fixture::ip(guest), fixture::ip(remote));
-        let (kind, code, protocol) = if guest.is_ipv4() {
-            (3, 3, IpProtocol::Icmp)
-        } else {
-            (1, 4, IpProtocol::Icmpv6)
-        };
-        let ip = IpHeader {
-            source: guest,
-            destination: remote,
-            hop_limit: 64,
-            protocol,
-        };
+        let (kind, code, protocol) =
+            if guest.is_ipv4() { (3, 3, IpProtocol::Icmp) } else { (1, 4, IpProtocol::Icmpv6) };
+        let ip = IpHeader { source: guest, destination: remote, hop_limit: 64, protocol };
         bench.guest_icmp(ip, [kind, code, 0, 0, 0, 0, 0, 0], &refused);
     }
 }

@@ -110,9 +110,8 @@ pub fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
         match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
                 let hop_limit = data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
-                received.hop_limit = hop_limit
-                    .and_then(|hop_limit| u8::try_from(hop_limit).ok())
-                    .unwrap_or(USUAL_HOP_LIMIT);
+                received.hop_limit =
+                    hop_limit.and_then(|hop_limit| u8::try_from(hop_limit).ok()).unwrap_or(USUAL_HOP_LIMIT);
             }
             // in_pktinfo: the interface, the local address, the header's destination (maybe a broadcast).
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => received.to = ipv4_at(data, 4),
@@ -229,10 +228,7 @@ struct Control {
 
 impl Control {
     fn new() -> Self {
-        Self {
-            bytes: Aligned([0; CONTROL_BYTES]),
-            used: 0,
-        }
+        Self { bytes: Aligned([0; CONTROL_BYTES]), used: 0 }
     }
 
     fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
@@ -267,10 +263,7 @@ impl Message {
     }
 
     fn receive(&mut self, fd: &impl AsFd, buffer: &mut [u8], flags: libc::c_int) -> nix::Result<usize> {
-        let mut payload = libc::iovec {
-            iov_base: buffer.as_mut_ptr().cast(),
-            iov_len: buffer.len(),
-        };
+        let mut payload = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
         let mut header = empty_header();
         header.msg_name = self.name.0.as_mut_ptr().cast();
         header.msg_namelen = NAME_BYTES as libc::socklen_t;
@@ -283,7 +276,9 @@ impl Message {
         let len = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, flags) };
         let len = Errno::result(len)?;
         self.name_len = (header.msg_namelen as usize).min(NAME_BYTES);
-        self.control_len = (header.msg_controllen as usize).min(CONTROL_BYTES);
+        #[allow(clippy::unnecessary_cast, reason = "usize in glibc, u32 in musl")]
+        let control_len = header.msg_controllen as usize;
+        self.control_len = control_len.min(CONTROL_BYTES);
         Ok(len as usize)
     }
 
@@ -300,19 +295,14 @@ impl Message {
             let level = i32::from_ne_bytes(*after.first_chunk()?);
             let kind = i32::from_ne_bytes(*after.get(4..)?.first_chunk()?);
             let data = rest.get(CMSG_HEADER_BYTES..len)?;
-            rest = rest
-                .get(len.next_multiple_of(size_of::<usize>())..)
-                .unwrap_or_default();
+            rest = rest.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
             Some((level, kind, data))
         })
     }
 }
 
 fn send_message(fd: &impl AsFd, payload: &[u8], to: &SockAddr, control: &Control) -> nix::Result<usize> {
-    let mut payload = libc::iovec {
-        iov_base: payload.as_ptr().cast_mut().cast(),
-        iov_len: payload.len(),
-    };
+    let mut payload = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
     let mut header = empty_header();
     header.msg_name = to.as_ptr().cast_mut().cast();
     header.msg_namelen = to.len();
@@ -345,24 +335,10 @@ fn icmp_error(data: &[u8], to: SocketAddr) -> Option<IcmpError> {
         (libc::SO_EE_ORIGIN_LOCAL, _, SocketAddr::V6(_)) => UNREACHABLE_V6,
         _ => return None,
     };
-    let offender = if origin == libc::SO_EE_ORIGIN_LOCAL {
-        None
-    } else {
-        socket_address(offender)
-    };
+    let offender = if origin == libc::SO_EE_ORIGIN_LOCAL { None } else { socket_address(offender) };
     // Other errors have no MTU; some have a pointer there (RFC 792, "parameter problem").
-    let info = if errno == Errno::EMSGSIZE {
-        u32::from_ne_bytes([i0, i1, i2, i3])
-    } else {
-        0
-    };
-    Some(IcmpError {
-        offender: offender.map(|offender| offender.ip()),
-        kind,
-        code,
-        info,
-        to,
-    })
+    let info = if errno == Errno::EMSGSIZE { u32::from_ne_bytes([i0, i1, i2, i3]) } else { 0 };
+    Some(IcmpError { offender: offender.map(|offender| offender.ip()), kind, code, info, to })
 }
 
 /// Reads a `struct sockaddr_in` or `sockaddr_in6`.
@@ -452,9 +428,7 @@ mod tests {
             send(&socket, b"next", open, None, None).expect("the older error does not stop it");
             assert_eq!(wait(|| receive(&peer, &mut buffer)).expect("a datagram").len, 4);
 
-            let (error, len) = take_error(&socket, &mut buffer)
-                .expect("queue")
-                .expect("an error");
+            let (error, len) = take_error(&socket, &mut buffer).expect("queue").expect("an error");
             assert_eq!(&buffer[..len], b"anyone?");
             assert_eq!((error.to, error.offender), (closed, Some(loopback)));
             let port_unreachable = if loopback.is_ipv4() { (3, 3) } else { (1, 4) };

@@ -82,10 +82,7 @@ pub fn receive(socket: &UnixStream) -> io::Result<LinkFd> {
     let kind = kind.ok_or(io::ErrorKind::InvalidData)?;
     let mut notes = vec![0; notes_bytes];
     (&*socket).read_exact(&mut notes)?;
-    let notes = String::from_utf8_lossy(&notes)
-        .lines()
-        .map(str::to_owned)
-        .collect();
+    let notes = String::from_utf8_lossy(&notes).lines().map(str::to_owned).collect();
     Ok(LinkFd { kind, fd, notes })
 }
 
@@ -137,32 +134,18 @@ fn remedy(kind: LinkKind) -> &'static str {
 
 fn configure(spec: &LinkSpec, network: &Network, notes: &mut Vec<String>) -> Result<()> {
     let mut route = Route::open().context("cannot open a netlink socket for", &spec.ifname)?;
-    let up = LinkChange {
-        up: true,
-        ..LinkChange::default()
-    };
+    let up = LinkChange { up: true, ..LinkChange::default() };
     Route::index("lo")
         .and_then(|lo| route.set_link(lo, up))
         .map_err(|cause| Error::new("cannot bring up", "lo", cause))?;
     let index = Route::index(&spec.ifname)
         .and_then(|index| set_up(&mut route, index, spec, network.mtu).map(|()| index))
         .map_err(|cause| Error::new("cannot bring up", &spec.ifname, cause))?;
-    let Ipv4Plan {
-        subnet,
-        gateway,
-        guest,
-        ..
-    } = network.ipv4;
+    let Ipv4Plan { subnet, gateway, guest, .. } = network.ipv4;
     let net = Ipv4Net::new_assert(guest, subnet.prefix_len());
     address(&mut route, index, net.into(), gateway.into())
         .map_err(|cause| Error::new("cannot set the IPv4 address of", &spec.ifname, cause))?;
-    let Some(Ipv6Plan {
-        subnet,
-        gateway,
-        guest,
-        ..
-    }) = network.ipv6
-    else {
+    let Some(Ipv6Plan { subnet, gateway, guest, .. }) = network.ipv6 else {
         return Ok(());
     };
     let net = Ipv6Net::new_assert(guest, subnet.prefix_len());
@@ -185,10 +168,7 @@ fn set_up(route: &mut Route, index: u32, spec: &LinkSpec, mtu: u16) -> std::resu
         ..LinkChange::default()
     };
     route.set_link(index, change)?;
-    let up = LinkChange {
-        up: true,
-        ..LinkChange::default()
-    };
+    let up = LinkChange { up: true, ..LinkChange::default() };
     route.set_link(index, up)
 }
 
@@ -207,7 +187,5 @@ fn code(kind: LinkKind) -> u8 {
 }
 
 fn kind_of(code: u8) -> Option<LinkKind> {
-    [LinkKind::Tap, LinkKind::TapPlain, LinkKind::Packet]
-        .into_iter()
-        .find(|kind| self::code(*kind) == code)
+    [LinkKind::Tap, LinkKind::TapPlain, LinkKind::Packet].into_iter().find(|kind| self::code(*kind) == code)
 }

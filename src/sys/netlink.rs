@@ -119,11 +119,7 @@ impl Route {
         socket.bind(&SocketAddr::new(0, 0))?;
         // Explanations are a courtesy of newer kernels; without them there are error numbers.
         let _ = socket.set_ext_ack(true).and_then(|()| socket.set_cap_ack(true));
-        Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: Vec::with_capacity(RECEIVE_BYTES),
-        })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
     }
 
     /// Number of the interface `ifname` in the calling thread's namespace.
@@ -175,9 +171,10 @@ impl Route {
     pub fn without_autoconfiguration(&mut self, index: u32) -> Result<(), Refused> {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        link.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-        ])])];
+        link.attributes =
+            vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+                In6AddrGenMode::None,
+            )])])];
         self.change(RouteNetlinkMessage::SetLink(link), 0)
     }
 
@@ -187,25 +184,16 @@ impl Route {
         message.header.family = family(address.addr());
         message.header.prefix_len = address.prefix_len();
         message.header.index = index;
-        message.attributes = vec![
-            AddressAttribute::Local(address.addr()),
-            AddressAttribute::Address(address.addr()),
-        ];
+        message.attributes =
+            vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
         match address {
-            IpNet::V4(address) => message
-                .attributes
-                .push(AddressAttribute::Broadcast(address.broadcast())),
+            IpNet::V4(address) => message.attributes.push(AddressAttribute::Broadcast(address.broadcast())),
             IpNet::V6(_) => {
                 message.header.flags = AddressHeaderFlags::Nodad;
-                message
-                    .attributes
-                    .push(AddressAttribute::Flags(AddressFlags::Nodad));
+                message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
             }
         }
-        self.change(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Adds the default route of `gateway`'s family through interface `index`.
@@ -216,10 +204,8 @@ impl Route {
         message.header.protocol = RouteProtocol::Static;
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
-        message.attributes = vec![
-            RouteAttribute::Gateway(RouteAddress::from(gateway)),
-            RouteAttribute::Oif(index),
-        ];
+        message.attributes =
+            vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(index)];
         self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
@@ -295,10 +281,7 @@ pub fn host_subnets() -> io::Result<Vec<IpNet>> {
         addresses.header.family = family;
         let mut routes = RouteMessage::default();
         routes.header.address_family = family;
-        for request in [
-            RouteNetlinkMessage::GetAddress(addresses),
-            RouteNetlinkMessage::GetRoute(routes),
-        ] {
+        for request in [RouteNetlinkMessage::GetAddress(addresses), RouteNetlinkMessage::GetRoute(routes)] {
             match route.dump(request, |message| subnets.extend(subnet(&message))) {
                 Ok(()) => {}
                 Err(refused) if is_family_missing(refused.errno) => {}
@@ -390,5 +373,46 @@ impl Iterator for Messages<'_> {
                 return Some(message);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_of_the_internet_are_no_subnets() {
+        let subnets: Vec<_> = ["0.0.0.0/1", "10.0.0.0/8", "2000::/3", "fc00::/7"]
+            .iter()
+            .filter_map(|net| subnet(&route(net.parse().expect("a prefix"))))
+            .map(|net| net.to_string())
+            .collect();
+        assert_eq!(subnets, ["10.0.0.0/8", "fc00::/7"]);
+    }
+
+    #[test]
+    fn the_kernels_words_are_kept() {
+        let mut answer = vec![0; NLMSG_HEADER_BYTES];
+        answer.extend(8u16.to_ne_bytes());
+        answer.extend(NLMSGERR_ATTR_MSG.to_ne_bytes());
+        answer.extend(b"no!\0");
+        assert_eq!(explanation(&answer).as_deref(), Some("no!"));
+        assert_eq!(explanation(&answer[..NLMSG_HEADER_BYTES]), None);
+        let refused = Refused { errno: Errno::EPERM, reason: explanation(&answer) };
+        assert_eq!(refused.to_string(), "Operation not permitted (os error 1): no!");
+    }
+
+    #[test]
+    fn the_hosts_own_subnets_can_be_listed_without_privilege() {
+        let subnets = host_subnets().expect("rtnetlink answers everyone");
+        assert!(subnets.iter().all(|net| *net == net.trunc()));
+    }
+
+    fn route(net: IpNet) -> RouteNetlinkMessage {
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = net.prefix_len();
+        message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(net.addr()))];
+        RouteNetlinkMessage::NewRoute(message)
     }
 }

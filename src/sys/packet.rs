@@ -86,11 +86,7 @@ fn open_far_end(pair: &VethPair<'_>) -> Result<OwnedFd> {
         Err(cause) if !is_family_missing(cause.errno) => return Err(refused(cause)),
         _ => {}
     }
-    let change = LinkChange {
-        no_arp: true,
-        up: true,
-        ..LinkChange::default()
-    };
+    let change = LinkChange { no_arp: true, up: true, ..LinkChange::default() };
     route.set_link(index, change).map_err(refused)?;
     // Binding to an interface that is down would leave an error on the socket; the guest's end still is.
     open_socket(index).context("cannot open a packet socket for", pair.far)

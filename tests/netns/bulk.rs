@@ -18,11 +18,7 @@ over_links![mtu_576, mtu_1280, mtu_1500, mtu_9000, mtu_65520];
 
 fn mtu_576(host: &Host) {
     // Too small for IPv6.
-    transfer(
-        host,
-        &["--mtu", "576", "--no-ipv6"],
-        &[(HOST.into(), REMOTE.into())],
-    );
+    transfer(host, &["--mtu", "576", "--no-ipv6"], &[(HOST.into(), REMOTE.into())]);
 }
 
 fn mtu_1280(host: &Host) {
@@ -59,9 +55,7 @@ fn outbound(host: &Host, options: &[&str], remote: IpAddr, bytes: usize) {
         let got = stream::receive(stream);
         let _ = stream.write_all(got.to_string().as_bytes());
     });
-    let source = tcp(host.remote(), (remote, 0), move |stream| {
-        stream::send(stream, bytes)
-    });
+    let source = tcp(host.remote(), (remote, 0), move |stream| stream::send(stream, bytes));
     for (mode, service) in [("send", &sink), ("receive", &source)] {
         let (addr, port) = (remote.to_string(), service.port().to_string());
         let guest = host.start_python(options, STREAM, &[mode, &addr, &port, &bytes.to_string()]);

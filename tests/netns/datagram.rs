@@ -14,10 +14,7 @@ over_links![
     echo_requests_go_beyond_the_gateway,
     traceroute_shows_the_way,
 ];
-over_any_link![
-    forbidden_ping_is_one_warning,
-    mapping_is_one_port_for_all_destinations,
-];
+over_any_link![forbidden_ping_is_one_warning, mapping_is_one_port_for_all_destinations,];
 
 fn datagrams_of_every_size_come_back(host: &Host) {
     let v4 = udp_echo(host.remote(), (Ipv4Addr::UNSPECIFIED, 7000));
@@ -35,9 +32,7 @@ fn datagrams_of_every_size_come_back(host: &Host) {
 
 fn answers_may_come_from_anywhere(host: &Host) {
     // The answer leaves from another port than was asked.
-    let other = host
-        .remote()
-        .within(|| std::net::UdpSocket::bind((REMOTE, 7002)).expect("a free port"));
+    let other = host.remote().within(|| std::net::UdpSocket::bind((REMOTE, 7002)).expect("a free port"));
     let _service = udp(host.remote(), (REMOTE, 7000), move |datagram, from| {
         let _ = other.send_to(datagram, from);
         None
@@ -75,10 +70,7 @@ fn icmp_errors_reach_the_sender(host: &Host) {
 }
 
 fn echo_requests_go_beyond_the_gateway(host: &Host) {
-    let seen = host.sh(
-        &[],
-        &format!("ping -c 2 -W 5 {REMOTE} && ping -6 -c 2 -W 5 {REMOTE6}"),
-    );
+    let seen = host.sh(&[], &format!("ping -c 2 -W 5 {REMOTE} && ping -6 -c 2 -W 5 {REMOTE6}"));
     // One router on the way takes one from the TTL, and the gateway another.
     assert!(seen.contains(&format!("from {REMOTE}")), "{seen}");
     assert!(seen.contains(&format!("from {REMOTE6}")), "{seen}");
@@ -98,14 +90,6 @@ fn forbidden_ping_is_one_warning(host: &Host) {
 
 fn traceroute_shows_the_way(host: &Host) {
     let seen = host.sh(&[], &format!("traceroute -n -q 1 -w 3 -m 5 {REMOTE}"));
-    let hops: Vec<&str> = seen
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().nth(1))
-        .collect();
-    assert_eq!(
-        hops,
-        ["10.0.2.2", &ROUTER.to_string(), &REMOTE.to_string()],
-        "{seen}"
-    );
+    let hops: Vec<&str> = seen.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(hops, ["10.0.2.2", &ROUTER.to_string(), &REMOTE.to_string()], "{seen}");
 }

@@ -99,8 +99,7 @@ fn changed_resolv_conf_is_read_again(host: &Host) {
     host.write("/etc/resolv.conf", &format!("nameserver {HOST}\n"));
     guest.wait_for_output(&OTHER.to_string());
     host.write("/etc/resolv.new", &format!("nameserver {HOST6}\n"));
-    host.tool(&["/bin/mv", "/etc/resolv.new", "/etc/resolv.conf"])
-        .success();
+    host.tool(&["/bin/mv", "/etc/resolv.new", "/etc/resolv.conf"]).success();
     guest.wait_for_output(&THIRD.to_string());
 }
 
@@ -108,10 +107,7 @@ fn only_port_53_of_the_forwarder_answers(host: &Host) {
     let _server = crate::services::udp_echo(host.space(), (Ipv4Addr::UNSPECIFIED, 7000));
     let program = include_str!("../guest/udp.py");
     let seen = host.python(&[], program, &["send", "10.0.2.3", "7000"]);
-    assert!(
-        ["ECONNREFUSED\n", "EHOSTUNREACH\n"].contains(&seen.as_str()),
-        "{seen}"
-    );
+    assert!(["ECONNREFUSED\n", "EHOSTUNREACH\n"].contains(&seen.as_str()), "{seen}");
 }
 
 fn assert_dig(host: &Host, args: &[&str], expected: Ipv4Addr) {

@@ -52,33 +52,20 @@ fn generated_files_are_right(host: &Host) {
 }
 
 fn generated_files_leave_the_rootfs_alone(host: &Host) {
-    host.start_as_user(&["/bin/mkdir", "/mnt/rootfs/etc"])
-        .wait()
-        .success();
+    host.start_as_user(&["/bin/mkdir", "/mnt/rootfs/etc"]).wait().success();
     for name in ["resolv.conf", "hosts", "hostname"] {
         host.write(&format!("/mnt/rootfs/etc/{name}"), "mine");
     }
-    let list = [
-        "/bin/sh",
-        "-c",
-        "cd /mnt/rootfs && find . -type f -o -type l | sort | xargs cksum",
-    ];
+    let list = ["/bin/sh", "-c", "cd /mnt/rootfs && find . -type f -o -type l | sort | xargs cksum"];
     let before = host.tool(&list).success();
-    assert!(
-        !host
-            .sh(&[], "cat /etc/resolv.conf /etc/hosts /etc/hostname")
-            .contains("mine")
-    );
+    assert!(!host.sh(&[], "cat /etc/resolv.conf /etc/hosts /etc/hostname").contains("mine"));
     assert_eq!(host.tool(&list).success(), before);
 }
 
 fn dangling_resolv_conf_is_no_trap(host: &Host) {
     let link = "mkdir -p /mnt/rootfs/etc && ln -s ../run/systemd/resolve/stub-resolv.conf /mnt/rootfs/etc/resolv.conf";
     host.start_as_user(&["/bin/sh", "-c", link]).wait().success();
-    assert!(
-        host.sh(&[], "cat /etc/resolv.conf")
-            .contains("nameserver 10.0.2.3")
-    );
+    assert!(host.sh(&[], "cat /etc/resolv.conf").contains("nameserver 10.0.2.3"));
 }
 
 fn writes_go_to_the_rootfs(host: &Host) {
@@ -89,10 +76,7 @@ fn writes_go_to_the_rootfs(host: &Host) {
 
 fn volume_is_shared(host: &Host) {
     host.write("/mnt/home/from-host", "host\n");
-    let seen = host.sh(
-        &["-v", "/mnt/home:/data/deep"],
-        "cat /data/deep/from-host; mkdir /data/deep/made",
-    );
+    let seen = host.sh(&["-v", "/mnt/home:/data/deep"], "cat /data/deep/from-host; mkdir /data/deep/made");
     assert_eq!(seen, "host\n");
     host.tool(&["/usr/bin/test", "-d", "/mnt/home/made"]).success();
 }
@@ -108,10 +92,7 @@ fn read_only_volume_refuses_writes(host: &Host) {
 
 fn volume_can_be_one_file(host: &Host) {
     host.write("/mnt/home/file", "one\n");
-    assert_eq!(
-        host.sh(&["-v", "/mnt/home/file:/etc/one:ro"], "cat /etc/one"),
-        "one\n"
-    );
+    assert_eq!(host.sh(&["-v", "/mnt/home/file:/etc/one:ro"], "cat /etc/one"), "one\n");
 }
 
 fn missing_volume_is_named(host: &Host) {
@@ -121,22 +102,10 @@ fn missing_volume_is_named(host: &Host) {
 }
 
 fn environment_is_what_was_asked(host: &Host) {
-    let options = [
-        "-e",
-        "A=1",
-        "--env",
-        "B=two words",
-        "-e",
-        "TERM",
-        "-e",
-        "NOT_SET_OUTSIDE",
-        "-e",
-        "A=last",
-    ];
-    let seen = host.sh(
-        &options,
-        "echo $A/$B/$TERM/${NOT_SET_OUTSIDE-unset}/$RNET_NO_SKIP; env | grep -c ^A=",
-    );
+    let options =
+        ["-e", "A=1", "--env", "B=two words", "-e", "TERM", "-e", "NOT_SET_OUTSIDE", "-e", "A=last"];
+    let seen =
+        host.sh(&options, "echo $A/$B/$TERM/${NOT_SET_OUTSIDE-unset}/$RNET_NO_SKIP; env | grep -c ^A=");
     assert_eq!(seen, "last/two words/xterm/unset/\n1\n");
     assert!(!host.sh(&[], "echo $PATH").trim().is_empty());
 }
@@ -146,10 +115,7 @@ fn working_directory_is_what_was_asked(host: &Host) {
     assert_eq!(host.sh(&["-w", "/bin"], "pwd"), "/bin\n");
     let outcome = host.run(&["-w", "/no/such"], Root::Busybox, &["true"]);
     // Made on the way or refused by name; never silently another one.
-    assert!(
-        outcome.status.success() || outcome.stderr.contains("/no/such"),
-        "{outcome}"
-    );
+    assert!(outcome.status.success() || outcome.stderr.contains("/no/such"), "{outcome}");
 }
 
 fn host_root_takes_writes_and_forgets_them(host: &Host) {

@@ -9,11 +9,7 @@ over_links![greets_a_user];
 over_any_link![greets_root];
 
 fn greets_a_user(host: &Host) {
-    let link = if host.link() == Link::Packet {
-        "packet"
-    } else {
-        "tap"
-    };
+    let link = if host.link() == Link::Packet { "packet" } else { "tap" };
     assert_greeting(&host.start_rnet(&["hello"]).wait(), link);
 }
 

@@ -120,16 +120,9 @@ pub(crate) fn play(link: Link, scenario: fn(&Host)) {
 /// Ends a test as skipped; a failure if `RNET_NO_SKIP` is set.
 pub(crate) fn skip(why: &str) {
     let name = std::thread::current().name().unwrap_or("?").to_owned();
-    assert!(
-        std::env::var_os("RNET_NO_SKIP").is_none(),
-        "would skip {name}: {why}"
-    );
+    assert!(std::env::var_os("RNET_NO_SKIP").is_none(), "would skip {name}: {why}");
     // Not println!, which the test harness keeps to itself.
-    let _ = writeln!(
-        std::io::stderr(),
-        "skipped: {name}: {}",
-        why.trim().replace('\n', "; ")
-    );
+    let _ = writeln!(std::io::stderr(), "skipped: {name}: {}", why.trim().replace('\n', "; "));
 }
 
 /// The machine on which rnet runs, and the world around it.
@@ -151,12 +144,7 @@ impl Host {
         raise_fd_limit();
         let space =
             || Space::new().map_err(|errno| format!("cannot make namespaces ({errno}); start tests/run"));
-        let host = Self {
-            link,
-            space: space()?,
-            router: space()?,
-            remote: space()?,
-        };
+        let host = Self { link, space: space()?, router: space()?, remote: space()? };
         host.connect()?;
         host.space.within(furnish)?;
         match link {
@@ -189,14 +177,7 @@ impl Host {
 
     /// The command line of [`Host::start`].
     pub(crate) fn argv<'a>(&self, options: &[&'a str], root: Root, command: &[&'a str]) -> Vec<&'a str> {
-        [
-            &["/mnt/rnet", "run"],
-            self.link.options(),
-            options,
-            &[root.path()],
-            command,
-        ]
-        .concat()
+        [&["/mnt/rnet", "run"], self.link.options(), options, &[root.path()], command].concat()
     }
 
     /// [`Host::start`], and waits for the end.
@@ -244,8 +225,7 @@ impl Host {
         let ranges: &[&str] = if allow { &["0 2147483647", "0 0"] } else { &["1 0"] };
         let set = |range: &str| {
             let range = range.to_owned();
-            self.space
-                .within(move || fs::write("/proc/sys/net/ipv4/ping_group_range", range))
+            self.space.within(move || fs::write("/proc/sys/net/ipv4/ping_group_range", range))
         };
         assert!(ranges.iter().any(|range| set(range).is_ok()), "ping_group_range");
     }
@@ -301,9 +281,7 @@ impl Host {
             fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
             fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
         };
-        self.router
-            .within(forward)
-            .map_err(|error| format!("cannot make a router: {error}"))?;
+        self.router.within(forward).map_err(|error| format!("cannot make a router: {error}"))?;
         let (router, remote) = (self.router.tid(), self.remote.tid());
         ip_batch(
             &self.space,
@@ -332,10 +310,7 @@ impl Host {
              addr add 198.51.100.9/24 dev eth0\naddr add 2001:db8:2::9/64 dev eth0 nodad\n\
              route add default via 198.51.100.1\nroute add default via 2001:db8:2::1\n",
         )?;
-        ip_batch(
-            &self.space,
-            "route add default via 192.0.2.1\nroute add default via 2001:db8:1::1\n",
-        )
+        ip_batch(&self.space, "route add default via 192.0.2.1\nroute add default via 2001:db8:1::1\n")
     }
 }
 
@@ -378,11 +353,7 @@ pub(crate) fn as_user(argv: &[&str]) -> Command {
     }
     command.arg("--").args(argv);
     command.current_dir("/mnt/home");
-    command
-        .env_clear()
-        .env("PATH", PATH)
-        .env("HOME", "/mnt/home")
-        .env("TERM", "xterm");
+    command.env_clear().env("PATH", PATH).env("HOME", "/mnt/home").env("TERM", "xterm");
     command
 }
 
@@ -411,14 +382,8 @@ fn raise_fd_limit() {
 
 /// Puts rnet, the root filesystems and a home into a fresh `/mnt`.
 fn furnish() -> Result<(), String> {
-    mount(
-        Some("mnt"),
-        "/mnt",
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("mode=755"),
-    )
-    .map_err(|errno| format!("cannot mount /mnt: {errno}"))?;
+    mount(Some("mnt"), "/mnt", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .map_err(|errno| format!("cannot mount /mnt: {errno}"))?;
     let build = || -> std::io::Result<()> {
         fs::copy(env!("CARGO_BIN_EXE_rnet"), "/mnt/rnet")?;
         fs::set_permissions("/mnt/rnet", fs::Permissions::from_mode(0o755))?;
@@ -431,13 +396,7 @@ fn furnish() -> Result<(), String> {
         }
         fs::create_dir("/mnt/home")?;
         if is_real_root() {
-            for owned in [
-                "/mnt/home",
-                "/mnt/rootfs",
-                "/mnt/rootfs/bin",
-                "/mnt/tiny",
-                "/mnt/tiny/bin",
-            ] {
+            for owned in ["/mnt/home", "/mnt/rootfs", "/mnt/rootfs/bin", "/mnt/tiny", "/mnt/tiny/bin"] {
                 chown(owned, Some(USER.into()), Some(USER.into()))?;
             }
         }
@@ -449,11 +408,7 @@ fn furnish() -> Result<(), String> {
 fn applets() -> std::io::Result<Vec<String>> {
     let output = Command::new(BUSYBOX).arg("--list").output()?;
     let names = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(names
-        .lines()
-        .filter(|name| *name != "busybox")
-        .map(str::to_owned)
-        .collect())
+    Ok(names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect())
 }
 
 /// Puts a /dev/net/tun that everybody may open in the place of the machine's.
@@ -463,14 +418,8 @@ fn open_tun() -> Result<(), String> {
     if mknod("/mnt/tun", SFlag::S_IFCHR, everybody, makedev(10, 200)).is_ok() {
         fs::set_permissions("/mnt/tun", fs::Permissions::from_mode(0o666))
             .map_err(|error| format!("/mnt/tun: {error}"))?;
-        mount(
-            Some("/mnt/tun"),
-            "/dev/net/tun",
-            nothing,
-            MsFlags::MS_BIND,
-            nothing,
-        )
-        .map_err(|errno| format!("no /dev/net/tun on this machine ({errno})"))?;
+        mount(Some("/mnt/tun"), "/dev/net/tun", nothing, MsFlags::MS_BIND, nothing)
+            .map_err(|errno| format!("no /dev/net/tun on this machine ({errno})"))?;
     }
     fs::OpenOptions::new()
         .read(true)

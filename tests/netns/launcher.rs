@@ -38,11 +38,7 @@ fn main_job(host: &Host) {
         (nc.stdout() == "Hi\n" || nc.has_ended()).then_some(())
     });
     let outcome = nc.wait();
-    assert_eq!(
-        (outcome.code(), outcome.stdout.as_str()),
-        (0, "Hi\n"),
-        "{outcome}"
-    );
+    assert_eq!((outcome.code(), outcome.stdout.as_str()), (0, "Hi\n"), "{outcome}");
 }
 
 fn is_root_and_pid_one_among_its_own(host: &Host) {
@@ -54,10 +50,7 @@ fn is_root_and_pid_one_among_its_own(host: &Host) {
 }
 
 fn sees_no_ipc_and_sets_its_hostname(host: &Host) {
-    let seen = host.sh(
-        &[],
-        "cat /proc/sysvipc/* | grep -vc key; hostname other && hostname",
-    );
+    let seen = host.sh(&[], "cat /proc/sysvipc/* | grep -vc key; hostname other && hostname");
     assert_eq!(seen, "0\nother\n");
 }
 
@@ -70,12 +63,8 @@ fn status_is_that_of_the_command(host: &Host) {
 
 fn status_tells_why_a_command_did_not_start(host: &Host) {
     host.write("/mnt/rootfs/data", "no program");
-    for (command, status) in [
-        ("no-such-command", 127),
-        ("/no/such/file", 127),
-        ("/data", 126),
-        ("/bin", 126),
-    ] {
+    for (command, status) in [("no-such-command", 127), ("/no/such/file", 127), ("/data", 126), ("/bin", 126)]
+    {
         let outcome = host.run(&[], Root::Busybox, &[command]);
         assert_eq!(outcome.code(), status, "{command}: {outcome}");
         assert!(outcome.stderr.contains(command), "{outcome}");
@@ -87,9 +76,7 @@ fn status_tells_the_signal(host: &Host) {
     sleep.wait_for_output("ready");
     let inside = wait_for("the command's process", || {
         let comm = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        descendants(sleep.pid())
-            .into_iter()
-            .find(|pid| comm(pid) == "sleep\n")
+        descendants(sleep.pid()).into_iter().find(|pid| comm(pid) == "sleep\n")
     });
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(inside), Signal::SIGKILL).expect("it runs");
     assert_eq!(sleep.wait().code(), 128 + 9);
@@ -121,11 +108,7 @@ fn caught_signal_reaches_the_command(host: &Host) {
         sh.wait_for_output("ready");
         sh.signal(signal);
         let outcome = sh.wait();
-        assert_eq!(
-            (outcome.code(), outcome.stdout.as_str()),
-            (7, "ready\ncaught\n"),
-            "{outcome}"
-        );
+        assert_eq!((outcome.code(), outcome.stdout.as_str()), (7, "ready\ncaught\n"), "{outcome}");
     }
 }
 
@@ -136,30 +119,18 @@ fn init_reaps_and_passes_the_status(host: &Host) {
     let lines: Vec<&str> = outcome.stdout.lines().collect();
     assert_eq!(lines[0], "0", "zombies: {outcome}");
     assert_ne!(lines[1], "1", "{outcome}");
-    assert_eq!(
-        host.run(&["--init"], Root::Busybox, &["sh", "-c", "kill -9 $$"])
-            .code(),
-        137
-    );
+    assert_eq!(host.run(&["--init"], Root::Busybox, &["sh", "-c", "kill -9 $$"]).code(), 137);
 }
 
 fn init_passes_signals(host: &Host) {
-    let mut sleep = host.start(
-        &["--init"],
-        Root::Busybox,
-        &["sh", "-c", "echo ready; exec sleep 1000"],
-    );
+    let mut sleep = host.start(&["--init"], Root::Busybox, &["sh", "-c", "echo ready; exec sleep 1000"]);
     sleep.wait_for_output("ready");
     sleep.signal(Signal::SIGTERM);
     assert_eq!(sleep.wait().code(), 143);
 }
 
 fn nothing_outlives_the_command(host: &Host) {
-    let mut sh = host.start(
-        &[],
-        Root::Busybox,
-        &["sh", "-c", "sleep 1000 & echo ready; read line"],
-    );
+    let mut sh = host.start(&[], Root::Busybox, &["sh", "-c", "sleep 1000 & echo ready; read line"]);
     sh.wait_for_output("ready");
     let inside = descendants(sh.pid());
     assert!(inside.len() >= 2, "{inside:?}");
@@ -170,11 +141,7 @@ fn nothing_outlives_the_command(host: &Host) {
 
 fn nothing_outlives_a_killed_rnet(host: &Host) {
     for options in [&[][..], &["--init"]] {
-        let mut sh = host.start(
-            options,
-            Root::Busybox,
-            &["sh", "-c", "sleep 1000 & echo ready; sleep 1000"],
-        );
+        let mut sh = host.start(options, Root::Busybox, &["sh", "-c", "sleep 1000 & echo ready; sleep 1000"]);
         sh.wait_for_output("ready");
         let inside = descendants(sh.pid());
         assert!(inside.len() >= 2, "{inside:?}");
@@ -187,10 +154,7 @@ fn streams_stay_apart(host: &Host) {
     let mut sh = host.start(&[], Root::Busybox, &["sh", "-c", "echo out; echo err >&2; cat"]);
     sh.write("in\n");
     let outcome = sh.wait();
-    assert_eq!(
-        (outcome.stdout.as_str(), outcome.stderr.as_str()),
-        ("out\nin\n", "err\n")
-    );
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("out\nin\n", "err\n"));
 }
 
 fn inherits_no_file_of_rnet(host: &Host) {
@@ -201,9 +165,7 @@ fn inherits_no_file_of_rnet(host: &Host) {
 fn starts_with_signals_as_they_are_at_birth(host: &Host) {
     let seen = host.sh(&[], "grep -E '^Sig(Blk|Ign)' /proc/self/status");
     let mask = |name: &str| {
-        let hex = seen
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        let hex = seen.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
         u64::from_str_radix(hex.expect("in status"), 16).expect("hexadecimal")
     };
     assert_eq!(mask("SigBlk"), 0);
@@ -231,7 +193,5 @@ fn wait_until_it_runs(process: &Process, command: &str) {
 }
 
 fn wait_until_gone(pids: &[i32]) {
-    wait_for("the container's processes to end", || {
-        pids.iter().all(|&pid| !is_alive(pid)).then_some(())
-    });
+    wait_for("the container's processes to end", || pids.iter().all(|&pid| !is_alive(pid)).then_some(()));
 }

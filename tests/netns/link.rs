@@ -23,11 +23,7 @@ over_any_link![
 
 #[test]
 fn verbose_tells_the_link() {
-    for (link, word) in [
-        (Link::Tap, "tap"),
-        (Link::TapPlain, "tap-plain"),
-        (Link::Packet, "packet"),
-    ] {
+    for (link, word) in [(Link::Tap, "tap"), (Link::TapPlain, "tap-plain"), (Link::Packet, "packet")] {
         match Host::new(link) {
             Ok(host) => {
                 let outcome = host.run(&["--verbose"], Root::Busybox, &["true"]);
@@ -39,10 +35,7 @@ fn verbose_tells_the_link() {
 }
 
 fn has_the_promised_addresses_and_routes(host: &Host) {
-    let seen = host.sh(
-        &[],
-        "ip addr show dev tap0; ip route; ip -6 route show default; ip addr show dev lo",
-    );
+    let seen = host.sh(&[], "ip addr show dev tap0; ip route; ip -6 route show default; ip addr show dev lo");
     for promised in [
         "inet 10.0.2.100/24",
         "inet6 fd00::100/64",
@@ -78,30 +71,19 @@ fn dhcp_leases_the_guests_address(host: &Host) {
         "printf '#!/bin/sh\\necho $1 $ip/$mask $router $dns mtu $mtu\\n' >/lease; chmod +x /lease
          udhcpc -i tap0 -n -q -f -t 3 -T 2 -s /lease 2>/dev/null",
     );
-    assert!(
-        seen.contains("bound 10.0.2.100/24 10.0.2.2 10.0.2.3"),
-        "no such lease:\n{seen}"
-    );
+    assert!(seen.contains("bound 10.0.2.100/24 10.0.2.2 10.0.2.3"), "no such lease:\n{seen}");
 }
 
 fn router_advertisement_describes_the_network(host: &Host) {
     let seen = host.python(&["--mtu", "1400"], ROUTER_SOLICIT, &[]);
-    for promised in [
-        "router fe80::",
-        "prefix fd00::/64 on-link 1 autonomous 1",
-        "mtu 1400",
-        "dns fd00::3",
-    ] {
+    for promised in ["router fe80::", "prefix fd00::/64 on-link 1 autonomous 1", "mtu 1400", "dns fd00::3"] {
         assert!(seen.contains(promised), "no {promised}:\n{seen}");
     }
 }
 
 fn name_and_mac_are_as_asked(host: &Host) {
     let options = ["--ifname", "eth0", "--mac-address", "52:54:00:12:34:56"];
-    assert_eq!(
-        host.sh(&options, "cat /sys/class/net/eth0/address"),
-        "52:54:00:12:34:56\n"
-    );
+    assert_eq!(host.sh(&options, "cat /sys/class/net/eth0/address"), "52:54:00:12:34:56\n");
 }
 
 fn subnets_are_as_asked(host: &Host) {
@@ -130,19 +112,12 @@ fn given_subnet_does_not_move(host: &Host) {
 fn ipv6_can_be_left_out(host: &Host) {
     let seen = host.sh(&["--no-ipv6"], "ip addr show dev tap0; ip -6 route");
     assert!(seen.contains("10.0.2.100/24"), "{seen}");
-    assert!(
-        !seen.contains("fd00::") && !seen.contains("default via f"),
-        "{seen}"
-    );
+    assert!(!seen.contains("fd00::") && !seen.contains("default via f"), "{seen}");
 }
 
 fn kernel_without_ipv6_is_no_error(host: &Host) {
     // As near as a running kernel comes to it: no interface of the host speaks IPv6.
-    let set = [
-        "/bin/sh",
-        "-c",
-        "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6",
-    ];
+    let set = ["/bin/sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"];
     host.tool(&set).success();
     assert_eq!(host.sh(&["-p", "8080:80"], "echo fine"), "fine\n");
 }

@@ -11,26 +11,20 @@ const SERVE: &str = include_str!("../guest/serve.py");
 const MANY_OUTBOUND: &str = include_str!("../guest/many_outbound.py");
 const DNS_ONCE: &str = include_str!("../guest/dns_once.py");
 
-over_links![
-    five_hundred_clients_at_once_are_served,
-    more_connections_than_the_soft_fd_limit_are_served,
-];
+over_links![five_hundred_clients_at_once_are_served, more_connections_than_the_soft_fd_limit_are_served,];
 over_any_link![ten_thousand_dns_queries_leave_nothing_open];
 
 fn five_hundred_clients_at_once_are_served(host: &Host) {
     let mut guest = host.start_python(&["-p", "8080:80"], SERVE, &["80"]);
     guest.wait_for_output("ready\n");
-    let clients: Vec<_> = (0..500)
-        .map(|_| host.dial((HOST, 8080)).expect("a place in the backlog"))
-        .collect();
+    let clients: Vec<_> =
+        (0..500).map(|_| host.dial((HOST, 8080)).expect("a place in the backlog")).collect();
     for (number, mut client) in clients.iter().enumerate() {
         client.write_all(&number.to_be_bytes()).expect("connected");
     }
     for (number, mut client) in clients.iter().enumerate() {
         let mut echoed = [0; 8];
-        client
-            .read_exact(&mut echoed)
-            .unwrap_or_else(|error| panic!("client {number}: {error}"));
+        client.read_exact(&mut echoed).unwrap_or_else(|error| panic!("client {number}: {error}"));
         assert_eq!(usize::from_be_bytes(echoed), number);
     }
 }
@@ -52,11 +46,7 @@ fn ten_thousand_dns_queries_leave_nothing_open(host: &Host) {
     let done = wait_within(Duration::from_secs(90), || {
         (guest.stdout().contains("answered") || guest.has_ended()).then_some(())
     });
-    assert!(
-        done.is_some() && guest.stdout() == "answered 10000\n",
-        "{}",
-        text(&guest)
-    );
+    assert!(done.is_some() && guest.stdout() == "answered 10000\n", "{}", text(&guest));
     assert!(server.met() >= 10_000);
     let fds = || open_fds(guest.pid());
     wait_within(Duration::from_secs(45), || (fds() < 64).then_some(()));

@@ -35,11 +35,7 @@ fn connects_over_both_families(host: &Host) {
     let v4 = tcp(host.remote(), (Ipv4Addr::UNSPECIFIED, 0), echo);
     let v6 = tcp(host.remote(), (Ipv6Addr::UNSPECIFIED, 0), echo);
     let (port4, port6) = (v4.port().to_string(), v6.port().to_string());
-    let seen = connect(
-        host,
-        &[],
-        &[&REMOTE.to_string(), &port4, &REMOTE6.to_string(), &port6],
-    );
+    let seen = connect(host, &[], &[&REMOTE.to_string(), &port4, &REMOTE6.to_string(), &port6]);
     assert_eq!(results(&seen), ["connected", "connected"], "{seen}");
     assert_eq!((v4.met(), v6.met()), (1, 1));
 }
@@ -51,21 +47,10 @@ fn refusal_is_a_refusal(host: &Host) {
 }
 
 fn icmp_errors_are_told_as_what_they_are(host: &Host) {
-    let targets = [
-        UNREACHABLE.to_string(),
-        PROHIBITED.to_string(),
-        UNREACHABLE6.to_string(),
-    ];
-    let seen = connect(
-        host,
-        &[],
-        &[&targets[0], "80", &targets[1], "80", &targets[2], "80"],
-    );
+    let targets = [UNREACHABLE.to_string(), PROHIBITED.to_string(), UNREACHABLE6.to_string()];
+    let seen = connect(host, &[], &[&targets[0], "80", &targets[1], "80", &targets[2], "80"]);
     for result in results(&seen) {
-        assert!(
-            ["EHOSTUNREACH", "ENETUNREACH", "EACCES"].contains(&result),
-            "{seen}"
-        );
+        assert!(["EHOSTUNREACH", "ENETUNREACH", "EACCES"].contains(&result), "{seen}");
     }
     assert_immediate(&seen);
 }
@@ -142,10 +127,7 @@ for number in range(50):
     slowest = max(slowest, time.monotonic() - start)
 print('in time' if slowest < 0.5 else slowest)";
     let port = service.port().to_string();
-    assert_eq!(
-        host.python(&[], program, &[&REMOTE.to_string(), &port]),
-        "in time\n"
-    );
+    assert_eq!(host.python(&[], program, &[&REMOTE.to_string(), &port]), "in time\n");
 }
 
 fn reset_is_told(host: &Host) {
@@ -160,10 +142,7 @@ stream.sendall(b'x')
 try: print('end of stream' if stream.recv(1) == b'' else 'data')
 except ConnectionResetError: print('reset')";
     let port = service.port().to_string();
-    assert_eq!(
-        host.python(&[], program, &[&REMOTE.to_string(), &port]),
-        "reset\n"
-    );
+    assert_eq!(host.python(&[], program, &[&REMOTE.to_string(), &port]), "reset\n");
 }
 
 fn slow_connect_is_no_second_connection(host: &Host) {
@@ -185,9 +164,7 @@ fn connect(host: &Host, options: &[&str], targets: &[&str]) -> String {
 }
 
 fn results(seen: &str) -> Vec<&str> {
-    seen.lines()
-        .map(|line| line.split(' ').nth(2).unwrap_or("?"))
-        .collect()
+    seen.lines().map(|line| line.split(' ').nth(2).unwrap_or("?")).collect()
 }
 
 fn assert_immediate(seen: &str) {

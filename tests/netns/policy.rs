@@ -49,22 +49,12 @@ fn raw_frames_reach_the_allowed_service_alone(host: &Host) {
 fn ordinary_connections_are_refused_at_once(host: &Host) {
     let services = Loopback::new(host);
     let port = PORT.to_string();
-    let targets = [
-        "10.0.2.2",
-        "10.0.2.3",
-        "fd00::2",
-        "fd00::3",
-        "64:ff9b::127.0.0.1",
-        "0.0.0.1",
-    ];
+    let targets = ["10.0.2.2", "10.0.2.3", "fd00::2", "fd00::3", "64:ff9b::127.0.0.1", "0.0.0.1"];
     let args = targets.iter().flat_map(|addr| [*addr, &port]);
     let seen = host.python(&[], CONNECT, &["2"].into_iter().chain(args).collect::<Vec<_>>());
     for line in seen.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
-        assert!(
-            !["connected", "reset", "silence"].contains(&fields[2]),
-            "not refused: {line}"
-        );
+        assert!(!["connected", "reset", "silence"].contains(&fields[2]), "not refused: {line}");
         assert!(fields[3].parse::<u32>().is_ok_and(|ms| ms < 900), "slow: {line}");
     }
     assert_eq!(services.met(), [0; 5]);
@@ -96,11 +86,7 @@ fn metadata_service_is_refused(host: &Host) {
     let seen = host.python(&[], CONNECT, &["3", "169.254.169.254", "80"]);
     assert!(!seen.contains("connected") && !seen.contains("silence"), "{seen}");
     assert_eq!(service.met(), 0);
-    let seen = host.python(
-        &["--allow-host", "169.254.169.254:80"],
-        CONNECT,
-        &["3", "169.254.169.254", "80"],
-    );
+    let seen = host.python(&["--allow-host", "169.254.169.254:80"], CONNECT, &["3", "169.254.169.254", "80"]);
     assert!(seen.contains(" connected "), "{seen}");
 }
 

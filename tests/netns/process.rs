@@ -57,10 +57,7 @@ pub(crate) struct Outcome {
 impl Process {
     /// Starts `command` in `space` with all three standard streams as pipes.
     pub(crate) fn start(space: &Space, mut command: Command) -> Self {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = space
             .within(move || command.spawn().map_err(|error| format!("{command:?}: {error}")))
             .expect("the program starts");
@@ -127,20 +124,10 @@ impl Process {
         self.stdin = None;
         let status = wait_within(limit, || self.child.try_wait().expect("a child of ours"));
         let Some(status) = status else {
-            panic!(
-                "still running after {limit:?}\nstdout: {}\nstderr: {}",
-                self.stdout(),
-                self.stderr()
-            );
+            panic!("still running after {limit:?}\nstdout: {}\nstderr: {}", self.stdout(), self.stderr());
         };
-        wait_within(LAST_WORDS, || {
-            (self.stdout.is_complete() && self.stderr.is_complete()).then_some(())
-        });
-        Outcome {
-            status,
-            stdout: self.stdout(),
-            stderr: self.stderr(),
-        }
+        wait_within(LAST_WORDS, || (self.stdout.is_complete() && self.stderr.is_complete()).then_some(()));
+        Outcome { status, stdout: self.stdout(), stderr: self.stderr() }
     }
 }
 
@@ -167,11 +154,7 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}\nstdout: {}\nstderr: {}",
-            self.status, self.stdout, self.stderr
-        )
+        write!(f, "{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr)
     }
 }
 
@@ -188,9 +171,7 @@ impl Collected {
         let reader = thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(len @ 1..) = source.read(&mut chunk) {
-                sink.lock()
-                    .expect("no panic while held")
-                    .extend_from_slice(&chunk[..len]);
+                sink.lock().expect("no panic while held").extend_from_slice(&chunk[..len]);
             }
         });
         Self { bytes, reader }
@@ -211,12 +192,7 @@ pub(crate) fn descendants(pid: i32) -> Vec<i32> {
     let mut found = vec![pid];
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
-        found.extend(
-            parents
-                .iter()
-                .filter(|(_, of)| *of == parent)
-                .map(|(pid, _)| *pid),
-        );
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
         next += 1;
     }
     found.split_off(1)

@@ -73,20 +73,11 @@ fn range_is_published(host: &Host) {
 fn random_port_is_printed(host: &Host) {
     let guest = serve(host, &["-p", "80"], "80");
     let printed = guest.stdout() + &guest.stderr();
-    let ports = printed
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|word| word.parse::<u16>().ok());
+    let ports = printed.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u16>().ok());
     let served = |&port: &u16| port >= 1024 && host.dial((HOST, port)).is_ok();
-    let port = ports
-        .into_iter()
-        .find(served)
-        .unwrap_or_else(|| panic!("no port in: {printed}"));
+    let port = ports.into_iter().find(served).unwrap_or_else(|| panic!("no port in: {printed}"));
     assert_echo(&host.dial((HOST, port)).expect("published"));
-    assert_echo(
-        &host
-            .dial((HOST6, port))
-            .expect("the same number on both families"),
-    );
+    assert_echo(&host.dial((HOST6, port)).expect("the same number on both families"));
 }
 
 fn refusal_by_the_guest_reaches_the_client(host: &Host) {
@@ -149,10 +140,7 @@ fn slow_client_gets_everything(host: &Host) {
 fn udp_answers_every_client(host: &Host) {
     let guest = ready(host.start_python(&["-p", "5000:5001/udp"], UDP, &["serve", "5001"]));
     for (addr, appears_as) in [
-        (
-            SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
-            "10.0.2.2".to_owned(),
-        ),
+        (SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)), "10.0.2.2".to_owned()),
         ((Ipv6Addr::LOCALHOST, 5000).into(), "fd00::2".to_owned()),
         ((HOST, 5000).into(), HOST.to_string()),
     ] {
@@ -160,10 +148,9 @@ fn udp_answers_every_client(host: &Host) {
         assert_udp_echo(&socket);
         wait_for_client(&guest, &appears_as);
     }
-    for (addr, appears_as) in [
-        (SocketAddr::from((HOST, 5000)), REMOTE.to_string()),
-        ((HOST6, 5000).into(), REMOTE6.to_string()),
-    ] {
+    for (addr, appears_as) in
+        [(SocketAddr::from((HOST, 5000)), REMOTE.to_string()), ((HOST6, 5000).into(), REMOTE6.to_string())]
+    {
         let socket = host.remote().within(move || client_of(addr));
         assert_udp_echo(&socket);
         wait_for_client(&guest, &appears_as);
@@ -190,28 +177,17 @@ fn conflict_names_the_port_and_its_holder(host: &Host) {
 fn privileged_port_names_the_sysctl(host: &Host) {
     let outcome = host.run(&["-p", "80:80"], Root::Busybox, &["echo", "started"]);
     assert_eq!((outcome.code(), outcome.stdout.as_str()), (125, ""), "{outcome}");
-    assert!(
-        outcome.stderr.contains("net.ipv4.ip_unprivileged_port_start=80"),
-        "{outcome}"
-    );
+    assert!(outcome.stderr.contains("net.ipv4.ip_unprivileged_port_start=80"), "{outcome}");
 }
 
 fn foreign_address_is_named(host: &Host) {
-    let outcome = host.run(
-        &["-p", "203.0.113.77:8080:80"],
-        Root::Busybox,
-        &["echo", "started"],
-    );
+    let outcome = host.run(&["-p", "203.0.113.77:8080:80"], Root::Busybox, &["echo", "started"]);
     assert_eq!((outcome.code(), outcome.stdout.as_str()), (125, ""), "{outcome}");
     assert!(outcome.stderr.contains("203.0.113.77"), "{outcome}");
 }
 
 fn port_is_taken_before_the_command_starts(host: &Host) {
-    let mut guest = host.start(
-        &["-p", "8080:80"],
-        Root::Busybox,
-        &["sh", "-c", "echo ready; cat"],
-    );
+    let mut guest = host.start(&["-p", "8080:80"], Root::Busybox, &["sh", "-c", "echo ready; cat"]);
     guest.wait_for_output("ready");
     assert_reset(host.dial((HOST, 8080)).expect("rnet listens"));
 }
@@ -228,9 +204,8 @@ fn ready(mut guest: Process) -> Process {
 
 fn wait_for_client(guest: &Process, addr: &str) {
     let line = format!("client {addr}");
-    let seen = wait_within(Duration::from_secs(5), || {
-        guest.stdout().lines().any(|seen| seen == line).then_some(())
-    });
+    let seen =
+        wait_within(Duration::from_secs(5), || guest.stdout().lines().any(|seen| seen == line).then_some(()));
     assert!(seen.is_some(), "no {line:?} in: {}", guest.stdout());
 }
 
@@ -264,9 +239,7 @@ fn client_of(addr: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(any).expect("an ephemeral port");
     // Answers from another address than was asked do not arrive.
     socket.connect(addr).expect("a route");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(1)))
-        .expect("not zero");
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("not zero");
     socket
 }
 

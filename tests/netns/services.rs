@@ -91,12 +91,8 @@ fn bind(addr: SocketAddr, kind: Type) -> Socket {
     if addr.is_ipv6() {
         socket.set_only_v6(true).expect("not bound yet");
     }
-    socket
-        .set_reuse_address(kind == Type::STREAM)
-        .expect("a new socket");
-    socket
-        .bind(&addr.into())
-        .unwrap_or_else(|error| panic!("bind {addr}: {error}"));
+    socket.set_reuse_address(kind == Type::STREAM).expect("a new socket");
+    socket.bind(&addr.into()).unwrap_or_else(|error| panic!("bind {addr}: {error}"));
     socket
 }
 

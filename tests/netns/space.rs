@@ -34,11 +34,7 @@ impl Space {
             queue.into_iter().for_each(|job| job());
         });
         let tid = entered.recv().expect("the thread reports before it ends")?;
-        Ok(Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-            tid,
-        })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), tid })
     }
 
     /// The thread's id, by which `ip` names its network namespace.
@@ -73,12 +69,6 @@ impl Drop for Space {
 fn enter() -> nix::Result<i32> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
     let nothing: Option<&str> = None;
-    mount(
-        nothing,
-        "/",
-        nothing,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        nothing,
-    )?;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
     Ok(gettid().as_raw())
 }

@@ -33,8 +33,7 @@ pub(crate) fn send(mut to: &TcpStream, total: usize) {
     let mut sent = 0;
     while sent < total {
         let len = CHUNK.min(total - sent);
-        to.write_all(bytes(sent, len))
-            .unwrap_or_else(|error| panic!("after {sent} bytes or more: {error}"));
+        to.write_all(bytes(sent, len)).unwrap_or_else(|error| panic!("after {sent} bytes or more: {error}"));
         sent += len;
     }
     to.shutdown(Shutdown::Write).expect("connected");
@@ -45,9 +44,7 @@ pub(crate) fn receive(mut from: &TcpStream) -> usize {
     let mut buffer = vec![0; CHUNK];
     let mut received = 0;
     loop {
-        let len = from
-            .read(&mut buffer)
-            .unwrap_or_else(|error| panic!("after {received} bytes: {error}"));
+        let len = from.read(&mut buffer).unwrap_or_else(|error| panic!("after {received} bytes: {error}"));
         if len == 0 {
             return received;
         }

@@ -26,11 +26,7 @@ fn shell_has_job_control(host: &Host) {
     terminal.type_line("sleep 1000 &");
     terminal.type_line("jobs");
     terminal.wait_for("sleep 1000\r\n");
-    assert!(
-        !terminal.text().contains("job control turned off"),
-        "{}",
-        terminal.text()
-    );
+    assert!(!terminal.text().contains("job control turned off"), "{}", terminal.text());
     terminal.type_line("exit 3");
     assert_eq!(terminal.status(), 3);
 }
@@ -66,10 +62,7 @@ fn resize_is_told(host: &Host) {
 }
 
 fn terminal_is_given_back(host: &Host) {
-    let line = format!(
-        "/mnt/rnet run {} true; read line; echo got $line",
-        Root::Busybox.path()
-    );
+    let line = format!("/mnt/rnet run {} true; read line; echo got $line", Root::Busybox.path());
     let mut terminal = Terminal::around(host, &["/bin/sh", "-c", &line]);
     terminal.type_line("through");
     // A background group would be stopped instead of reading.
@@ -92,20 +85,12 @@ impl Terminal {
     }
 
     fn start(host: &Host, command: &[&str]) -> Self {
-        Self::around(
-            host,
-            &[&["/mnt/rnet", "run", Root::Busybox.path()], command].concat(),
-        )
+        Self::around(host, &[&["/mnt/rnet", "run", Root::Busybox.path()], command].concat())
     }
 
     /// Makes the terminal and starts `argv` on it as the ordinary user, as its session's leader.
     fn around(host: &Host, argv: &[&str]) -> Self {
-        let size = Winsize {
-            ws_row: 33,
-            ws_col: 101,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).expect("a pty to spare");
         let (master, slave) = (File::from(pty.master), File::from(pty.slave));
         for end in [&master, &slave] {
@@ -114,24 +99,14 @@ impl Terminal {
         let mut leader = as_user(&[&["/usr/bin/setsid", "--ctty"], argv].concat());
         let stream = || slave.try_clone().expect("an fd to spare");
         leader.stdin(stream()).stdout(stream()).stderr(stream());
-        let child = host
-            .space()
-            .within(move || leader.spawn())
-            .expect("setsid (util-linux)");
+        let child = host.space().within(move || leader.spawn()).expect("setsid (util-linux)");
         let text = Arc::new(Mutex::new(Vec::new()));
         collect(master.try_clone().expect("an fd to spare"), Arc::clone(&text));
-        Self {
-            master,
-            slave,
-            child,
-            text,
-        }
+        Self { master, slave, child, text }
     }
 
     fn type_text(&mut self, text: &str) {
-        self.master
-            .write_all(text.as_bytes())
-            .expect("the terminal is open");
+        self.master.write_all(text.as_bytes()).expect("the terminal is open");
     }
 
     fn type_line(&mut self, line: &str) {
@@ -156,9 +131,7 @@ impl Terminal {
 
     fn status(&mut self) -> i32 {
         let status = wait_for("rnet to end", || self.child.try_wait().expect("a child of ours"));
-        status
-            .code()
-            .unwrap_or_else(|| panic!("{status}: {}", self.text()))
+        status.code().unwrap_or_else(|| panic!("{status}: {}", self.text()))
     }
 }
 
@@ -174,9 +147,7 @@ fn collect(mut master: File, text: Arc<Mutex<Vec<u8>>>) {
     thread::spawn(move || {
         let mut chunk = [0; 4096];
         while let Ok(len @ 1..) = master.read(&mut chunk) {
-            text.lock()
-                .expect("no panic while held")
-                .extend_from_slice(&chunk[..len]);
+            text.lock().expect("no panic while held").extend_from_slice(&chunk[..len]);
         }
     });
 }

@@ -24,25 +24,15 @@ fn both_families_reach_the_remote_machine(host: &Host) {
         stream.read_exact(&mut [0; 1]).expect("an echo");
     }
     assert_eq!((v4.met(), v6.met()), (1, 1));
-    let _back = [
-        tcp(host.space(), (HOST, 7000), echo),
-        tcp(host.space(), (HOST6, 7000), echo),
-    ];
+    let _back = [tcp(host.space(), (HOST, 7000), echo), tcp(host.space(), (HOST6, 7000), echo)];
     host.dial_from_remote((HOST, 7000)).expect("a way back");
     host.dial_from_remote((HOST6, 7000)).expect("a way back");
 }
 
 fn router_answers_with_errors(host: &Host) {
-    for result in [
-        host.dial((UNREACHABLE, 80)),
-        host.dial((PROHIBITED, 80)),
-        host.dial((UNREACHABLE6, 80)),
-    ] {
+    for result in [host.dial((UNREACHABLE, 80)), host.dial((PROHIBITED, 80)), host.dial((UNREACHABLE6, 80))] {
         let kind = result.expect_err("no such machine").kind();
-        assert!(
-            [ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable].contains(&kind),
-            "{kind}"
-        );
+        assert!([ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable].contains(&kind), "{kind}");
     }
 }
 
@@ -63,10 +53,7 @@ fn both_ends_make_the_same_stream(host: &Host) {
 }
 
 fn user_has_no_rights(host: &Host) {
-    let status = host
-        .start_as_user(&["/bin/cat", "/proc/self/status"])
-        .wait()
-        .success();
+    let status = host.start_as_user(&["/bin/cat", "/proc/self/status"]).wait().success();
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
     }
