@@ -177,7 +177,8 @@ impl Host {
 
     /// The command line of [`Host::start`].
     pub(crate) fn argv<'a>(&self, options: &[&'a str], root: Root, command: &[&'a str]) -> Vec<&'a str> {
-        [&["/mnt/rnet", "run"], self.link.options(), options, &[root.path()], command].concat()
+        let verbose: &[&str] = if is_verbose() { &["--verbose"; 3] } else { &[] };
+        [&["/mnt/rnet", "run"], self.link.options(), verbose, options, &[root.path()], command].concat()
     }
 
     /// [`Host::start`], and waits for the end.
@@ -355,6 +356,11 @@ pub(crate) fn as_user(argv: &[&str]) -> Command {
     command.current_dir("/mnt/home");
     command.env_clear().env("PATH", PATH).env("HOME", "/mnt/home").env("TERM", "xterm");
     command
+}
+
+/// Whether rnet shall log all it can, and the log be shown (`RNET_TEST_VERBOSE`).
+pub(crate) fn is_verbose() -> bool {
+    std::env::var_os("RNET_TEST_VERBOSE").is_some()
 }
 
 /// Whether this process is root of the whole machine and not just of a user namespace.
