@@ -205,15 +205,16 @@ impl Running {
         };
         loop {
             let [signalled, reported] = wait_for([&self.signals.as_fd(), &channel.as_fd()])?;
+            // First, so that a command that runs by now gets the signal.
+            if reported {
+                return channel.receive().context("cannot hear from", "container");
+            }
             if signalled
                 && let Some(info) = next_signal(&self.signals)?
                 && supervise::ends_by_default(info.ssi_signo as i32)
             {
                 let code = supervise::killed_by(info.ssi_signo as i32);
                 return Err(Error::new("gave up", "start of the container", "interrupted").exit_code(code));
-            }
-            if reported {
-                return channel.receive().context("cannot hear from", "container");
             }
         }
     }

@@ -123,10 +123,11 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
         steps.extend(hostcopy::plan(copy));
     }
     steps.extend(kernel_filesystems());
+    steps.extend(devices(survey.console.as_deref()));
     if survey.privileged {
+        // Files are hidden under the new /dev/null.
         steps.extend(protect_kernel());
     }
-    steps.extend(devices(survey.console.as_deref()));
     if container.rootfs == RootFs::HostCopy {
         steps.push(tmpfs("/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755"));
     }
