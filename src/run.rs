@@ -1,6 +1,7 @@
 //! `rnet run`, put together: published ports, container, link, worker, command, in an order in which nothing
 //! is half done when a step fails.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 
@@ -87,7 +88,8 @@ impl Session {
         }
         for (publish, address) in &self.published {
             if publish.host_port.is_none() {
-                eprintln!("{}/{} -> {address}", publish.guest_port, publish.transport);
+                // A standard error that is closed or full is no reason to end.
+                let _ = writeln!(io::stderr(), "{}/{} -> {address}", publish.guest_port, publish.transport);
             }
         }
     }
