@@ -14,6 +14,7 @@ use crate::io::host::{self, Listener};
 use crate::io::link::Link;
 use crate::io::resolver::Resolver;
 use crate::io::worker::{Stop, Worker};
+use crate::net::Instant;
 
 /// The host's resolver configuration.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -41,7 +42,8 @@ impl Session {
     pub fn prepare(config: &Config, seed: u64) -> Result<Self> {
         let files = FileLimit::read()?;
         files.raise()?;
-        let resolver = Resolver::new(RESOLV_CONF);
+        let mut resolver = Resolver::new(RESOLV_CONF);
+        resolver.refresh(Instant::ZERO);
         let listeners = bind(&config.network.publish)?;
         let published = listeners.iter().map(|(publish, listener)| (*publish, listener.address())).collect();
         let etc = etc::files(config, resolver.conf());

@@ -1,3 +1,5 @@
+//! The command line as its users write it.
+
 use std::path::Path;
 
 use super::*;

@@ -97,7 +97,7 @@ pub(super) struct Survey {
     pub(super) root: Root,
     /// The terminal of the caller's standard streams.
     pub(super) console: Option<PathBuf>,
-    /// The caller is root, so that the kernel would let the container change the host through /proc.
+    /// The caller is the host's root, so that the kernel would let the container change the host through /proc.
     pub(super) privileged: bool,
     pub(super) cwd: PathBuf,
     /// The volumes' sources without symbolic links, in the order of the volumes.
@@ -123,10 +123,11 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
         steps.extend(hostcopy::plan(copy));
     }
     steps.extend(kernel_filesystems());
+    steps.extend(devices(survey.console.as_deref()));
     if survey.privileged {
+        // Files are hidden under the new /dev/null.
         steps.extend(protect_kernel());
     }
-    steps.extend(devices(survey.console.as_deref()));
     if container.rootfs == RootFs::HostCopy {
         steps.push(tmpfs("/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755"));
     }

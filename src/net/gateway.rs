@@ -47,6 +47,8 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     pub(super) table: Table<Flow>,
     pub(super) ports: Vec<Port>,
+    /// TCP flows whose host socket is being connected.
+    pub(super) connecting: usize,
     /// TCP flows that want their host socket served.
     pub(super) ready: VecDeque<FlowId>,
     #[expect(clippy::vec_box, reason = "an endpoint moves between here and its flow as one pointer")]
@@ -256,6 +258,7 @@ impl Core {
             counters: Counters::default(),
             table: Table::new(MAX_FLOWS),
             ports: Vec::new(),
+            connecting: 0,
             ready: VecDeque::new(),
             spare_endpoints: Vec::new(),
             refusals: Vec::new(),

@@ -27,6 +27,9 @@ if mode == "echo":
     print("same" if got == sent else f"differs: {len(got)} bytes", peer[0])
 else:
     client.settimeout(2)
+    # Else Linux keeps all but "port unreachable" to itself (IP_RECVERR, IPV6_RECVERR).
+    level, option = (socket.IPPROTO_IPV6, 25) if ":" in addr else (socket.IPPROTO_IP, 11)
+    client.setsockopt(level, option, 1)
     client.connect((addr, port))
     try:
         client.send(b"?")

@@ -22,6 +22,7 @@ over_any_link![
     host_without_a_server_answers_with_failure,
     changed_resolv_conf_is_read_again,
     only_port_53_of_the_forwarder_answers,
+    search_domains_are_the_hosts,
 ];
 
 fn answers_over_udp_and_tcp(host: &Host) {
@@ -108,6 +109,12 @@ fn only_port_53_of_the_forwarder_answers(host: &Host) {
     let program = include_str!("../guest/udp.py");
     let seen = host.python(&[], program, &["send", "10.0.2.3", "7000"]);
     assert!(["ECONNREFUSED\n", "EHOSTUNREACH\n"].contains(&seen.as_str()), "{seen}");
+}
+
+fn search_domains_are_the_hosts(host: &Host) {
+    host.own_etc(&format!("search one.test two.test\nnameserver {HOST}\n"));
+    let seen = host.sh(&[], "cat /etc/resolv.conf");
+    assert!(seen.contains("search one.test two.test") && !seen.contains(&HOST.to_string()), "{seen}");
 }
 
 fn assert_dig(host: &Host, args: &[&str], expected: Ipv4Addr) {

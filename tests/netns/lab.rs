@@ -177,7 +177,8 @@ impl Host {
 
     /// The command line of [`Host::start`].
     pub(crate) fn argv<'a>(&self, options: &[&'a str], root: Root, command: &[&'a str]) -> Vec<&'a str> {
-        [&["/mnt/rnet", "run"], self.link.options(), options, &[root.path()], command].concat()
+        let verbose: &[&str] = if is_verbose() { &["--verbose"; 3] } else { &[] };
+        [&["/mnt/rnet", "run"], self.link.options(), verbose, options, &[root.path()], command].concat()
     }
 
     /// [`Host::start`], and waits for the end.
@@ -274,16 +275,15 @@ impl Host {
     }
 
     fn connect(&self) -> Result<(), String> {
+        for space in [&self.space, &self.router, &self.remote] {
+            space.within(settle).map_err(|error| format!("sysctl: {error}"))?;
+        }
+        let forward = || {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        };
+        self.router.within(forward).map_err(|error| format!("cannot make a router: {error}"))?;
         let (router, remote) = (self.router.tid(), self.remote.tid());
-        self.router
-            .within(|| {
-                fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-                fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
-                // Error rates are not what is tested.
-                fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0")?;
-                fs::write("/proc/sys/net/ipv6/icmp/ratelimit", "0")
-            })
-            .map_err(|error| format!("cannot make a router: {error}"))?;
         ip_batch(
             &self.space,
             &format!(
@@ -313,6 +313,13 @@ impl Host {
         )?;
         ip_batch(&self.space, "route add default via 192.0.2.1\nroute add default via 2001:db8:1::1\n")
     }
+}
+
+/// Makes a network namespace answer at once and always: no wait for duplicate addresses, no limit on errors.
+fn settle() -> std::io::Result<()> {
+    fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
+    fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0")?;
+    fs::write("/proc/sys/net/ipv6/icmp/ratelimit", "0")
 }
 
 /// Changes interfaces, addresses and routes of a space.
@@ -349,6 +356,11 @@ pub(crate) fn as_user(argv: &[&str]) -> Command {
     command.current_dir("/mnt/home");
     command.env_clear().env("PATH", PATH).env("HOME", "/mnt/home").env("TERM", "xterm");
     command
+}
+
+/// Whether rnet shall log all it can, and the log be shown (`RNET_TEST_VERBOSE`).
+pub(crate) fn is_verbose() -> bool {
+    std::env::var_os("RNET_TEST_VERBOSE").is_some()
 }
 
 /// Whether this process is root of the whole machine and not just of a user namespace.

@@ -3,7 +3,8 @@
 //! `lab` builds the world (a host, a router and a remote machine), `process` runs programs in it, `services`
 //! are the servers that guests talk to. The other modules hold the scenarios, by subject. Namespaces belong to
 //! threads of this process: whatever ends it, nothing is left behind. Without the right to make them the
-//! scenarios are skipped; `tests/run` enters a user namespace first if it has to.
+//! scenarios are skipped; `tests/run` enters a user namespace first if it has to. With `RNET_TEST_VERBOSE` set,
+//! rnet's whole log is shown for a test that fails.
 
 #[macro_use]
 mod lab;

@@ -91,7 +91,7 @@ fn metadata_service_is_refused(host: &Host) {
 }
 
 fn refusal_is_logged(host: &Host) {
-    let guest = host.start_python(&["-vv"], UDP, &["send", "169.254.1.1", "5353"]);
+    let guest = host.start_python(&["--verbose", "--verbose"], UDP, &["send", "169.254.1.1", "5353"]);
     let outcome = guest.wait();
     assert!(outcome.stderr.contains("169.254.1.1"), "{outcome}");
     assert!(!outcome.stdout.contains("silence"), "{outcome}");

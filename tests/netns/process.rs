@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::lab::is_verbose;
 use crate::space::Space;
 
 /// How long anything may take before a test gives up on it.
@@ -135,6 +136,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if is_verbose() {
+            eprintln!("{}", self.stderr());
+        }
     }
 }
 

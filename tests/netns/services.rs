@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use crate::process::PATIENCE;
 use crate::space::Space;
 
@@ -78,16 +80,20 @@ pub(crate) fn tcp(
 
 /// A listener whose backlog holds a burst of thousands.
 fn listen(addr: SocketAddr) -> TcpListener {
-    let socket =
-        socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM.cloexec(), None)
-            .expect("an fd to spare");
+    let socket = bind(addr, Type::STREAM);
+    socket.listen(4096).expect("bound");
+    socket.into()
+}
+
+/// A socket bound to `addr`, of that family alone.
+fn bind(addr: SocketAddr, kind: Type) -> Socket {
+    let socket = Socket::new(Domain::for_address(addr), kind, None).expect("an fd to spare");
     if addr.is_ipv6() {
         socket.set_only_v6(true).expect("not bound yet");
     }
-    socket.set_reuse_address(true).expect("a new socket");
+    socket.set_reuse_address(kind == Type::STREAM).expect("a new socket");
     socket.bind(&addr.into()).unwrap_or_else(|error| panic!("bind {addr}: {error}"));
-    socket.listen(4096).expect("bound");
-    socket.into()
+    socket
 }
 
 /// Sends every byte back; ends when the client does.
@@ -107,8 +113,7 @@ pub(crate) fn udp(
     answer: impl Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Send + 'static,
 ) -> Service {
     let addr = addr.into();
-    let socket =
-        space.within(move || UdpSocket::bind(addr).unwrap_or_else(|error| panic!("bind {addr}: {error}")));
+    let socket: UdpSocket = space.within(move || bind(addr, Type::DGRAM)).into();
     socket.set_read_timeout(Some(TICK)).expect("not zero");
     let service = Service {
         addr: socket.local_addr().expect("bound"),

@@ -1,7 +1,7 @@
 //! The small world itself: what the scenarios take for granted.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::lab::{HOST, HOST6, Host, PROHIBITED, REMOTE, REMOTE6, UNREACHABLE, UNREACHABLE6};
 use crate::services::{echo, tcp};
@@ -30,8 +30,8 @@ fn both_families_reach_the_remote_machine(host: &Host) {
 }
 
 fn router_answers_with_errors(host: &Host) {
-    for result in [host.dial((UNREACHABLE, 80)), host.dial((PROHIBITED, 80)), host.dial((UNREACHABLE6, 80))] {
-        let kind = result.expect_err("no such machine").kind();
+    for target in [IpAddr::from(UNREACHABLE), PROHIBITED.into(), UNREACHABLE6.into()] {
+        let kind = host.dial((target, 80)).expect_err("no such machine").kind();
         assert!([ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable].contains(&kind), "{kind}");
     }
 }

@@ -1,0 +1,219 @@
+//! The guest's peer: a smoltcp interface with one TCP socket, made once and used for one flow after another.
+
+use std::net::SocketAddr;
+
+use smoltcp::iface::{self, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{self, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, TcpOption, TcpPacket};
+
+use super::device::{Description, FlowDevice};
+use crate::net::packet::{Ethernet, IpPacket};
+use crate::net::{Duration, Instant, Offload, Outbox};
+
+/// Bytes of each of an endpoint's two rings, and so its largest window. Larger ones fall out of the cache.
+const RING_BYTES: usize = 256 * 1024;
+/// A guest that has not answered a published connection's SYN by then never will.
+const GUEST_CONNECT: Duration = Duration::from_secs(30);
+/// How often a half-closed guest is asked whether it still knows the connection. An orphaned FIN_WAIT2 socket
+/// answers with a reset, so that no flow stays half-closed for ever.
+const HALF_CLOSED_PROBE: Duration = Duration::from_secs(60);
+/// A half-closed guest that answers no probe for so long is gone.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(600);
+/// Segment size of a guest that names none (RFC 9293 section 3.7.1).
+const DEFAULT_MSS: u16 = 536;
+/// The least that smoltcp accepts; a smaller one would make the two disagree.
+const LEAST_MSS: u16 = 48;
+
+/// A smoltcp interface with one TCP socket; reused from flow to flow.
+pub(in crate::net) struct Endpoint {
+    iface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    offload: Offload,
+    mtu: u16,
+    /// Payload bytes of the largest segment that the guest takes.
+    mss: u16,
+    /// Opens towards the guest, which has not answered yet.
+    pub(super) opening: bool,
+    /// The guest's FIN has arrived.
+    fin_received: bool,
+    /// The FIN that led into TIME-WAIT has been acknowledged.
+    lingers: bool,
+}
+
+impl Endpoint {
+    pub(super) fn new(ethernet: &Ethernet, seed: u64, now: Instant) -> Box<Self> {
+        let mut socket = tcp::Socket::new(ring(), ring());
+        socket.set_ack_delay(None);
+        socket.set_nagle_enabled(false);
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        let iface = interface(ethernet, seed, now);
+        let (offload, mtu) = (ethernet.offload, ethernet.mtu);
+        Box::new(Self {
+            iface,
+            sockets,
+            handle,
+            offload,
+            mtu,
+            mss: DEFAULT_MSS,
+            opening: false,
+            fin_received: false,
+            lingers: false,
+        })
+    }
+
+    pub(super) fn fits(&self, ethernet: &Ethernet) -> bool {
+        self.offload == ethernet.offload && self.mtu == ethernet.mtu
+    }
+
+    pub(super) fn socket(&self) -> &tcp::Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    pub(super) fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// Gets it ready for another flow.
+    pub(super) fn reset(&mut self) {
+        let socket = self.socket_mut();
+        socket.abort();
+        socket.set_keep_alive(None);
+        socket.set_timeout(None);
+        self.mss = DEFAULT_MSS;
+        self.opening = false;
+        self.fin_received = false;
+        self.lingers = false;
+    }
+
+    /// Waits as `local` for the SYN that is replayed next.
+    pub(super) fn listen(&mut self, local: SocketAddr) -> bool {
+        self.socket_mut().listen(local).is_ok()
+    }
+
+    /// Opens from `local` (the client's address) to `guest`.
+    pub(super) fn connect(&mut self, local: SocketAddr, guest: SocketAddr) -> bool {
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
+        socket.set_timeout(Some(GUEST_CONNECT));
+        self.opening = socket.connect(self.iface.context(), guest, local).is_ok();
+        self.opening
+    }
+
+    /// Takes one packet from the guest.
+    pub(super) fn receive(
+        &mut self,
+        packet: &IpPacket<'_>,
+        ethernet: &Ethernet,
+        outbox: &mut Outbox,
+        now: Instant,
+    ) {
+        if let Some(mss) = segment_size(packet) {
+            let link_mss = self.mtu.saturating_sub(if packet.source.is_ipv4() { 40 } else { 60 });
+            self.mss = mss.clamp(LEAST_MSS, link_mss.max(LEAST_MSS));
+        }
+        let mut device =
+            FlowDevice { rx: Some(packet.bytes), ethernet, mss: self.mss, outbox, urgent: false };
+        self.iface.poll_ingress_single(now, &mut device, &mut self.sockets);
+        let state = self.socket().state();
+        self.fin_received |=
+            matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+        if self.opening && !matches!(self.socket().state(), State::SynSent | State::Closed) {
+            self.opening = false;
+            self.socket_mut().set_timeout(None);
+        }
+    }
+
+    /// Says what there is to say while the outbox has room; an urgent word goes into its reserve.
+    pub(super) fn transmit(&mut self, ethernet: &Ethernet, outbox: &mut Outbox, now: Instant, urgent: bool) {
+        if self.lingers {
+            // The end of TIME-WAIT would throw away what the host socket has yet to take.
+            return;
+        }
+        self.lingers = self.socket().state() == State::TimeWait;
+        let mut device = FlowDevice { rx: None, ethernet, mss: self.mss, outbox, urgent };
+        while let PollResult::SocketStateChanged = self.iface.poll_egress(now, &mut device, &mut self.sockets)
+        {
+        }
+    }
+
+    pub(super) fn abort(&mut self, ethernet: &Ethernet, outbox: &mut Outbox, now: Instant) {
+        self.socket_mut().abort();
+        self.transmit(ethernet, outbox, now, true);
+    }
+
+    /// When it wants to speak by itself; never while it only waits for the host to take the last bytes.
+    pub(super) fn next_poll(&mut self, now: Instant) -> Option<Instant> {
+        if self.lingers { None } else { self.iface.poll_at(now, &self.sockets) }
+    }
+
+    /// The guest has sent FIN and everything before it has been taken out.
+    pub(super) fn guest_has_finished(&self) -> bool {
+        self.fin_received && self.socket().recv_queue() == 0
+    }
+
+    /// Closed, and nothing that came in good order is left to take out.
+    pub(super) fn is_over(&self) -> bool {
+        let socket = self.socket();
+        socket.state() == State::Closed && !(self.fin_received && socket.can_recv())
+    }
+
+    pub(super) fn probe_half_closed(&mut self) {
+        let socket = self.socket_mut();
+        socket.set_keep_alive(Some(HALF_CLOSED_PROBE));
+        socket.set_timeout(Some(HALF_CLOSED_TIMEOUT));
+    }
+}
+
+fn ring() -> SocketBuffer<'static> {
+    SocketBuffer::new(vec![0; RING_BYTES])
+}
+
+fn interface(ethernet: &Ethernet, seed: u64, now: Instant) -> Interface {
+    let mut config = iface::Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut iface = Interface::new(config, &mut Description(ethernet), now);
+    iface.set_any_ip(true);
+    iface
+}
+
+/// The segment size that a SYN announces, if `packet` is one.
+fn segment_size(packet: &IpPacket<'_>) -> Option<u16> {
+    let segment = TcpPacket::new_checked(packet.payload()).ok()?;
+    if !segment.syn() {
+        return None;
+    }
+    let mut options = segment.options();
+    while !options.is_empty() {
+        let (rest, option) = TcpOption::parse(options).ok()?;
+        if let TcpOption::MaxSegmentSize(size) = option {
+            return Some(size);
+        }
+        options = rest;
+    }
+    Some(DEFAULT_MSS)
+}
+
+/// An interface without a socket: it answers every segment with the reset that RFC 9293 section 3.10.7.1 asks.
+pub(in crate::net) struct Refusal {
+    iface: Interface,
+    sockets: SocketSet<'static>,
+}
+
+impl Refusal {
+    pub(in crate::net) fn new(ethernet: &Ethernet, now: Instant) -> Self {
+        Self { iface: interface(ethernet, 0, now), sockets: SocketSet::new(Vec::new()) }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        packet: &IpPacket<'_>,
+        ethernet: &Ethernet,
+        outbox: &mut Outbox,
+        now: Instant,
+    ) {
+        let mut device =
+            FlowDevice { rx: Some(packet.bytes), ethernet, mss: DEFAULT_MSS, outbox, urgent: false };
+        self.iface.poll_ingress_single(now, &mut device, &mut self.sockets);
+    }
+}

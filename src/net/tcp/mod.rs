@@ -1,0 +1,322 @@
+//! TCP: one private smoltcp endpoint per flow, between the guest and one host socket.
+//!
+//! Theory of operation. A guest's SYN is held until the host socket has connected, so that the guest sees
+//! what really happened: the SYN is then replayed into a listening endpoint, or answered with a reset or an ICMP
+//! error. A published connection goes the other way: the host has accepted, and the endpoint opens towards the
+//! guest from the client's own address. Bytes are lent, not queued: the host socket is read *into* the
+//! endpoint's ring and written *out of* it, so that backpressure is the TCP window.
+//!
+//! Each flow has its own interface and a socket set of one: smoltcp's cost per packet grows with the sockets
+//! in a set, while the flow table finds the endpoint in constant time. On links with offloads an endpoint
+//! believes in an MTU of 65,535 bytes; what exceeds the guest's segment size leaves as one frame that the
+//! kernel cuts (TSO). (smoltcp 0.14 drops IPv6 segments above the MTU that it was told.)
+
+mod device;
+mod endpoint;
+mod flow;
+
+use std::io;
+use std::net::SocketAddr;
+
+use smoltcp::wire::TcpPacket;
+
+use super::gateway::{Core, Flow, FromGuest};
+use super::icmp::{self, Unreachable};
+use super::packet::{Ethernet, IPV6_HEADER_BYTES, IpPacket};
+use super::policy::{self, DenyReason, Inbound, Verdict};
+use super::{
+    DropReason, Duration, FlowId, FlowKey, HostError, HostOp, Instant, PortId, PublishId, Release, dns, nat,
+};
+pub(super) use endpoint::{Endpoint, Refusal};
+pub(super) use flow::TcpFlow;
+use flow::{Outcome, Stage};
+
+/// Guest connections that wait for their host socket at once. A further SYN is not answered, and the guest repeats
+/// it, so that addresses that never answer leave file descriptors to those that do.
+const MAX_CONNECTING: usize = 4096;
+/// Closed endpoints kept for the next flows, with the pages of their rings already there.
+const SPARE_ENDPOINTS: usize = 16;
+/// A retry when an endpoint wants attention at once but had room to act: it cannot have meant it.
+const POLL_AGAIN: Duration = Duration::from_millis(1);
+
+/// A host socket, or a test's stand-in. `WouldBlock` means that readiness will be announced.
+pub trait HostStream: io::Read + io::Write {
+    /// Sends FIN after what was written.
+    fn shutdown_write(&mut self) -> io::Result<()>;
+}
+
+/// A segment from the guest.
+pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
+    let ip = &packet.ip;
+    let Ok(segment) = TcpPacket::new_checked(ip.payload()) else {
+        return core.counters.drop(DropReason::Malformed);
+    };
+    if !is_plain(ip) || segment.src_port() == 0 || segment.dst_port() == 0 {
+        return core.counters.drop(DropReason::Unsupported);
+    }
+    let guest = SocketAddr::new(ip.source, segment.src_port());
+    let remote = SocketAddr::new(ip.destination, segment.dst_port());
+    let key = FlowKey::Tcp { port: packet.port, guest, remote };
+    match core.table.find(&key) {
+        Some(id) => segment_of_flow(core, id, packet),
+        None if segment.syn() && !segment.ack() && !segment.rst() => open(core, packet, key, guest, remote),
+        None => refuse(core, packet, DropReason::NoFlow),
+    }
+}
+
+/// Whether smoltcp will see the headers that the parser saw (it does not follow IPv6's extension headers).
+fn is_plain(ip: &IpPacket<'_>) -> bool {
+    ip.source.is_ipv4() || ip.header_bytes == IPV6_HEADER_BYTES
+}
+
+fn segment_of_flow(core: &mut Core, id: FlowId, packet: &FromGuest<'_>) {
+    let now = core.now;
+    let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
+    // While the host socket connects, the guest only repeats its SYN.
+    if let Stage::Open(endpoint) = &mut flow.stage {
+        endpoint.receive(&packet.ip, &flow.ethernet, &mut core.outbox, now);
+        core.queue(id);
+    }
+}
+
+/// Decides about a new connection from the guest.
+fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr, remote: SocketAddr) {
+    let ethernet = core.ethernet(packet.port, packet.mac);
+    let (target, dns_attempt) = match policy::route(&core.network, remote) {
+        Verdict::Connect(target) => (target, None),
+        Verdict::Dns => {
+            core.outbox.op(HostOp::RefreshResolvers);
+            match dns::server(core, 0) {
+                Some(server) => (server, Some(0)),
+                None => return refuse(core, packet, DropReason::NoFlow),
+            }
+        }
+        // Nobody could answer from an address of many.
+        Verdict::Deny(DenyReason::NotUnicast) => return core.counters.drop(DropReason::Denied),
+        Verdict::Deny(reason) => {
+            nat::log_denied(core, "tcp", guest, remote, reason);
+            return refuse(core, packet, DropReason::Denied);
+        }
+    };
+    if core.connecting >= MAX_CONNECTING {
+        return core.counters.drop(DropReason::Limit);
+    }
+    if packet.ip.hop_limit <= 1 && dns_attempt.is_none() {
+        return time_exceeded(core, &ethernet, &packet.ip);
+    }
+    let stage = Stage::Connecting { syn: packet.ip.bytes.into(), dns_attempt };
+    match core.table.insert(Some(key), Flow::Tcp(Box::new(TcpFlow::new(ethernet, stage)))) {
+        Some(flow) => {
+            tracing::debug!(%guest, %remote, %target, "tcp connect");
+            core.connecting += 1;
+            core.outbox.op(HostOp::Connect { flow, to: target });
+        }
+        None => refuse(core, packet, DropReason::Limit),
+    }
+}
+
+fn time_exceeded(core: &mut Core, ethernet: &Ethernet, ip: &IpPacket<'_>) {
+    core.counters.drop(DropReason::HopLimit);
+    let from = core.gateway_address(ip.source);
+    icmp::error(ethernet, &mut core.outbox, from, ip.bytes, ip.source, Unreachable::HopLimit);
+}
+
+/// Answers with a reset.
+fn refuse(core: &mut Core, packet: &FromGuest<'_>, reason: DropReason) {
+    core.counters.drop(reason);
+    let ethernet = core.ethernet(packet.port, packet.mac);
+    let (now, outbox) = (core.now, &mut core.outbox);
+    core.refusals[usize::from(packet.port.0)].answer(&packet.ip, &ethernet, outbox, now);
+}
+
+/// The host socket of `id` has connected: the guest's SYN is replayed.
+pub(super) fn connected(core: &mut Core, id: FlowId) {
+    let (now, seed) = (core.now, core.next_seed());
+    let Some(Flow::Tcp(flow)) = core.table.get(id) else { return };
+    if let Stage::Connecting { dns_attempt: Some(attempt), .. } = &flow.stage
+        && let Some(server) = dns::server(core, *attempt)
+    {
+        dns::answered(core, server);
+    }
+    let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
+    let Stage::Connecting { syn, .. } = &flow.stage else { return };
+    let Some(remote) = destination(syn) else { return };
+    let mut endpoint = take_endpoint(&mut core.spare_endpoints, &flow.ethernet, seed, now);
+    let syn = syn.clone();
+    if let (true, Ok(packet)) = (endpoint.listen(remote), parse(&syn)) {
+        endpoint.receive(&packet, &flow.ethernet, &mut core.outbox, now);
+    }
+    flow.stage = Stage::Open(endpoint);
+    core.connecting -= 1;
+    core.queue(id);
+}
+
+/// The host socket of `id` could not connect: the guest learns why.
+pub(super) fn connect_failed(core: &mut Core, id: FlowId, error: HostError) {
+    let Some(Flow::Tcp(flow)) = core.table.get(id) else { return };
+    let ethernet = flow.ethernet;
+    let Stage::Connecting { syn, dns_attempt } = &flow.stage else { return };
+    let syn = syn.clone();
+    if let Some(attempt) = *dns_attempt
+        && let Some(to) = dns::server(core, attempt + 1)
+    {
+        let stage = Stage::Connecting { syn, dns_attempt: Some(attempt + 1) };
+        if let Some(Flow::Tcp(flow)) = core.table.get_mut(id) {
+            flow.stage = stage;
+        }
+        return core.outbox.op(HostOp::Connect { flow: id, to });
+    }
+    core.table.remove(id);
+    core.connecting -= 1;
+    let Ok(ip) = parse(&syn) else { return };
+    tracing::debug!(guest = %ip.source, remote = %ip.destination, ?error, "tcp connect failed");
+    let unreachable = match error {
+        // The guest's own timer says so in its own words.
+        HostError::TimedOut => return,
+        HostError::Refused => {
+            return core.refusals[usize::from(ethernet.port.0)].answer(
+                &ip,
+                &ethernet,
+                &mut core.outbox,
+                core.now,
+            );
+        }
+        HostError::NetUnreachable => Unreachable::Network,
+        HostError::HostUnreachable | HostError::Exhausted => Unreachable::Host,
+        HostError::Prohibited => Unreachable::Prohibited,
+    };
+    let from = core.gateway_address(ip.source);
+    icmp::error(&ethernet, &mut core.outbox, from, ip.bytes, ip.source, unreachable);
+}
+
+/// A client was accepted on a published port: opens towards the guest. `None`, and the client should be reset, if
+/// there is no room for it.
+pub(super) fn accepted(core: &mut Core, publish: PublishId, client: SocketAddr) -> Option<FlowId> {
+    let published = core.published.get(publish.0 as usize)?;
+    let port = published.port;
+    let (way, fallback) = policy::inbound(&core.network, client, published.guest_port);
+    let ethernet = core.ethernet(port, core.ports[usize::from(port.0)].mac);
+    let (key, source) = free_key(core, port, way)?;
+    let endpoint = opening_endpoint(core, &ethernet, source, way.guest)?;
+    let mut flow = TcpFlow::new(ethernet, Stage::Open(endpoint));
+    flow.fallback = fallback;
+    let id = core.table.insert(Some(key), Flow::Tcp(Box::new(flow)))?;
+    tracing::debug!(%client, guest = %way.guest, "tcp published");
+    core.queue(id);
+    Some(id)
+}
+
+fn opening_endpoint(
+    core: &mut Core,
+    ethernet: &Ethernet,
+    source: SocketAddr,
+    guest: SocketAddr,
+) -> Option<Box<Endpoint>> {
+    let (now, seed) = (core.now, core.next_seed());
+    let mut endpoint = take_endpoint(&mut core.spare_endpoints, ethernet, seed, now);
+    endpoint.connect(source, guest).then_some(endpoint)
+}
+
+/// A key that no other flow has: the source's port moves if two clients came to look alike.
+fn free_key(core: &Core, port: PortId, way: Inbound) -> Option<(FlowKey, SocketAddr)> {
+    let first = way.source.port();
+    let numbers = (first..=u16::MAX).chain(1..first);
+    numbers.map(|number| SocketAddr::new(way.source.ip(), number)).find_map(|remote| {
+        let key = FlowKey::Tcp { port, guest: way.guest, remote };
+        core.table.find(&key).is_none().then_some((key, remote))
+    })
+}
+
+/// Serves the flow `id` with its host socket.
+pub(super) fn service(core: &mut Core, id: FlowId, host: &mut impl HostStream) {
+    let now = core.now;
+    let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
+    flow.queued = false;
+    match flow.service(host, &mut core.outbox, now) {
+        Outcome::Alive(more) => rearm(core, id, more),
+        Outcome::Ended(how) => end(core, id, how),
+        Outcome::Refused => refused_by_guest(core, id),
+    }
+}
+
+/// Sees to it that the flow is served again when it must be.
+fn rearm(core: &mut Core, id: FlowId, more: bool) {
+    let now = core.now;
+    let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
+    let Stage::Open(endpoint) = &mut flow.stage else { return };
+    let next = endpoint.next_poll(now);
+    let due = next.is_some_and(|at| at <= now);
+    if more || (due && !core.outbox.has_frame_room()) {
+        core.queue(id);
+    }
+    core.table.set_deadline(id, if due { Some(now + POLL_AGAIN) } else { next });
+}
+
+fn refused_by_guest(core: &mut Core, id: FlowId) {
+    let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
+    let ethernet = flow.ethernet;
+    let again = flow.fallback.take().and_then(|way| {
+        let (key, source) = free_key(core, ethernet.port, way)?;
+        Some((key, opening_endpoint(core, &ethernet, source, way.guest)?))
+    });
+    let Some((key, endpoint)) = again else { return end(core, id, Release::Reset) };
+    core.table.rekey(id, key);
+    if let Some(Flow::Tcp(flow)) = core.table.get_mut(id) {
+        flow.stage = Stage::Open(endpoint);
+    }
+    core.queue(id);
+}
+
+fn end(core: &mut Core, id: FlowId, how: Release) {
+    let Some(Flow::Tcp(flow)) = core.table.remove(id) else { return };
+    tracing::debug!(to_host = flow.to_host_bytes, to_guest = flow.to_guest_bytes, ?how, "tcp end");
+    core.outbox.op(HostOp::Release { flow: id, how });
+    if let Stage::Open(mut endpoint) = flow.stage
+        && core.spare_endpoints.len() < SPARE_ENDPOINTS
+    {
+        endpoint.reset();
+        core.spare_endpoints.push(endpoint);
+    }
+}
+
+/// Notes what the poll said of the flow's host socket.
+pub(super) fn host_ready(core: &mut Core, id: FlowId, readable: bool, writable: bool) {
+    let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
+    flow.readable |= readable;
+    flow.writable |= writable;
+    if matches!(flow.stage, Stage::Open(_)) {
+        core.queue(id);
+    }
+}
+
+/// Puts the flow on the ready list unless it is there; `false` if it was.
+pub(super) fn mark_queued(flow: &mut TcpFlow) -> bool {
+    !std::mem::replace(&mut flow.queued, true)
+}
+
+#[expect(clippy::vec_box, reason = "as in `Core`")]
+fn take_endpoint(
+    spare: &mut Vec<Box<Endpoint>>,
+    ethernet: &Ethernet,
+    seed: u64,
+    now: Instant,
+) -> Box<Endpoint> {
+    match spare.pop() {
+        Some(endpoint) if endpoint.fits(ethernet) => endpoint,
+        _ => Endpoint::new(ethernet, seed, now),
+    }
+}
+
+fn parse(packet: &[u8]) -> Result<IpPacket<'_>, DropReason> {
+    match packet.first() {
+        Some(first) if first >> 4 == 4 => IpPacket::parse_v4(packet),
+        _ => IpPacket::parse_v6(packet),
+    }
+}
+
+/// Where a saved segment was going.
+fn destination(packet: &[u8]) -> Option<SocketAddr> {
+    let ip = parse(packet).ok()?;
+    let segment = TcpPacket::new_checked(ip.payload()).ok()?;
+    Some(SocketAddr::new(ip.destination, segment.dst_port()))
+}
