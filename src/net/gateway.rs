@@ -335,8 +335,8 @@ impl Core {
         if own || special { Err(DropReason::BadSource) } else { Ok(()) }
     }
 
-    /// Hands a whole packet to its protocol.
-    fn packet(&mut self, packet: &FromGuest<'_>) -> Result<(), DropReason> {
+    /// Verifies the checksum of a whole packet and hands it to its protocol.
+    pub(super) fn packet(&mut self, packet: &FromGuest<'_>) -> Result<(), DropReason> {
         let ip = &packet.ip;
         if !packet.offload.partial_checksum && !self.checksum_is_valid(ip) {
             return Err(DropReason::Checksum);
