@@ -86,6 +86,8 @@ fn forbidden_ping_is_one_warning(host: &Host) {
     assert!(outcome.stdout.ends_with("gateway\n"), "{outcome}");
     let warnings = outcome.stderr.matches("net.ipv4.ping_group_range").count();
     assert_eq!(warnings, 1, "{outcome}");
+    let quiet = host.run(&["-q"], Root::Busybox, &["sh", "-c", &line]);
+    assert!(!quiet.stderr.contains("ping_group_range"), "{quiet}");
 }
 
 fn traceroute_shows_the_way(host: &Host) {

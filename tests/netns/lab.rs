@@ -391,12 +391,9 @@ fn furnish() -> Result<(), String> {
     mount(Some("mnt"), "/mnt", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
         .map_err(|errno| format!("cannot mount /mnt: {errno}"))?;
     let build = || -> std::io::Result<()> {
-        fs::copy(env!("CARGO_BIN_EXE_rnet"), "/mnt/rnet")?;
-        fs::set_permissions("/mnt/rnet", fs::Permissions::from_mode(0o755))?;
-        fs::create_dir_all("/mnt/tiny/bin")?;
-        fs::copy(BUSYBOX, "/mnt/tiny/bin/busybox")?;
-        fs::create_dir_all("/mnt/rootfs/bin")?;
-        fs::copy(BUSYBOX, "/mnt/rootfs/bin/busybox")?;
+        install(env!("CARGO_BIN_EXE_rnet"), "/mnt/rnet")?;
+        install(BUSYBOX, "/mnt/tiny/bin/busybox")?;
+        install(BUSYBOX, "/mnt/rootfs/bin/busybox")?;
         for applet in applets()? {
             symlink("busybox", format!("/mnt/rootfs/bin/{applet}"))?;
         }
@@ -409,6 +406,13 @@ fn furnish() -> Result<(), String> {
         Ok(())
     };
     build().map_err(|error| format!("cannot furnish /mnt: {error}"))
+}
+
+/// Copies a program. By a process of its own: were the copy open for writing here, a program that starts on another
+/// thread would hold it open too, and what is open for writing cannot be executed.
+fn install(program: &str, to: &str) -> std::io::Result<()> {
+    let status = Command::new("install").args(["-D", "-m", "755", program, to]).env("PATH", PATH).status()?;
+    if status.success() { Ok(()) } else { Err(std::io::Error::other(format!("install {program}: {status}"))) }
 }
 
 fn applets() -> std::io::Result<Vec<String>> {
