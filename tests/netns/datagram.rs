@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::lab::{Host, PROHIBITED, REMOTE, REMOTE6, ROUTER, Root, UNREACHABLE, UNREACHABLE6};
+use crate::lab::{Host, PROHIBITED, REMOTE, REMOTE6, ROUTER, Root, UNREACHABLE, UNREACHABLE6, skip};
 use crate::services::{udp, udp_echo};
 
 const UDP: &str = include_str!("../guest/udp.py");
@@ -78,7 +78,9 @@ fn echo_requests_go_beyond_the_gateway(host: &Host) {
 }
 
 fn forbidden_ping_is_one_warning(host: &Host) {
-    host.allow_ping(false);
+    if !host.allow_ping(false) {
+        return skip("in a user namespace with one id, pings once allowed cannot be forbidden");
+    }
     let line = format!(
         "ping -c 3 -W 1 {REMOTE}; ping -c 1 -W 1 {REMOTE}; ping -c 1 -W 5 10.0.2.2 >/dev/null && echo gateway"
     );
