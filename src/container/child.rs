@@ -97,7 +97,9 @@ fn execute(container: &Container) -> Error {
     };
     let mut denied = None;
     for path in candidates(name, &container.env) {
-        let Some(c_path) = c_string(path.as_os_str()) else { continue };
+        let Some(c_path) = c_string(path.as_os_str()) else {
+            continue;
+        };
         let Err(errno) = execve(&c_path, &arguments, &environment);
         match errno {
             Errno::ENOENT if Path::new(&path).exists() => return without_interpreter(name),

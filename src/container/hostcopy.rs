@@ -202,7 +202,9 @@ impl Walk {
         let mut queue = VecDeque::from([(PathBuf::new(), 0)]);
         while let Some((directory, depth)) = queue.pop_front() {
             for entry in entries_of(&top.join(&directory)).unwrap_or_default() {
-                let Some(mode) = foreign_directory(&entry) else { continue };
+                let Some(mode) = foreign_directory(&entry) else {
+                    continue;
+                };
                 if self.skeleton_left == 0 {
                     return skeleton;
                 }

@@ -6,11 +6,10 @@ use nix::errno::Errno;
 use nix::sys::prctl::set_name;
 use nix::sys::signal::{SigmaskHow, pthread_sigmask};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::supervise::{self, exit_status};
 use crate::error::exit;
-use crate::sys::process::Child;
+use crate::sys::process::{self, Child};
 use crate::sys::signal;
 
 /// Runs until `command` ends; its exit status.
@@ -40,11 +39,7 @@ pub(super) fn main(command: &Child) -> u8 {
 
 /// Reaps what has ended; the command's status if it is among them.
 fn reap(command: &Child) -> Option<u8> {
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(status) if status.pid() == Some(command.pid) => return Some(exit_status(status)),
-            Ok(WaitStatus::StillAlive) | Err(_) => return None,
-            Ok(_) => {}
-        }
-    }
+    let mut ended = std::iter::from_fn(process::reap_any);
+    let (_, exit) = ended.find(|(pid, _)| *pid == command.pid)?;
+    Some(exit_status(exit))
 }

@@ -26,7 +26,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
-use nix::unistd::{Pid, Uid, getpgid, getpgrp};
+use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
 use self::hostcopy::HostCopy;
@@ -36,7 +36,7 @@ use self::supervise::{Action, Terminal};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::sys::link::LinkFd;
-use crate::sys::process::{self, Child};
+use crate::sys::process::{self, Child, Exit};
 use crate::sys::signal;
 
 /// What to launch.
@@ -118,7 +118,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
     Ok(Survey {
         root,
         console: supervise::terminal_path(),
-        privileged: Uid::effective().is_root(),
+        privileged: userns::caller_is_root(),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
     })
@@ -200,7 +200,9 @@ impl Running {
 
     /// The child's next report, `None` after the last; a deadly signal to rnet ends the waiting.
     fn next_report(&mut self) -> Result<Option<Report>> {
-        let Some(channel) = &self.channel else { return Ok(None) };
+        let Some(channel) = &self.channel else {
+            return Ok(None);
+        };
         loop {
             let [signalled, reported] = wait_for([&self.signals.as_fd(), &channel.as_fd()])?;
             // First, so that a command that runs by now gets the signal.
@@ -251,13 +253,11 @@ impl Running {
     }
 
     fn reap(&mut self) -> Result<u8> {
-        let status = self.child.reap().context("cannot wait for", "container")?;
+        let exit = self.child.reap().context("cannot wait for", "container")?;
         self.ended = true;
-        let status = supervise::exit_status(status);
-        let killed = status == supervise::killed_by(libc::SIGKILL);
-        Ok(match self.killed_for {
-            Some(signal) if killed => supervise::killed_by(signal),
-            _ => status,
+        Ok(match (exit, self.killed_for) {
+            (Exit::Signal(libc::SIGKILL), Some(signal)) => supervise::killed_by(signal),
+            _ => supervise::exit_status(exit),
         })
     }
 }

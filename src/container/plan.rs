@@ -97,7 +97,7 @@ pub(super) struct Survey {
     pub(super) root: Root,
     /// The terminal of the caller's standard streams.
     pub(super) console: Option<PathBuf>,
-    /// The caller is root, so that the kernel would let the container change the host through /proc.
+    /// The caller is the host's root, so that the kernel would let the container change the host through /proc.
     pub(super) privileged: bool,
     pub(super) cwd: PathBuf,
     /// The volumes' sources without symbolic links, in the order of the volumes.

@@ -5,10 +5,10 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -191,7 +191,7 @@ fn mask(path: &Path) -> io::Result<()> {
         Ok(metadata) if metadata.is_dir() => {
             Ok(mount(Some("tmpfs"), path, Some("tmpfs"), closed, Some("size=0,mode=555"))?)
         }
-        Ok(_) => attach(Path::new("/dev/null"), path, Access::ReadWrite),
+        Ok(_) => attach(Path::new("dev/null"), path, Access::ReadWrite),
         Err(_) => Ok(()),
     }
 }
@@ -244,7 +244,7 @@ fn mount_point(path: &Path, kind: Kind) -> Result<PathBuf> {
             Ok(_) => {}
             Err(cause) if cause.kind() == ErrorKind::NotFound => {
                 let made = match (kind, rest.is_empty()) {
-                    (Kind::File, true) => File::create(&place).map(drop),
+                    (Kind::File, true) => empty_file(&place),
                     _ => directory(&place, 0o755),
                 };
                 made.map_err(|cause| failed(&place, cause))?;
@@ -253,6 +253,10 @@ fn mount_point(path: &Path, kind: Kind) -> Result<PathBuf> {
         }
     }
     Ok(place)
+}
+
+fn empty_file(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o644).open(path).map(drop)
 }
 
 /// The names in `path`, with `..` but without `/` and `.`.

@@ -13,6 +13,7 @@ use std::process;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::Uid;
 
 use crate::error::{Error, Result};
 use crate::sys::mount::takes_user_xattrs;
@@ -38,8 +39,7 @@ impl Storage {
     pub(super) fn create() -> Result<Self> {
         let mut causes = Vec::new();
         for base in bases() {
-            sweep(&base);
-            match Self::create_in(&base) {
+            match own_directory(&base).and_then(|base| Self::create_in(&base)) {
                 Ok(storage) => return Ok(storage),
                 Err(cause) => causes.push(format!("{}: {cause}", base.display())),
             }
@@ -54,8 +54,7 @@ impl Storage {
     }
 
     fn create_in(base: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(base)?;
-        let base = base.canonicalize()?;
+        sweep(base);
         for attempt in 0..ATTEMPTS {
             let path = base.join(format!("{PREFIX}{}-{attempt}", process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
@@ -81,13 +80,30 @@ impl Drop for Storage {
     }
 }
 
+/// Directories to try. What lies in /tmp is out of the container's sight anyway; anything else takes its
+/// parents apart into read-only pieces.
 fn bases() -> Vec<PathBuf> {
     let variable = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    let temporary = [variable("TMPDIR"), Some("/var/tmp".into())];
-    let private = format!("rnet-{}", nix::unistd::Uid::effective());
-    let temporary = temporary.into_iter().flatten().map(|path| path.join(&private));
-    cache.map(|path| path.join("rnet")).into_iter().chain(temporary).collect()
+    let private = format!("rnet-{}", Uid::effective());
+    let shared = |path: PathBuf| path.join(&private);
+    let candidates = [
+        variable("TMPDIR").map(shared),
+        Some(shared("/tmp".into())),
+        cache.map(|path| path.join("rnet")),
+        Some(shared("/var/tmp".into())),
+    ];
+    candidates.into_iter().flatten().collect()
+}
+
+/// Makes `path`, and refuses one that somebody else has made or can write to.
+fn own_directory(path: &Path) -> io::Result<PathBuf> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_dir() && metadata.uid() == Uid::effective().as_raw() && metadata.mode() & 0o022 == 0 {
+        return path.canonicalize();
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a private directory of this user"))
 }
 
 /// Locks the directory at `path`, unless another process has locked or removed it.
@@ -136,6 +152,15 @@ fn open_up(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directory_that_others_can_write_to_is_refused() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let path = base.path().join("rnet");
+        assert!(own_directory(&path).is_ok());
+        fs::set_permissions(&path, Permissions::from_mode(0o777)).expect("chmod");
+        assert!(own_directory(&path).is_err());
+    }
 
     #[test]
     fn sweeping_spares_the_living_and_removes_closed_directories() {

@@ -13,9 +13,9 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp, ttyname};
 
+use crate::sys::process::Exit;
 use crate::sys::signal as raw;
 
 /// `ssi_code` of a signal that the kernel sent: for the terminal, to all of its foreground group.
@@ -108,11 +108,10 @@ fn disposition_in(status: &str, signal: c_int) -> Disposition {
 }
 
 /// The shell's convention: the exit code, or 128 and the signal's number.
-pub(super) fn exit_status(status: WaitStatus) -> u8 {
-    match status {
-        WaitStatus::Exited(_, code) => code as u8,
-        WaitStatus::Signaled(_, signal, _) => killed_by(signal as c_int),
-        _ => killed_by(libc::SIGKILL),
+pub(super) fn exit_status(exit: Exit) -> u8 {
+    match exit {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => killed_by(signal),
     }
 }
 
@@ -139,7 +138,9 @@ impl Terminal {
     /// Takes the terminal back from a group that is gone and undoes changes of its modes. Leaves it alone if
     /// someone else has it by now. SIGTTOU must be blocked.
     pub(super) fn restore(&self) {
-        let Ok(foreground) = tcgetpgrp(&self.tty) else { return };
+        let Ok(foreground) = tcgetpgrp(&self.tty) else {
+            return;
+        };
         if foreground != getpgrp() {
             if signal::killpg(foreground, None::<Signal>) != Err(Errno::ESRCH) {
                 return;

@@ -7,14 +7,14 @@
 
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
-use libc::{c_int, c_long, c_uint};
+use libc::{c_int, c_long, c_uint, id_t, idtype_t};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::error::exit;
@@ -24,6 +24,15 @@ use crate::error::exit;
 pub(crate) struct Child {
     pub(crate) pid: Pid,
     pidfd: OwnedFd,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// With this status.
+    Code(u8),
+    /// Killed by this signal.
+    Signal(c_int),
 }
 
 /// `struct clone_args` of its first version (Linux 5.3), 64 bytes.
@@ -118,14 +127,42 @@ impl Child {
     }
 
     /// Waits for the end and reaps.
-    pub(crate) fn reap(&self) -> nix::Result<WaitStatus> {
+    pub(crate) fn reap(&self) -> nix::Result<Exit> {
         loop {
-            match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) {
-                Err(Errno::EINTR) => {}
-                other => return other,
+            match wait(libc::P_PIDFD, self.pidfd.as_raw_fd() as id_t, libc::WEXITED) {
+                Ok(Some((_, exit))) => return Ok(exit),
+                Ok(None) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
             }
         }
     }
+}
+
+/// Reaps any child that has ended, by now.
+pub(crate) fn reap_any() -> Option<(Pid, Exit)> {
+    wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG).ok().flatten()
+}
+
+/// waitid(2). nix's cannot tell of real-time signals.
+fn wait(kind: idtype_t, id: id_t, options: c_int) -> nix::Result<Option<(Pid, Exit)>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: `info` is writable memory for one siginfo_t.
+    let done = unsafe { libc::waitid(kind, id, info.as_mut_ptr(), options) };
+    Errno::result(done)?;
+    // SAFETY: a siginfo_t of zeroes is valid, and what waitid stores is too.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid fills the fields of SIGCHLD, or leaves the zeroes.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    let exit = match info.si_code {
+        libc::CLD_EXITED => Exit::Code(status as u8),
+        _ => Exit::Signal(status),
+    };
+    Ok(Some((Pid::from_raw(pid), exit)))
 }
 
 impl AsFd for Child {

@@ -1,0 +1,344 @@
+//! The launcher with real namespaces, as whoever runs the tests.
+//!
+//! Launching forks and so must not happen between a test framework's threads: this program has its own
+//! `main`, and plays the launcher when it is called with `launch` first. Arguments without a dash choose
+//! tests by part of their name.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rnet::config::{
+    Container, EtcFiles, HostAccess, Ipv4Plan, LinkKind, LinkSpec, Network, RootFs, Timeouts, Volume,
+};
+use rnet::container::{Launch, launch};
+
+type Outcome = Result<(), Box<dyn Error>>;
+/// Gets a busybox root filesystem of its own.
+type Test = fn(&Path) -> Outcome;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const TESTS: &[(&str, Test)] = &[
+    ("command_is_root_and_pid_1_of_its_own_world", command_is_root_and_pid_1_of_its_own_world),
+    ("exit_statuses_follow_docker", exit_statuses_follow_docker),
+    ("signals_end_what_does_not_catch_them", signals_end_what_does_not_catch_them),
+    ("nothing_survives_a_killed_launcher", nothing_survives_a_killed_launcher),
+    ("rootfs_gains_only_mount_points", rootfs_gains_only_mount_points),
+    ("dangling_links_stay_inside", dangling_links_stay_inside),
+    ("missing_mount_point_is_named", missing_mount_point_is_named),
+    ("volumes_are_bound_and_read_only_holds", volumes_are_bound_and_read_only_holds),
+    ("init_reaps_and_reports", init_reaps_and_reports),
+    ("copy_of_the_host_forgets_its_writes", copy_of_the_host_forgets_its_writes),
+];
+
+fn command_is_root_and_pid_1_of_its_own_world(rootfs: &Path) -> Outcome {
+    let script = "id -u; echo $$; echo /proc/[0-9]*; hostname box2; hostname; cat /etc/hosts";
+    let out = run(&[&path(rootfs), "--", "sh", "-c", script])?;
+    expect(&out, 0, "0\n1\n/proc/1\nbox2\n127.0.0.1 localhost\n")
+}
+
+fn exit_statuses_follow_docker(rootfs: &Path) -> Outcome {
+    fs::write(rootfs.join("plain"), "text")?;
+    for (status, command) in [
+        (0, ["true"].as_slice()),
+        (3, &["sh", "-c", "exit 3"]),
+        (137, &["--init", "sh", "-c", "kill -9 $$"]),
+        (127, &["no-such-command"]),
+        (126, &["/plain"]),
+        (126, &["/bin"]),
+    ] {
+        let (options, command) = match command {
+            ["--init", rest @ ..] => (["--init", "--"].as_slice(), rest),
+            _ => (["--"].as_slice(), command),
+        };
+        expect(&run(&[&[path(rootfs).as_str()], options, command].concat())?, status, "")?;
+    }
+    expect(&run(&["/no/such/root", "--", "true"])?, 125, "")
+}
+
+fn signals_end_what_does_not_catch_them(rootfs: &Path) -> Outcome {
+    for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129), (Signal::SIGUSR1, 138)] {
+        let child = start(&[&path(rootfs), "--", "sleep", "60"])?;
+        kill(Pid::from_raw(first_process(&child)?.0), signal)?;
+        expect(&child.wait_with_output()?, status, "")?;
+    }
+    let catches = "trap 'echo caught; exit 7' TERM; echo up > /dev/shm/up; sleep 60 & wait";
+    let child = start(&[&path(rootfs), "--", "sh", "-c", catches])?;
+    let (launcher, command) = first_process(&child)?;
+    wait_until(|| Path::new(&format!("/proc/{command}/root/dev/shm/up")).exists())?;
+    kill(Pid::from_raw(launcher), Signal::SIGTERM)?;
+    expect(&child.wait_with_output()?, 7, "caught\n")
+}
+
+fn nothing_survives_a_killed_launcher(rootfs: &Path) -> Outcome {
+    for options in [["--"].as_slice(), &["--init", "--"]] {
+        let rootfs = path(rootfs);
+        let arguments = [&[rootfs.as_str()], options, &["sh", "-c", "sleep 60 & sleep 61"]].concat();
+        let mut child = start(&arguments)?;
+        let (launcher, command) = first_process(&child)?;
+        kill(Pid::from_raw(launcher), Signal::SIGKILL)?;
+        child.wait()?;
+        wait_until(|| is_gone(command))?;
+    }
+    Ok(())
+}
+
+fn rootfs_gains_only_mount_points(rootfs: &Path) -> Outcome {
+    expect(
+        &run(&[&path(rootfs), "--", "sh", "-c", "echo x >/tmp/x; echo y >/etc/hosts; echo z >/dev/z"])?,
+        0,
+        "",
+    )?;
+    let mut names = listing(rootfs)?;
+    names.retain(|name| !name.starts_with("bin"));
+    let expected = ["dev", "etc", "etc/hostname", "etc/hosts", "etc/resolv.conf", "proc", "sys", "tmp"];
+    assert_eq!(names, expected);
+    assert_eq!(fs::read(rootfs.join("etc/hosts"))?, b"");
+    Ok(())
+}
+
+fn dangling_links_stay_inside(rootfs: &Path) -> Outcome {
+    fs::create_dir(rootfs.join("etc"))?;
+    symlink("../../../run/stub/resolv.conf", rootfs.join("etc/resolv.conf"))?;
+    symlink("/proc/self/cwd/etc/hosts", rootfs.join("etc/hosts"))?;
+    let out = run(&[&path(rootfs), "--", "sh", "-c", "cat /etc/resolv.conf; readlink /etc/resolv.conf"])?;
+    expect(&out, 0, "nameserver 10.0.2.3\n../../../run/stub/resolv.conf\n")?;
+    assert!(rootfs.join("run/stub/resolv.conf").is_file());
+    Ok(())
+}
+
+/// A directory of the caller's own is always writable to the container's root; one of the system's is not.
+fn missing_mount_point_is_named(_rootfs: &Path) -> Outcome {
+    if nix::unistd::geteuid().is_root() {
+        return Err("skipped: root can write to any directory".into());
+    }
+    let out = run(&["/usr/share", "--", "true"])?;
+    expect(&out, 125, "")?;
+    assert!(String::from_utf8_lossy(&out.stderr).contains("cannot create mount point /tmp"), "{out:?}");
+    Ok(())
+}
+
+fn volumes_are_bound_and_read_only_holds(rootfs: &Path) -> Outcome {
+    let host = tempfile::tempdir()?;
+    fs::write(host.path().join("file"), "hello\n")?;
+    let read_only = format!("{}:/a/b:ro", path(host.path()));
+    let single = format!("{}:/c/d/e", path(&host.path().join("file")));
+    let script = "cat /a/b/file; touch /a/b/new 2>/dev/null || echo refused; echo more >> /c/d/e";
+    let out = run(&[&path(rootfs), "-v", &read_only, "-v", &single, "--", "sh", "-c", script])?;
+    expect(&out, 0, "hello\nrefused\n")?;
+    assert_eq!(fs::read_to_string(host.path().join("file"))?, "hello\nmore\n");
+    let out = run(&[&path(rootfs), "-v", "/no/such/source:/a", "--", "true"])?;
+    expect(&out, 125, "")?;
+    assert!(String::from_utf8_lossy(&out.stderr).contains("/no/such/source"), "{out:?}");
+    Ok(())
+}
+
+fn init_reaps_and_reports(rootfs: &Path) -> Outcome {
+    let script = "(true & exec sleep 0) & sleep 0.3; ps -o stat >/tmp/ps; grep -c Z /tmp/ps; echo $$; exit 4";
+    expect(&run(&[&path(rootfs), "--init", "--", "sh", "-c", script])?, 4, "0\n2\n")?;
+    let child = start(&[&path(rootfs), "--init", "--", "sleep", "60"])?;
+    kill(Pid::from_raw(first_process(&child)?.0), Signal::SIGTERM)?;
+    expect(&child.wait_with_output()?, 143, "")
+}
+
+fn copy_of_the_host_forgets_its_writes(_rootfs: &Path) -> Outcome {
+    let home = env::var("HOME")?;
+    let places = ["/", "/etc", "/usr/bin", "/var/lib", "/var/tmp", "/run", &home];
+    let name = format!("rnet-test-{}", std::process::id());
+    let names = places.map(|place| format!("{place}/{name}"));
+    let script = format!("touch {} && rm /usr/bin/env && ls /tmp && id -u", names.join(" "));
+    expect(&run(&["/", "--", "sh", "-c", &script])?, 0, "0\n")?;
+    let left = names.iter().find(|name| Path::new(name).exists());
+    assert_eq!(left, None, "on the host");
+    assert!(Path::new("/usr/bin/env").exists());
+    Ok(())
+}
+
+/// What a container printed and ended with; its launcher is killed after [`PATIENCE`].
+fn run(arguments: &[&str]) -> Result<Output, Box<dyn Error>> {
+    let child = start(arguments)?;
+    Ok(child.wait_with_output()?)
+}
+
+/// Starts `timeout`, which starts the launcher.
+fn start(arguments: &[&str]) -> Result<Child, Box<dyn Error>> {
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", &PATIENCE.as_secs().to_string()]).arg(env::current_exe()?);
+    command.arg("launch").args(arguments).stdin(Stdio::null());
+    Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+}
+
+/// Process ids of the launcher and its container's first process, once that runs the command.
+fn first_process(timeout: &Child) -> Result<(i32, i32), Box<dyn Error>> {
+    let mut found = None;
+    wait_until(|| {
+        found = child_of(timeout.id() as i32).and_then(|launcher| Some((launcher, child_of(launcher)?)));
+        found.is_some_and(|(launcher, command)| is_started(launcher, command))
+    })?;
+    found.ok_or_else(|| "no container".into())
+}
+
+fn child_of(pid: i32) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+/// Whether `command` is another program than its launcher, or the init that has started one.
+fn is_started(launcher: i32, command: i32) -> bool {
+    let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let is_other = |pid: i32| !name(pid).is_empty() && name(pid) != name(launcher);
+    match child_of(command) {
+        Some(child) if name(command) == "rnet-init\n" => is_other(child),
+        _ => is_other(command) && name(command) != "rnet-init\n",
+    }
+}
+
+fn is_gone(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.is_empty() || status.contains("State:\tZ")
+}
+
+fn wait_until(mut condition: impl FnMut() -> bool) -> Outcome {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        if Instant::now() > deadline {
+            return Err("waited in vain".into());
+        }
+        sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn expect(out: &Output, status: i32, stdout: &str) -> Outcome {
+    assert_eq!(
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).as_ref()),
+        (Some(status), stdout),
+        "{out:?}"
+    );
+    Ok(())
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Everything below `top`, relative to it, sorted; links are not followed.
+fn listing(top: &Path) -> Result<Vec<String>, Box<dyn Error>> {
+    let (mut names, mut directories) = (Vec::new(), vec![top.to_owned()]);
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            names.push(path(entry.path().strip_prefix(top)?));
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A root filesystem that holds only busybox and its names.
+fn busybox_rootfs(directory: &Path) -> Outcome {
+    let busybox = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+    let busybox = busybox.ok_or("skipped: busybox-static is not installed")?;
+    fs::create_dir(directory.join("bin"))?;
+    fs::copy(busybox, directory.join("bin/busybox"))?;
+    let names = ["cat", "grep", "hostname", "id", "ps", "readlink", "sh", "sleep", "touch", "true"];
+    names.iter().try_for_each(|name| symlink("busybox", directory.join("bin").join(name)))?;
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let Some(("launch", rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return play_launcher(rest);
+    }
+    let wanted = |name: &str| {
+        let mut filters = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
+        filters.peek().is_none() || filters.any(|filter| name.contains(filter.as_str()))
+    };
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        let outcome = tempfile::tempdir().map_err(Into::into).and_then(|directory| {
+            busybox_rootfs(directory.path())?;
+            test(directory.path())
+        });
+        match outcome {
+            Err(reason) if reason.to_string().starts_with("skipped: ") => {
+                println!("test {name} ... {reason}")
+            }
+            Err(reason) => {
+                println!("test {name} ... FAILED: {reason}");
+                return ExitCode::FAILURE;
+            }
+            Ok(()) => println!("test {name} ... ok"),
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// `ROOT [--init] [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
+fn play_launcher(arguments: &[String]) -> ExitCode {
+    let mut arguments = arguments.iter();
+    let root = arguments.next().map_or("/", String::as_str);
+    let rootfs = if root == "/" { RootFs::HostCopy } else { RootFs::Directory(root.into()) };
+    let (mut volumes, mut init) = (Vec::new(), false);
+    while let Some(option) = arguments.next().filter(|argument| *argument != "--") {
+        match option.as_str() {
+            "--init" => init = true,
+            _ => volumes.extend(arguments.next().map(|text| volume(text))),
+        }
+    }
+    let container = Container {
+        rootfs,
+        command: arguments.map(Into::into).collect(),
+        env: vec![("PATH".into(), "/bin:/usr/bin".into())],
+        workdir: None,
+        hostname: "box".into(),
+        volumes,
+        init,
+    };
+    match supervise(&container) {
+        Ok(status) => status.into(),
+        Err(error) => {
+            eprintln!("{error}");
+            error.code().into()
+        }
+    }
+}
+
+fn volume(text: &str) -> Volume {
+    let mut parts = text.split(':');
+    let mut part = || parts.next().unwrap_or_default();
+    Volume { source: part().into(), target: part().into(), read_only: part() == "ro" }
+}
+
+fn supervise(container: &Container) -> rnet::error::Result<u8> {
+    let network = Network {
+        ipv4: Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("unicast, large enough"),
+        ipv6: None,
+        mtu: 1500,
+        dns_servers: Vec::new(),
+        publish: Vec::new(),
+        host_access: HostAccess::default(),
+        timeouts: Timeouts::default(),
+    };
+    let mac = "52:55:0a:00:02:64".parse().expect("a MAC address");
+    let link = LinkSpec { kind: LinkKind::Auto, ifname: "tap0".into(), mac };
+    let etc = EtcFiles {
+        resolv_conf: "nameserver 10.0.2.3\n".into(),
+        hosts: "127.0.0.1 localhost\n".into(),
+        hostname: "box\n".into(),
+    };
+    let mut running = launch(&Launch { container, link: &link, network: &network, etc: &etc })?;
+    let _link = running.take_link();
+    running.start()?;
+    running.wait()
+}
