@@ -25,6 +25,9 @@ over_any_link![
     init_passes_signals,
     nothing_outlives_the_command,
     nothing_outlives_a_killed_rnet,
+    port_is_free_after_a_kill,
+    runs_inside_itself,
+    forbidden_user_namespaces_are_explained,
     streams_stay_apart,
     inherits_no_file_of_rnet,
     starts_with_signals_as_they_are_at_birth,
@@ -170,6 +173,32 @@ fn nothing_outlives_a_killed_rnet(host: &Host) {
         sh.signal(Signal::SIGKILL);
         wait_until_gone(&inside);
     }
+}
+
+fn port_is_free_after_a_kill(host: &Host) {
+    for _ in 0..2 {
+        let mut sh = host.start(&["-p", "8080:8080"], Root::Busybox, &["sh", "-c", "echo ready; sleep 1000"]);
+        sh.wait_for_output("ready");
+        let inside = descendants(sh.pid());
+        sh.signal(Signal::SIGKILL);
+        wait_until_gone(&inside);
+    }
+}
+
+fn runs_inside_itself(host: &Host) {
+    let inner =
+        ["/mnt/rnet", "run", "--cidr", "10.9.9.0/24", "/", "/bin/sh", "-c", "echo nested; ip -o addr"];
+    let outcome = host.run(&[], Root::Host, &inner);
+    assert_eq!(outcome.code(), 0, "{outcome}");
+    assert!(outcome.stdout.starts_with("nested\n") && outcome.stdout.contains("10.9.9.100/24"), "{outcome}");
+}
+
+fn forbidden_user_namespaces_are_explained(host: &Host) {
+    let line = "echo 0 >/proc/sys/user/max_user_namespaces && exec /mnt/rnet run / true";
+    let outer = ["/usr/bin/unshare", "--user", "--map-root-user", "/bin/sh", "-c", line];
+    let outcome = host.start_as_user(&outer).wait();
+    assert_eq!(outcome.code(), 125, "{outcome}");
+    assert!(outcome.stderr.contains("user.max_user_namespaces"), "{outcome}");
 }
 
 fn streams_stay_apart(host: &Host) {

@@ -1,7 +1,10 @@
 //! The guest's interface: addresses, routes, autoconfiguration, and which kind of link rnet chose.
 
-use crate::lab::{Host, Link, Root, ip_batch};
+use crate::lab::{Host, Link, REMOTE, Root, ip_batch};
+use crate::outbound;
+use crate::services::{echo, tcp};
 
+const NOISE: &str = include_str!("../guest/noise.py");
 const ROUTER_SOLICIT: &str = include_str!("../guest/router_solicit.py");
 
 over_links![
@@ -11,6 +14,7 @@ over_links![
     gateway_answers_ping,
     dhcp_leases_the_guests_address,
     router_advertisement_describes_the_network,
+    damaged_frames_do_no_harm,
 ];
 over_any_link![
     name_and_mac_are_as_asked,
@@ -79,6 +83,15 @@ fn router_advertisement_describes_the_network(host: &Host) {
     for promised in ["router fe80::", "prefix fd00::/64 on-link 1 autonomous 1", "mtu 1400", "dns fd00::3"] {
         assert!(seen.contains(promised), "no {promised}:\n{seen}");
     }
+}
+
+fn damaged_frames_do_no_harm(host: &Host) {
+    let seed = std::process::id().to_string();
+    println!("seed {seed}");
+    let _service = tcp(host.remote(), (REMOTE, 7000), echo);
+    let program = format!("{NOISE}\nsys.argv = ['', '5', '{REMOTE}', '7000']\n{}", outbound::CONNECT);
+    let seen = host.python(&[], &program, &["20000", &seed]);
+    assert!(seen.starts_with("sent\n") && seen.contains(" connected "), "{seen}");
 }
 
 fn name_and_mac_are_as_asked(host: &Host) {
