@@ -41,15 +41,33 @@ pub struct LinkFd {
 /// Runs in the guest's user and network namespaces, while a `/proc` is mounted.
 pub fn create(spec: &LinkSpec, network: &Network) -> Result<LinkFd> {
     let mut notes = Vec::new();
-    let (kind, fd) = match spec.kind {
+    let (kind, mut end) = match spec.kind {
         LinkKind::Auto => open_best(spec, network.mtu, &mut notes)?,
         kind => {
-            let fd = open(kind, spec, network.mtu, &mut notes);
-            (kind, fd.map_err(|error| error.hint(remedy(kind)))?)
+            let end = open(kind, spec, network.mtu, &mut notes);
+            (kind, end.map_err(|error| error.hint(remedy(kind)))?)
         }
     };
     configure(spec, network, &mut notes)?;
-    Ok(LinkFd { kind, fd, notes })
+    if let End::Veth(far_end) = &mut end {
+        far_end.settle();
+    }
+    Ok(LinkFd { kind, fd: end.into_fd(), notes })
+}
+
+/// A link's end, while the link is made.
+enum End {
+    Tap(OwnedFd),
+    Veth(packet::FarEnd),
+}
+
+impl End {
+    fn into_fd(self) -> OwnedFd {
+        match self {
+            Self::Tap(fd) => fd,
+            Self::Veth(far_end) => far_end.fd,
+        }
+    }
 }
 
 /// Passes a link to the process at the other end of `socket`.
@@ -86,33 +104,33 @@ pub fn receive(socket: &UnixStream) -> io::Result<LinkFd> {
     Ok(LinkFd { kind, fd, notes })
 }
 
-fn open_best(spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<(LinkKind, OwnedFd)> {
+fn open_best(spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<(LinkKind, End)> {
     for kind in [LinkKind::Tap, LinkKind::TapPlain] {
         match open(kind, spec, mtu, notes) {
-            Ok(fd) => return Ok((kind, fd)),
+            Ok(end) => return Ok((kind, end)),
             Err(error) => notes.push(format!("{kind}: {error}")),
         }
     }
     match open(LinkKind::Packet, spec, mtu, notes) {
-        Ok(fd) => Ok((LinkKind::Packet, fd)),
+        Ok(end) => Ok((LinkKind::Packet, end)),
         Err(error) => Err(error.hint(format!("no other link is possible here; {}", notes.join("; ")))),
     }
 }
 
-fn open(kind: LinkKind, spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<OwnedFd> {
+fn open(kind: LinkKind, spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<End> {
     match kind {
         LinkKind::Auto | LinkKind::Tap => {
             let tap = tun::open_offload(&spec.ifname)?;
             if !tap.udp_segmentation {
                 notes.push("tap: the kernel segments UDP itself (it has no USO)".into());
             }
-            Ok(tap.fd)
+            Ok(End::Tap(tap.fd))
         }
-        LinkKind::TapPlain => tun::open_plain(&spec.ifname),
+        LinkKind::TapPlain => tun::open_plain(&spec.ifname).map(End::Tap),
         LinkKind::Packet => {
-            let (fd, remark) = packet::open(&spec.ifname, spec.mac, mtu)?;
-            notes.extend(remark);
-            Ok(fd)
+            let mut far_end = packet::open(&spec.ifname, spec.mac, mtu)?;
+            notes.extend(far_end.remark.take());
+            Ok(End::Veth(far_end))
         }
     }
 }

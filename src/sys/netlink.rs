@@ -16,7 +16,7 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -165,6 +165,26 @@ impl Route {
             link.header.change_mask |= LinkFlags::Up;
         }
         self.change(RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Whether interface `index` transmits. One whose other end has just come up does not until the kernel has
+    /// taken note of it: what is sent before is lost.
+    pub fn is_operational(&mut self, index: u32) -> Result<bool, Refused> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        self.send(RouteNetlinkMessage::GetLink(link), 0)?;
+        self.receive()?;
+        for answer in Messages(&self.buffer) {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                    let up = LinkAttribute::OperState(State::Up);
+                    return Ok(link.attributes.contains(&up));
+                }
+                NetlinkPayload::Error(error) => return acknowledged(&error).map(|()| false),
+                _ => {}
+            }
+        }
+        Ok(false)
     }
 
     /// Keeps interface `index` from giving itself an IPv6 address (and so from speaking up on the link).

@@ -8,6 +8,8 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{
@@ -26,6 +28,10 @@ const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 const RECEIVE_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// Below this a burst of full-sized segments overflows the queue.
 const COMFORTABLE_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long the far end is waited for. The kernel takes a millisecond, or a few on a busy machine.
+const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE_STEP: Duration = Duration::from_micros(200);
 
 mod option {
     use nix::{setsockopt_impl, sockopt_impl};
@@ -51,14 +57,35 @@ mod option {
     );
 }
 
-/// Makes interface `ifname` with station `mac` in the calling thread's network namespace, and a nonblocking
-/// socket on its far end; the thread visits another namespace meanwhile. A remark on the socket's queue comes
-/// along if it is short.
-pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<(OwnedFd, Option<String>)> {
+/// The end of a veth pair that rnet has.
+pub struct FarEnd {
+    /// Its packet socket, nonblocking.
+    pub fd: OwnedFd,
+    /// A remark on the socket's queue, if it is short.
+    pub remark: Option<String>,
+    /// Of its namespace.
+    route: Route,
+    index: u32,
+}
+
+impl FarEnd {
+    /// Waits until it transmits, once the guest's end is up. The kernel takes note of that in its own time, and until
+    /// then loses what is sent here and reports it as sent.
+    pub fn settle(&mut self) {
+        let began = Instant::now();
+        while matches!(self.route.is_operational(self.index), Ok(false)) && began.elapsed() < SETTLE {
+            sleep(SETTLE_STEP);
+        }
+    }
+}
+
+/// Makes interface `ifname` with station `mac` in the calling thread's network namespace, and a socket on its far
+/// end; the thread visits another namespace meanwhile.
+pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<FarEnd> {
     let guest = File::open(OWN_NAMESPACE).context("cannot open", OWN_NAMESPACE)?;
     unshare(CloneFlags::CLONE_NEWNET)
         .context("cannot make a network namespace for the far end of", ifname)?;
-    let fd = open_far_end(&VethPair {
+    let far_end = open_far_end(&VethPair {
         near: FAR_END,
         far: ifname,
         far_mac: mac,
@@ -66,18 +93,19 @@ pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<(OwnedFd, Option<Str
         mtu: mtu.into(),
     });
     setns(&guest, CloneFlags::CLONE_NEWNET).context("cannot return to the network namespace of", ifname)?;
-    let fd = fd?;
-    let granted = getsockopt(&fd, sockopt::RcvBuf).context("cannot read the queue length of", ifname)?;
-    let remark = (granted < COMFORTABLE_QUEUE_BYTES).then(|| {
+    let mut far_end = far_end?;
+    let granted =
+        getsockopt(&far_end.fd, sockopt::RcvBuf).context("cannot read the queue length of", ifname)?;
+    far_end.remark = (granted < COMFORTABLE_QUEUE_BYTES).then(|| {
         format!(
             "packet: the kernel queues only {granted} bytes from the guest; \
              sysctl net.core.rmem_max={RECEIVE_QUEUE_BYTES} allows more"
         )
     });
-    Ok((fd, remark))
+    Ok(far_end)
 }
 
-fn open_far_end(pair: &VethPair<'_>) -> Result<OwnedFd> {
+fn open_far_end(pair: &VethPair<'_>) -> Result<FarEnd> {
     let refused = |cause: Refused| Error::new("cannot make a veth pair for", pair.far, cause);
     let mut route = Route::open().context("cannot open a netlink socket for", pair.far)?;
     route.add_veth(pair).map_err(refused)?;
@@ -89,7 +117,8 @@ fn open_far_end(pair: &VethPair<'_>) -> Result<OwnedFd> {
     let change = LinkChange { no_arp: true, up: true, ..LinkChange::default() };
     route.set_link(index, change).map_err(refused)?;
     // Binding to an interface that is down would leave an error on the socket; the guest's end still is.
-    open_socket(index).context("cannot open a packet socket for", pair.far)
+    let fd = open_socket(index).context("cannot open a packet socket for", pair.far)?;
+    Ok(FarEnd { fd, remark: None, route, index })
 }
 
 /// Protocol 0 at first: nothing is received before the socket is bound to its interface.
