@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use rnet::cli::{self, Command, Note, Request, Surroundings};
 use rnet::config::{Config, LogLevel};
 use rnet::error::{Context, Error, Result};
-use rnet::sys::netlink;
+use rnet::sys::{memory, netlink};
 use rnet::{hello, log, run};
 
 fn main() -> ExitCode {
+    memory::fix_mmap_threshold();
     let status = surroundings().and_then(|surroundings| {
         match cli::parse(std::env::args_os(), &surroundings) {
             Ok(command) => execute(command, seed(&surroundings.random)),

@@ -340,6 +340,8 @@ fn server_duid() -> [u8; 10] {
 mod tests {
     use super::*;
     use crate::net::fixture;
+    use crate::net::testing::{Bench, at};
+    use crate::net::{Offload, TxOffload};
     use v4::MessageType::{Ack, Decline, Discover, Inform, Nak, Offer, Release, Request};
 
     const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
@@ -367,6 +369,16 @@ mod tests {
             ];
             assert_eq!(*reply.opts(), expected.into_iter().collect());
         }
+    }
+
+    #[test]
+    fn a_reply_is_complete_even_where_the_link_finishes_checksums() {
+        let mut bench = Bench::new();
+        bench.core.ports[0].offload = Offload::ChecksumAndTso;
+        bench.guest_udp("0.0.0.0:68", "255.255.255.255:67", &encode(&message(Discover)));
+        assert_eq!(bench.core.outbox.front_frame().map(|(_, _, offload)| offload), Some(TxOffload::None));
+        // Which verifies the checksum.
+        assert_eq!(bench.got_one().udp().1, at("10.0.2.100:68"));
     }
 
     #[test]

@@ -335,8 +335,8 @@ impl Core {
         if own || special { Err(DropReason::BadSource) } else { Ok(()) }
     }
 
-    /// Hands a whole packet to its protocol.
-    fn packet(&mut self, packet: &FromGuest<'_>) -> Result<(), DropReason> {
+    /// Verifies the checksum of a whole packet and hands it to its protocol.
+    pub(super) fn packet(&mut self, packet: &FromGuest<'_>) -> Result<(), DropReason> {
         let ip = &packet.ip;
         if !packet.offload.partial_checksum && !self.checksum_is_valid(ip) {
             return Err(DropReason::Checksum);
@@ -425,7 +425,9 @@ impl Core {
         let mac = if reply.destination.ip().is_broadcast() { MacAddr::BROADCAST } else { packet.mac };
         let from = SocketAddr::from((self.network.ipv4.gateway, DHCP_V4_SERVER));
         let to = SocketAddr::from(reply.destination);
-        self.ethernet(packet.port, mac).udp(&mut self.outbox, from, to, HOP_LIMIT, &reply.payload);
+        // Clients without an address read packet sockets, and see a checksum that nobody has finished.
+        let ethernet = Ethernet { offload: Offload::None, ..self.ethernet(packet.port, mac) };
+        ethernet.udp(&mut self.outbox, from, to, HOP_LIMIT, &reply.payload);
         Ok(())
     }
 

@@ -26,6 +26,8 @@ pub const IPV4_HEADER_BYTES: usize = 20;
 pub const IPV6_HEADER_BYTES: usize = 40;
 /// Length of a UDP header.
 pub const UDP_HEADER_BYTES: usize = 8;
+/// Where the checksum stands in a UDP header.
+const UDP_CHECKSUM_OFFSET: usize = 6;
 /// Extension headers of IPv6 that are followed in one packet.
 const MAX_EXTENSION_HEADERS: usize = 8;
 /// Length of the IPv6 fragment header (RFC 8200 section 4.5).
@@ -209,16 +211,27 @@ pub fn udp_header(
     destination: SocketAddr,
     payload: &[u8],
 ) -> Option<[u8; UDP_HEADER_BYTES]> {
-    let udp_len = u16::try_from(UDP_HEADER_BYTES + payload.len()).ok()?;
+    let mut header = partial_udp_header(source, destination, payload.len())?;
+    let sum = checksum::combine(&[checksum::data(&header), checksum::data(payload)]);
+    // Zero means "no checksum" (RFC 768), so a sum that comes out as zero is sent as all ones.
+    let field = if sum == !0 { !0 } else { !sum };
+    header[UDP_CHECKSUM_OFFSET..].copy_from_slice(&field.to_be_bytes());
+    Some(header)
+}
+
+/// The same with the pseudo-header's sum in the checksum's place, for the link to finish.
+fn partial_udp_header(
+    source: SocketAddr,
+    destination: SocketAddr,
+    payload_bytes: usize,
+) -> Option<[u8; UDP_HEADER_BYTES]> {
+    let udp_len = u16::try_from(UDP_HEADER_BYTES + payload_bytes).ok()?;
+    let pseudo = pseudo_header(source.ip(), destination.ip(), IpProtocol::Udp, udp_len.into());
     let mut header = [0; UDP_HEADER_BYTES];
     header[..2].copy_from_slice(&source.port().to_be_bytes());
     header[2..4].copy_from_slice(&destination.port().to_be_bytes());
     header[4..6].copy_from_slice(&udp_len.to_be_bytes());
-    let pseudo = pseudo_header(source.ip(), destination.ip(), IpProtocol::Udp, udp_len.into());
-    let sum = checksum::combine(&[pseudo, checksum::data(&header), checksum::data(payload)]);
-    // Zero means "no checksum" (RFC 768), so a sum that comes out as zero is sent as all ones.
-    let field = if sum == !0 { !0 } else { !sum };
-    header[6..].copy_from_slice(&field.to_be_bytes());
+    header[UDP_CHECKSUM_OFFSET..].copy_from_slice(&pseudo.to_be_bytes());
     Some(header)
 }
 
@@ -257,8 +270,8 @@ impl Ethernet {
         frame[12..ETHERNET_BYTES].copy_from_slice(&ethertype.to_be_bytes());
     }
 
-    /// Sends a UDP datagram, in fragments if it exceeds the MTU. `false` if it is too long for UDP, the families
-    /// differ or the outbox is full.
+    /// Sends a UDP datagram, in fragments if it exceeds the MTU; the checksum of one that does not is left to a link
+    /// that finishes it. `false` if it is too long for UDP, the families differ or the outbox is full.
     pub fn udp(
         &self,
         outbox: &mut Outbox,
@@ -267,16 +280,23 @@ impl Ethernet {
         hop_limit: u8,
         payload: &[u8],
     ) -> bool {
-        let Some(header) = udp_header(source, destination, payload) else {
-            return false;
-        };
         let ip = IpHeader {
             source: source.ip(),
             destination: destination.ip(),
             hop_limit,
             protocol: IpProtocol::Udp,
         };
-        self.ip(outbox, ip, &header, payload)
+        let whole = ip.bytes() + UDP_HEADER_BYTES + payload.len() <= usize::from(self.mtu);
+        if self.offload == Offload::None || !whole || source.is_ipv4() != destination.is_ipv4() {
+            let header = udp_header(source, destination, payload);
+            return header.is_some_and(|header| self.ip(outbox, ip, &header, payload));
+        }
+        let offload = TxOffload::Checksum {
+            start: (ETHERNET_BYTES + ip.bytes()) as u16,
+            offset: UDP_CHECKSUM_OFFSET as u16,
+        };
+        let header = partial_udp_header(source, destination, payload.len());
+        header.is_some_and(|header| self.packet(outbox, ip, None, &header, payload, offload))
     }
 
     /// Sends an IP packet whose payload is `head` followed by `tail`, in fragments if it exceeds the MTU. `head`
@@ -288,7 +308,7 @@ impl Ethernet {
         }
         let len = head.len() + tail.len();
         if ip.bytes() + len <= usize::from(self.mtu) {
-            return self.packet(outbox, ip, None, head, tail);
+            return self.packet(outbox, ip, None, head, tail, TxOffload::None);
         }
         let overhead = if ip.source.is_ipv4() { 0 } else { FRAGMENT_HEADER_BYTES };
         let chunk = (usize::from(self.mtu) - ip.bytes() - overhead) & !7;
@@ -306,7 +326,7 @@ impl Ethernet {
             } else {
                 (&[][..], &tail[offset - head.len()..end - head.len()])
             };
-            if !self.packet(outbox, ip, Some(fragment), head, tail) {
+            if !self.packet(outbox, ip, Some(fragment), head, tail, TxOffload::None) {
                 return false;
             }
             offset = end;
@@ -321,6 +341,7 @@ impl Ethernet {
         fragment: Option<Fragment>,
         head: &[u8],
         tail: &[u8],
+        offload: TxOffload,
     ) -> bool {
         let header =
             ip.bytes() + if fragment.is_some() && !ip.source.is_ipv4() { FRAGMENT_HEADER_BYTES } else { 0 };
@@ -329,7 +350,7 @@ impl Ethernet {
             ip.emit(packet, fragment);
             packet[header..header + head.len()].copy_from_slice(head);
             packet[header + head.len()..].copy_from_slice(tail);
-            TxOffload::None
+            offload
         })
     }
 }
@@ -447,6 +468,7 @@ mod tests {
     use super::*;
     use crate::net::Instant;
     use crate::net::fixture::{self, GUEST_MAC, GUEST_V4, GUEST_V6, REMOTE_V4, REMOTE_V6};
+    use crate::net::outbox::HEADROOM;
     use crate::net::reassembly::Reassembly;
 
     const ENDS: [(&str, &str); 2] = [(GUEST_V4, REMOTE_V4), (GUEST_V6, REMOTE_V6)];
@@ -490,6 +512,29 @@ mod tests {
             }
             let odd = fixture::udp(source, destination, &[1, 2, 3]);
             assert!(fixture::parse(&odd).expect("a packet").transport_checksum_is_valid());
+        }
+    }
+
+    #[test]
+    fn an_offloading_link_finishes_the_checksum_of_whole_datagrams_only() {
+        for (source, destination) in ENDS {
+            let mut outbox = Outbox::new();
+            let ethernet = Ethernet { offload: Offload::ChecksumAndTso, ..fixture::ethernet(1500) };
+            let (from, to) =
+                (SocketAddr::new(fixture::ip(source), 4000), SocketAddr::new(fixture::ip(destination), 7));
+            assert!(ethernet.udp(&mut outbox, from, to, 64, b"hello"));
+            let (_, frame, offload) = outbox.front_frame().expect("a frame");
+            let frame = &mut frame[HEADROOM..];
+            let TxOffload::Checksum { start, offset } = offload else { panic!("{offload:?}") };
+            let (start, field) = (usize::from(start), usize::from(start + offset));
+            let sum = !checksum::data(&frame[start..]);
+            frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(frame[ETHERNET_BYTES..], fixture::udp(source, destination, b"hello"));
+            outbox.pop_frame();
+            assert!(ethernet.udp(&mut outbox, from, to, 64, &[7; 3000]));
+            assert_eq!(outbox.front_frame().map(|(_, _, offload)| offload), Some(TxOffload::None));
+            let whole = joined(&fixture::packets(&mut outbox));
+            assert!(fixture::parse(&whole).expect("a packet").transport_checksum_is_valid());
         }
     }
 

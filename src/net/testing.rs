@@ -119,7 +119,7 @@ impl Bench {
         self.guest_packet(&fixture::packets(&mut outbox)[0], RxOffload::default());
     }
 
-    /// The guest sends an IP packet, handed to its protocol as the gateway does.
+    /// The guest sends an IP packet, not a fragment.
     pub(super) fn guest_packet(&mut self, bytes: &[u8], offload: RxOffload) {
         let packet = FromGuest {
             port: PortId(0),
@@ -127,12 +127,8 @@ impl Bench {
             ip: fixture::parse(bytes).expect("a packet"),
             offload,
         };
-        match packet.ip.protocol {
-            IpProtocol::Udp => udp::from_guest(&mut self.core, &packet),
-            _ if matches!(packet.ip.payload().first(), Some(8 | 128)) => {
-                ping::from_guest(&mut self.core, &packet)
-            }
-            _ => udp::guest_refused(&mut self.core, &packet),
+        if let Err(reason) = self.core.packet(&packet) {
+            self.core.counters.drop(reason);
         }
     }
 

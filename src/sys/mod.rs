@@ -4,6 +4,7 @@
 
 pub mod datagram;
 pub mod link;
+pub mod memory;
 pub(crate) mod mount;
 pub mod netlink;
 pub mod packet;
