@@ -14,6 +14,8 @@
 mod device;
 mod endpoint;
 mod flow;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
