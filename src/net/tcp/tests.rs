@@ -9,7 +9,7 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{IpAddress, IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr};
 
 use super::HostStream;
-use crate::config::MacAddr;
+use crate::config::{MacAddr, Transport};
 use crate::net::fixture::{self, GUEST_MAC};
 use crate::net::gateway::Gateway;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM};
@@ -19,6 +19,7 @@ use crate::net::{Duration, FlowId, HostEvent, HostOp, Instant, Offload, PortId, 
 
 const GUEST: &str = "10.0.2.100:4000";
 const REMOTE: &str = "198.51.100.7:80";
+const OTHER_MAC: MacAddr = MacAddr([0x52, 0x55, 0x0a, 0, 2, 0x65]);
 
 #[test]
 fn a_long_idle_connection_ends_in_good_order() {
@@ -46,17 +47,50 @@ fn a_guest_that_acknowledges_nothing_is_given_up() {
     assert_eq!(bench.gateway.flows(), 0);
 }
 
+#[test]
+fn the_guests_latest_attempt_is_the_one_that_is_answered() {
+    let mut bench = Bench::new();
+    bench.guest(TcpControl::Syn, 1000, None);
+    let flow = bench.connecting();
+    bench.guest(TcpControl::Syn, 5000, None);
+    bench.guest(TcpControl::None, 7000, Some(TcpSeqNumber(1)));
+    bench.gateway.handle_host(HostEvent::Connected { flow }, bench.now);
+    bench.serve();
+    assert_eq!(bench.segment().ack, Some(TcpSeqNumber(5001)));
+}
+
+#[test]
+fn a_guest_may_change_its_station() {
+    let mut bench = Bench::new();
+    let publish = bench.gateway.publish(Transport::Tcp, 80, PortId(0));
+    bench.open(1000);
+    bench.mac = OTHER_MAC;
+    let acknowledged = bench.acknowledged;
+    bench.guest(TcpControl::Fin, 1001, acknowledged);
+    bench.serve();
+    let segments = bench.segments();
+    assert!(!segments.is_empty());
+    assert!(segments.iter().all(|segment| segment.to_mac == OTHER_MAC), "{segments:?}");
+    bench.gateway.accept(publish, at("203.0.113.9:5000"), bench.now).expect("room");
+    bench.serve();
+    let opening = bench.segment();
+    assert_eq!((opening.control, opening.to_mac), (TcpControl::Syn, OTHER_MAC));
+}
+
 /// A gateway, the raw guest behind it and the host socket of its one connection.
 struct Bench {
     gateway: Gateway,
     now: Instant,
     mac: MacAddr,
+    /// What the guest has acknowledged of the connection that was opened last.
+    acknowledged: Option<TcpSeqNumber>,
     host: Host,
 }
 
 /// A segment that the guest got.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
+    to_mac: MacAddr,
     control: TcpControl,
     seq: TcpSeqNumber,
     ack: Option<TcpSeqNumber>,
@@ -66,7 +100,7 @@ impl Bench {
     fn new() -> Self {
         let mut gateway = Gateway::new(Arc::new(fixture::network()), 7, Instant::ZERO);
         gateway.add_port(GUEST_MAC, Offload::None);
-        Self { gateway, now: Instant::ZERO, mac: GUEST_MAC, host: Host::default() }
+        Self { gateway, now: Instant::ZERO, mac: GUEST_MAC, acknowledged: None, host: Host::default() }
     }
 
     /// Opens a connection to the remote end, whose first sequence number is `seq`.
@@ -77,7 +111,8 @@ impl Bench {
         self.serve();
         let answer = self.segment();
         assert_eq!((answer.control, answer.ack), (TcpControl::Syn, Some(TcpSeqNumber(seq) + 1)));
-        self.guest(TcpControl::None, seq + 1, Some(answer.seq + 1));
+        self.acknowledged = Some(answer.seq + 1);
+        self.guest(TcpControl::None, seq + 1, self.acknowledged);
         self.serve();
         flow
     }
@@ -183,7 +218,8 @@ impl Segment {
             (.., true) => TcpControl::Rst,
             _ => TcpControl::None,
         };
-        Self { control, seq: segment.seq_number(), ack: segment.ack().then(|| segment.ack_number()) }
+        let (seq, ack) = (segment.seq_number(), segment.ack().then(|| segment.ack_number()));
+        Self { to_mac: frame.destination, control, seq, ack }
     }
 }
 
