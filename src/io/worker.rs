@@ -438,8 +438,7 @@ impl Worker {
                     published.readable = false;
                     return;
                 }
-                // A client that has gone: nobody is left to be told.
-                Err(_) => while let Ok(Some(_)) = datagram::take_error(socket, &mut self.datagram) {},
+                Err(error) => tracing::debug!(%error, "cannot read a published port"),
             }
         }
     }
