@@ -5,7 +5,7 @@
 //! edge-triggered, so readiness is remembered until a call says `WouldBlock`; whoever ran out of budget stays on a
 //! list and the next poll does not wait.
 //!
-//! A link that takes no more frames stops every input: nothing is dropped, the sources wait.
+//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts.
 
 use std::collections::VecDeque;
 use std::io;
@@ -45,6 +45,9 @@ const ACCEPTS_PER_TURN: usize = 256;
 const TIMEOUTS_PER_TURN: usize = 256;
 /// A packet link that is full announces nothing when it has room again.
 const LINK_RETRY: Duration = Duration::from_millis(1);
+/// A link that has taken nothing for so long is not full: it does not take this frame (a veth whose guest has lowered
+/// its MTU says ENOBUFS for ever). From then on frames that it does not take at once are lost, until it takes one.
+const LINK_PATIENCE: Duration = Duration::from_millis(250);
 /// How long a listener rests when the host is out of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Longest wait, so that a clock that jumps costs little.
@@ -93,7 +96,16 @@ struct LinkPort {
     link: Link,
     readable: bool,
     blocked: bool,
+    /// When it first refused the frame that it was offered last.
+    refuses_since: Option<Instant>,
     gone: bool,
+}
+
+impl LinkPort {
+    /// Whether the frame that was just refused should be offered again.
+    fn may_still_take_it(&mut self, now: Instant) -> bool {
+        now < *self.refuses_since.get_or_insert(now) + LINK_PATIENCE.into()
+    }
 }
 
 struct Published {
@@ -154,7 +166,7 @@ impl Worker {
         let token = special(LINK_TOKENS, self.links.len());
         self.poll.registry().register(&mut link, token, BOTH).context("cannot poll", "the guest's link")?;
         debug_assert_eq!(usize::from(port.0), self.links.len());
-        self.links.push(LinkPort { link, readable: true, blocked: false, gone: false });
+        self.links.push(LinkPort { link, readable: true, blocked: false, refuses_since: None, gone: false });
         Ok(())
     }
 
@@ -477,12 +489,16 @@ impl Worker {
             let port = &mut self.links[usize::from(port.0)];
             match port.link.write(frame, offload) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    port.blocked = true;
-                    return;
+                    if port.may_still_take_it(now(self.clock)) {
+                        port.blocked = true;
+                        return;
+                    }
+                    tracing::trace!(%error, "the link takes no such frame");
                 }
                 Err(error) => tracing::trace!(%error, "the link refused a frame"),
-                Ok(()) => port.blocked = false,
+                Ok(()) => port.refuses_since = None,
             }
+            port.blocked = false;
             self.gateway.outbox().pop_frame();
         }
     }
