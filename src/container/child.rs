@@ -53,6 +53,10 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
     if !channel.await_release() {
         return Ok(false);
     }
+    match process::leave_session_keyring() {
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
+        Err(errno) => channel.note(&format!("the caller's session keyring stays in sight ({errno})")),
+    }
     set_host_name(&launch.container.hostname)?;
     let link = link::create(launch.link, launch.network)?;
     channel.link(&link).context("cannot pass on", "link")?;

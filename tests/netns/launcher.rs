@@ -30,6 +30,7 @@ over_any_link![
     forbidden_user_namespaces_are_explained,
     streams_stay_apart,
     inherits_no_file_of_rnet,
+    inherits_no_key_of_the_caller,
     starts_with_signals_as_they_are_at_birth,
 ];
 
@@ -211,6 +212,13 @@ fn streams_stay_apart(host: &Host) {
 fn inherits_no_file_of_rnet(host: &Host) {
     // The three streams and the directory that is listed.
     assert_eq!(host.sh(&["-p", "8080:80"], "ls /proc/self/fd | wc -l"), "4\n");
+}
+
+fn inherits_no_key_of_the_caller(host: &Host) {
+    let program = include_str!("../guest/session_key.py");
+    let python = ["/usr/bin/python3", "-c", program];
+    let argv = [&python[..], &["/mnt/rnet", "run", "/"], &python].concat();
+    assert_eq!(host.start_as_user(&argv).wait().success(), "hidden\n");
 }
 
 fn starts_with_signals_as_they_are_at_birth(host: &Host) {
