@@ -154,6 +154,8 @@ impl Failure {
             ))
         } else if self.is(Errno::EADDRNOTAVAIL) {
             error.hint("no interface of this host has that address (see: ip address)")
+        } else if self.is(Errno::EMFILE) {
+            error.hint("publish fewer ports, or raise the limit of open files (ulimit -Hn)")
         } else {
             error
         }
