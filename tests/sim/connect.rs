@@ -54,6 +54,38 @@ fn a_remote_that_never_answers_leaves_nothing() {
 }
 
 #[test]
+fn a_guest_that_gave_up_connecting_leaves_nothing() {
+    for_seeds(10, |seed| {
+        let mut world = any_world(seed, Quality::PERFECT);
+        connect(&mut world, Outcome::Connects, Duration::from_secs(2));
+        world.run_for(Duration::from_secs(1));
+        world.guest.forget_all();
+        world.run_for(Duration::from_secs(2));
+        assert_eq!(world.gateway.flows(), 0);
+        world.finish();
+    });
+}
+
+#[test]
+fn a_guest_may_try_again_from_the_same_port() {
+    for_seeds(10, |seed| {
+        let mut world = any_world(seed, Quality::PERFECT);
+        let end = || End::sends(5000);
+        world.connect_from(
+            4000,
+            end().closes(Closes::Never),
+            end(),
+            Outcome::Connects,
+            Duration::from_secs(2),
+        );
+        world.run_for(Duration::from_secs(1));
+        world.guest.forget_all();
+        world.connect_from(4000, end(), end(), Outcome::Connects, SOON);
+        world.finish();
+    });
+}
+
+#[test]
 fn a_hundred_attempts_of_every_kind_on_a_bad_link() {
     for_seeds(10, |seed| {
         let mut world = any_world(seed, Quality::LOSSY);

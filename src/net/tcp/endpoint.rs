@@ -152,10 +152,12 @@ impl Endpoint {
         self.fin_received && self.socket().recv_queue() == 0
     }
 
-    /// Closed, and nothing that came in good order is left to take out.
+    /// Closed, and nothing that came in good order is left to take out. A reset sends an endpoint that has not been
+    /// open yet back to listening; nobody else will come.
     pub(super) fn is_over(&self) -> bool {
         let socket = self.socket();
-        socket.state() == State::Closed && !(self.fin_received && socket.can_recv())
+        let closed = matches!(socket.state(), State::Closed | State::Listen);
+        closed && !(self.fin_received && socket.can_recv())
     }
 
     pub(super) fn probe_half_closed(&mut self) {
