@@ -67,6 +67,19 @@ fn a_guest_that_gave_up_connecting_leaves_nothing() {
 }
 
 #[test]
+fn a_guest_that_falls_silent_while_connecting_leaves_nothing() {
+    for_seeds(10, |seed| {
+        let mut world = any_world(seed, Quality::PERFECT);
+        connect(&mut world, Outcome::Connects, Duration::from_secs(2));
+        world.run_for(Duration::from_secs(1));
+        world.guest.silent = true;
+        world.run_for(Duration::from_secs(60));
+        assert_eq!(world.gateway.flows(), 0);
+        world.finish();
+    });
+}
+
+#[test]
 fn a_guest_may_try_again_from_the_same_port() {
     for_seeds(10, |seed| {
         let mut world = any_world(seed, Quality::PERFECT);

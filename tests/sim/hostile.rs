@@ -90,6 +90,22 @@ fn urgent_data_is_data() {
     }
 }
 
+#[test]
+fn a_flood_of_syns_leaves_nothing() {
+    for_seeds(3, |seed| {
+        let mut world = hostile_world(seed);
+        world.guest.silent = true;
+        for port in 1..3000 {
+            let packet = segment(&world, port, 0x02, port.into(), 0, 0, &[]);
+            world.send_packet(&packet);
+        }
+        world.run_for(Duration::from_secs(60));
+        // That of the published port's client.
+        assert_eq!(world.gateway.flows(), 1);
+        world.finish();
+    });
+}
+
 fn hostile_world(seed: u64) -> World {
     let mut world = World::new(seed, Setting::any(&mut Random::new(!seed)), Quality::PERFECT);
     world.host.others = Outcome::Connects;
