@@ -78,6 +78,18 @@ fn an_aborting_guest_is_a_reset_for_the_host() {
 }
 
 #[test]
+fn an_idle_host_that_fails_after_its_end_is_noticed() {
+    for_seeds(10, |seed| {
+        let mut world = any_world(seed, Quality::PERFECT);
+        let host = End::sends(1000).aborts(Aborts::At(Duration::from_secs(30)));
+        let talk = world.connect(End::default().closes(Closes::Never), host);
+        world.run_for(Duration::from_secs(40));
+        assert_eq!(world.guest_report(talk).ending, Ending::Reset);
+        world.finish();
+    });
+}
+
+#[test]
 fn half_closes_in_either_order() {
     for_seeds(40, |seed| {
         let mut world = any_world(seed, Quality::PERFECT);
