@@ -224,6 +224,35 @@ fn a_half_closed_guest_that_answers_is_left_alone() {
     });
 }
 
+#[test]
+fn four_numbers_are_free_again_at_once() {
+    for_seeds(40, |seed| {
+        let mut world = any_world(seed, Quality::PERFECT);
+        for _ in 0..5 {
+            let (guest, host) = (any_end(&mut world.random), any_end(&mut world.random));
+            let talk = world.connect_from(4000, guest, host, Outcome::Connects, Duration::from_millis(1));
+            while world.guest_report(talk).ending == Ending::Open {
+                world.run_for(Duration::from_millis(10));
+            }
+        }
+        world.finish();
+    });
+}
+
+#[test]
+fn four_numbers_are_free_again_while_the_host_still_reads() {
+    for closes in [Closes::OnceHeard, Closes::OnceSent] {
+        let mut world = World::new(0, Setting::ALL[0], Quality::PERFECT);
+        let late = End::sends(1000).reads(Reads::After(Duration::from_secs(60)));
+        let guest = End::sends(100_000).closes(closes);
+        let first = world.connect_from(4000, guest, late, Outcome::Connects, Duration::ZERO);
+        world.run_for(Duration::from_secs(1));
+        assert_eq!(world.guest_report(first).ending, Ending::Orderly);
+        world.connect_from(4000, End::sends(5000), End::sends(5000), Outcome::Connects, Duration::ZERO);
+        world.finish();
+    }
+}
+
 fn any_world(seed: u64, quality: Quality) -> World {
     let mut world = World::new(seed, Setting::any(&mut Random::new(!seed)), quality);
     if world.random.happens(500) {

@@ -124,6 +124,12 @@ impl TcpFlow {
         }
     }
 
+    /// Whether the guest's kernel has nothing more to do with the connection.
+    pub(super) fn guest_has_left(&self) -> bool {
+        let Stage::Open(endpoint) = &self.stage else { return false };
+        matches!(endpoint.socket().state(), State::Closed | State::TimeWait)
+    }
+
     /// How a flow whose endpoint is over ends.
     fn over(&self) -> Outcome {
         match &self.stage {

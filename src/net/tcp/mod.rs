@@ -57,10 +57,24 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
     let guest = SocketAddr::new(ip.source, segment.src_port());
     let remote = SocketAddr::new(ip.destination, segment.dst_port());
     let key = FlowKey::Tcp { port: packet.port, guest, remote };
-    match core.table.find(&key) {
+    let opens = segment.syn() && !segment.ack() && !segment.rst();
+    match flow_of(core, &key, opens) {
         Some(id) => segment_of_flow(core, id, packet),
-        None if segment.syn() && !segment.ack() && !segment.rst() => open(core, packet, key, guest, remote),
+        None if opens => open(core, packet, key, guest, remote),
         None => refuse(core, packet, DropReason::NoFlow),
+    }
+}
+
+/// The flow that a segment belongs to. One that the guest has done with, and only its host still drains, yields its
+/// key to a segment that opens a new connection.
+fn flow_of(core: &mut Core, key: &FlowKey, opens: bool) -> Option<FlowId> {
+    let id = core.table.find(key)?;
+    match core.table.get(id) {
+        Some(Flow::Tcp(flow)) if opens && flow.guest_has_left() => {
+            core.table.unkey(id);
+            None
+        }
+        _ => Some(id),
     }
 }
 
