@@ -36,6 +36,25 @@ fn random_bytes_do_nothing() {
 }
 
 #[test]
+fn mutated_frames_of_every_protocol_leave_nothing() {
+    for_seeds(30, |seed| {
+        let mut world = hostile_world(seed);
+        let samples = samples();
+        for round in 0..FRAMES {
+            let mut frame = world.random.pick(&samples);
+            mutate(&mut world.random, &mut frame);
+            let offload = any_offload(&mut world);
+            world.send_frame(frame, offload);
+            if round % 100 == 0 {
+                let pause = Duration::from_millis(world.random.below(1000));
+                world.run_for(pause);
+            }
+        }
+        world.finish();
+    });
+}
+
+#[test]
 fn every_combination_of_flags_meets_no_flow() {
     for setting in Setting::ALL {
         let mut world = World::new(0, setting, Quality::PERFECT);
@@ -102,6 +121,24 @@ fn a_flood_of_syns_leaves_nothing() {
         world.run_for(Duration::from_secs(60));
         // That of the published port's client.
         assert_eq!(world.gateway.flows(), 1);
+        world.finish();
+    });
+}
+
+#[test]
+fn a_talk_goes_on_amid_the_noise() {
+    for_seeds(10, |seed| {
+        let mut world = hostile_world(seed);
+        world.connect(End::sends(300_000), End::sends(300_000));
+        let samples = samples();
+        for _ in 0..FRAMES {
+            let mut frame = world.random.pick(&samples);
+            mutate(&mut world.random, &mut frame);
+            world.send_frame(frame, RxOffload::default());
+            if world.random.happens(50) {
+                world.run_for(Duration::from_micros(100));
+            }
+        }
         world.finish();
     });
 }

@@ -54,6 +54,10 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
     if !is_plain(ip) || segment.src_port() == 0 || segment.dst_port() == 0 {
         return core.counters.drop(DropReason::Unsupported);
     }
+    // Not even a reset answers what was sent to many (RFC 1122 section 4.2.3.10).
+    if !icmp::is_one_station(ip.destination) {
+        return core.counters.drop(DropReason::Denied);
+    }
     let guest = SocketAddr::new(ip.source, segment.src_port());
     let remote = SocketAddr::new(ip.destination, segment.dst_port());
     let key = FlowKey::Tcp { port: packet.port, guest, remote };
