@@ -93,6 +93,8 @@ fn a_guest_may_try_again_from_the_same_port() {
         );
         world.run_for(Duration::from_secs(1));
         world.guest.forget_all();
+        // The host connects in vain: the guest resets what answers its forgotten SYN.
+        world.run_for(Duration::from_secs(2));
         world.connect_from(4000, end(), end(), Outcome::Connects, SOON);
         world.finish();
     });
