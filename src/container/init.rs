@@ -21,6 +21,10 @@ pub(super) fn main(command: &Child) -> u8 {
         return exit::RNET_FAILED;
     };
     loop {
+        // Before the first wait too: the command may have ended before its end could be signalled.
+        if let Some(status) = reap(command) {
+            return status;
+        }
         match signals.read_signal() {
             Ok(Some(info)) if info.ssi_signo == libc::SIGCHLD as u32 => {}
             // One from the terminal has reached the command too, which shares the process group.
@@ -30,9 +34,6 @@ pub(super) fn main(command: &Child) -> u8 {
             }
             Ok(None) | Err(Errno::EINTR) => {}
             Err(_) => return exit::RNET_FAILED,
-        }
-        if let Some(status) = reap(command) {
-            return status;
         }
     }
 }

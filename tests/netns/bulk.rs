@@ -11,10 +11,10 @@ use crate::services::tcp;
 use crate::stream;
 
 const STREAM: &str = include_str!("../guest/stream.py");
-const DEFAULT_MB: usize = 16;
+const DEFAULT_MB: usize = 32;
 const LIMIT: Duration = Duration::from_secs(300);
 
-over_links![mtu_576, mtu_1280, mtu_1500, mtu_9000, mtu_65520];
+over_links![mtu_576, mtu_1280, mtu_1500, mtu_9000, mtu_65520, many_streams_both_ways];
 
 fn mtu_576(host: &Host) {
     // Too small for IPv6.
@@ -35,6 +35,24 @@ fn mtu_9000(host: &Host) {
 
 fn mtu_65520(host: &Host) {
     transfer_over_both(host, "65520");
+}
+
+fn many_streams_both_ways(host: &Host) {
+    let bytes = megabytes() * 1_000_000 / 4;
+    let sink = tcp(host.remote(), (REMOTE, 0), |mut stream| {
+        let got = stream::receive(stream);
+        let _ = stream.write_all(got.to_string().as_bytes());
+    });
+    let source = tcp(host.remote(), (REMOTE, 0), move |stream| stream::send(stream, bytes));
+    let program = "import subprocess, sys
+program, addr, sink, source, total = sys.argv[1:]
+one = lambda mode, port: subprocess.Popen([sys.executable, '-c', program, mode, addr, port, total])
+ends = [one('send', sink) for _ in range(4)] + [one('receive', source) for _ in range(4)]
+print(sum(end.wait() != 0 for end in ends), 'failed')";
+    let (addr, sink, source) = (REMOTE.to_string(), sink.port().to_string(), source.port().to_string());
+    let args = [STREAM, &addr, &sink, &source, &bytes.to_string()];
+    let outcome = host.start_python(&["--mtu", "1500"], program, &args).wait_at_most(LIMIT);
+    assert!(outcome.stdout.ends_with("0 failed\n"), "{outcome}");
 }
 
 fn transfer_over_both(host: &Host, mtu: &str) {

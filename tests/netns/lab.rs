@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{Uid, chown};
+use nix::unistd::{Uid, chown, getgid};
 
 use crate::process::{Outcome, Process};
 use crate::space::Space;
@@ -152,7 +152,9 @@ impl Host {
             Link::Tap | Link::TapPlain => host.space.within(open_tun)?,
             Link::Auto => drop(host.space.within(open_tun)),
         }
-        host.allow_ping(true);
+        if !host.allow_ping(true) {
+            return Err("net.ipv4.ping_group_range cannot be set".to_owned());
+        }
         Ok(host)
     }
 
@@ -220,15 +222,16 @@ impl Host {
         Process::start(&self.space, command).wait()
     }
 
-    /// Opens or forbids ping sockets to everybody on the host.
-    pub(crate) fn allow_ping(&self, allow: bool) {
+    /// Opens or forbids ping sockets to everybody on the host; whether that could be done.
+    pub(crate) fn allow_ping(&self, allow: bool) -> bool {
         // In a user namespace with one id, only that group exists.
-        let ranges: &[&str] = if allow { &["0 2147483647", "0 0"] } else { &["1 0"] };
+        let own = format!("{0} {0}", getgid());
+        let ranges = if allow { ["0 2147483647", &own] } else { ["1 0"; 2] };
         let set = |range: &str| {
             let range = range.to_owned();
             self.space.within(move || fs::write("/proc/sys/net/ipv4/ping_group_range", range))
         };
-        assert!(ranges.iter().any(|range| set(range).is_ok()), "ping_group_range");
+        ranges.iter().any(|range| set(range).is_ok())
     }
 
     /// Gives the host an `/etc` of its own, in which `resolv.conf` can be changed and replaced.
@@ -347,7 +350,7 @@ pub(crate) fn ip_batch(space: &Space, commands: &str) -> Result<(), String> {
 /// A command line that runs as the ordinary user, without any right, and dies with the space that started it.
 pub(crate) fn as_user(argv: &[&str]) -> Command {
     let mut command = Command::new("/usr/bin/setpriv");
-    command.args(["--pdeathsig", "KILL", "--inh-caps=-all", "--bounding-set=-all"]);
+    command.args(["--pdeathsig", "KILL", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]);
     if is_real_root() {
         let (uid, gid) = (format!("--reuid={USER}"), format!("--regid={USER}"));
         command.args([&uid, &gid, "--clear-groups"]);
@@ -391,12 +394,9 @@ fn furnish() -> Result<(), String> {
     mount(Some("mnt"), "/mnt", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
         .map_err(|errno| format!("cannot mount /mnt: {errno}"))?;
     let build = || -> std::io::Result<()> {
-        fs::copy(env!("CARGO_BIN_EXE_rnet"), "/mnt/rnet")?;
-        fs::set_permissions("/mnt/rnet", fs::Permissions::from_mode(0o755))?;
-        fs::create_dir_all("/mnt/tiny/bin")?;
-        fs::copy(BUSYBOX, "/mnt/tiny/bin/busybox")?;
-        fs::create_dir_all("/mnt/rootfs/bin")?;
-        fs::copy(BUSYBOX, "/mnt/rootfs/bin/busybox")?;
+        install(env!("CARGO_BIN_EXE_rnet"), "/mnt/rnet")?;
+        install(BUSYBOX, "/mnt/tiny/bin/busybox")?;
+        install(BUSYBOX, "/mnt/rootfs/bin/busybox")?;
         for applet in applets()? {
             symlink("busybox", format!("/mnt/rootfs/bin/{applet}"))?;
         }
@@ -409,6 +409,13 @@ fn furnish() -> Result<(), String> {
         Ok(())
     };
     build().map_err(|error| format!("cannot furnish /mnt: {error}"))
+}
+
+/// Copies a program. By a process of its own: were the copy open for writing here, a program that starts on another
+/// thread would hold it open too, and what is open for writing cannot be executed.
+fn install(program: &str, to: &str) -> std::io::Result<()> {
+    let status = Command::new("install").args(["-D", "-m", "755", program, to]).env("PATH", PATH).status()?;
+    if status.success() { Ok(()) } else { Err(std::io::Error::other(format!("install {program}: {status}"))) }
 }
 
 fn applets() -> std::io::Result<Vec<String>> {

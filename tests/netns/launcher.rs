@@ -16,6 +16,8 @@ over_any_link![
     status_tells_why_a_command_did_not_start,
     status_tells_the_signal,
     failure_of_rnet_is_125,
+    failure_tells_the_remedy,
+    full_standard_error_does_not_end_it,
     interrupt_ends_a_command_that_does_not_catch_it,
     terminate_ends_a_command_that_does_not_catch_it,
     caught_signal_reaches_the_command,
@@ -23,8 +25,12 @@ over_any_link![
     init_passes_signals,
     nothing_outlives_the_command,
     nothing_outlives_a_killed_rnet,
+    port_is_free_after_a_kill,
+    runs_inside_itself,
+    forbidden_user_namespaces_are_explained,
     streams_stay_apart,
     inherits_no_file_of_rnet,
+    inherits_no_key_of_the_caller,
     starts_with_signals_as_they_are_at_birth,
 ];
 
@@ -86,6 +92,26 @@ fn failure_of_rnet_is_125(host: &Host) {
     let outcome = host.start_rnet(&["run", "/no/such/rootfs", "true"]).wait();
     assert_eq!(outcome.code(), 125, "{outcome}");
     assert!(outcome.stderr.contains("/no/such/rootfs"), "{outcome}");
+}
+
+fn failure_tells_the_remedy(host: &Host) {
+    let file_on_directory = "/mnt/rootfs/bin/busybox:/tmp";
+    for (options, command, status, said) in [
+        (&["-w", "/no/such"][..], "true", 125, "-v"),
+        (&["-v", file_on_directory], "true", 125, "one is a directory, the other a file"),
+        (&["--cidr", "10.9.0.0/24"], "no-such-command", 127, "/usr/local/sbin:"),
+        (&["--no-ipv6"], "/bin", 126, "it is a directory"),
+    ] {
+        let outcome = host.run(options, Root::Busybox, &[command]);
+        assert_eq!(outcome.code(), status, "{outcome}");
+        assert!(outcome.stderr.contains(said), "no {said:?}: {outcome}");
+    }
+}
+
+fn full_standard_error_does_not_end_it(host: &Host) {
+    let line = "/mnt/rnet run -p 80 /mnt/rootfs true 2>/dev/full";
+    let outcome = host.start_as_user(&["/bin/sh", "-c", line]).wait();
+    assert_eq!(outcome.code(), 0, "{outcome}");
 }
 
 fn interrupt_ends_a_command_that_does_not_catch_it(host: &Host) {
@@ -150,6 +176,32 @@ fn nothing_outlives_a_killed_rnet(host: &Host) {
     }
 }
 
+fn port_is_free_after_a_kill(host: &Host) {
+    for _ in 0..2 {
+        let mut sh = host.start(&["-p", "8080:8080"], Root::Busybox, &["sh", "-c", "echo ready; sleep 1000"]);
+        sh.wait_for_output("ready");
+        let inside = descendants(sh.pid());
+        sh.signal(Signal::SIGKILL);
+        wait_until_gone(&inside);
+    }
+}
+
+fn runs_inside_itself(host: &Host) {
+    let inner =
+        ["/mnt/rnet", "run", "--cidr", "10.9.9.0/24", "/", "/bin/sh", "-c", "echo nested; ip -o addr"];
+    let outcome = host.run(&[], Root::Host, &inner);
+    assert_eq!(outcome.code(), 0, "{outcome}");
+    assert!(outcome.stdout.starts_with("nested\n") && outcome.stdout.contains("10.9.9.100/24"), "{outcome}");
+}
+
+fn forbidden_user_namespaces_are_explained(host: &Host) {
+    let line = "echo 0 >/proc/sys/user/max_user_namespaces && exec /mnt/rnet run / true";
+    let outer = ["/usr/bin/unshare", "--user", "--map-root-user", "/bin/sh", "-c", line];
+    let outcome = host.start_as_user(&outer).wait();
+    assert_eq!(outcome.code(), 125, "{outcome}");
+    assert!(outcome.stderr.contains("user.max_user_namespaces"), "{outcome}");
+}
+
 fn streams_stay_apart(host: &Host) {
     let mut sh = host.start(&[], Root::Busybox, &["sh", "-c", "echo out; echo err >&2; cat"]);
     sh.write("in\n");
@@ -160,6 +212,13 @@ fn streams_stay_apart(host: &Host) {
 fn inherits_no_file_of_rnet(host: &Host) {
     // The three streams and the directory that is listed.
     assert_eq!(host.sh(&["-p", "8080:80"], "ls /proc/self/fd | wc -l"), "4\n");
+}
+
+fn inherits_no_key_of_the_caller(host: &Host) {
+    let program = include_str!("../guest/session_key.py");
+    let python = ["/usr/bin/python3", "-c", program];
+    let argv = [&python[..], &["/mnt/rnet", "run", "/"], &python].concat();
+    assert_eq!(host.start_as_user(&argv).wait().success(), "hidden\n");
 }
 
 fn starts_with_signals_as_they_are_at_birth(host: &Host) {

@@ -1,7 +1,10 @@
 //! The guest's interface: addresses, routes, autoconfiguration, and which kind of link rnet chose.
 
-use crate::lab::{Host, Link, Root, ip_batch};
+use crate::lab::{Host, Link, REMOTE, Root, ip_batch};
+use crate::outbound;
+use crate::services::{echo, tcp, udp};
 
+const NOISE: &str = include_str!("../guest/noise.py");
 const ROUTER_SOLICIT: &str = include_str!("../guest/router_solicit.py");
 
 over_links![
@@ -11,6 +14,8 @@ over_links![
     gateway_answers_ping,
     dhcp_leases_the_guests_address,
     router_advertisement_describes_the_network,
+    damaged_frames_do_no_harm,
+    a_smaller_mtu_inside_costs_large_packets_only,
 ];
 over_any_link![
     name_and_mac_are_as_asked,
@@ -60,6 +65,27 @@ fn mtu_is_as_asked(host: &Host) {
     assert_eq!(host.sh(&["--mtu", "1500"], mtu), "1500\n");
 }
 
+fn a_smaller_mtu_inside_costs_large_packets_only(host: &Host) {
+    let _service = udp(host.remote(), (REMOTE, 7000), |asked, _| {
+        Some(vec![b'x'; std::str::from_utf8(asked).ok()?.parse().ok()?])
+    });
+    let program = "import fcntl, socket, struct, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def ask(size, patience):
+    client.settimeout(patience)
+    try:
+        client.sendto(str(size).encode(), (sys.argv[1], 7000)); return len(client.recv(65536))
+    except TimeoutError:
+        return 0
+assert ask(9000, 5) == 9000
+# SIOCSIFMTU
+fcntl.ioctl(client, 0x8922, struct.pack('16si', b'tap0', 1400))
+for _ in range(3):
+    ask(9000, 0.1)
+print(max(ask(100, 1) for _ in range(5)))";
+    assert_eq!(host.python(&[], program, &[&REMOTE.to_string()]), "100\n");
+}
+
 fn gateway_answers_ping(host: &Host) {
     host.sh(&[], "ping -c 2 -W 5 10.0.2.2");
     host.sh(&[], "ping -6 -c 2 -W 5 fd00::2");
@@ -79,6 +105,15 @@ fn router_advertisement_describes_the_network(host: &Host) {
     for promised in ["router fe80::", "prefix fd00::/64 on-link 1 autonomous 1", "mtu 1400", "dns fd00::3"] {
         assert!(seen.contains(promised), "no {promised}:\n{seen}");
     }
+}
+
+fn damaged_frames_do_no_harm(host: &Host) {
+    let seed = std::process::id().to_string();
+    println!("seed {seed}");
+    let _service = tcp(host.remote(), (REMOTE, 7000), echo);
+    let program = format!("{NOISE}\nsys.argv = ['', '5', '{REMOTE}', '7000']\n{}", outbound::CONNECT);
+    let seen = host.python(&[], &program, &["20000", &seed]);
+    assert!(seen.starts_with("sent\n") && seen.contains(" connected "), "{seen}");
 }
 
 fn name_and_mac_are_as_asked(host: &Host) {

@@ -5,11 +5,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown};
 use std::thread;
 use std::time::Duration;
 
-use crate::lab::{HOST, Host, PROHIBITED, REMOTE, REMOTE6, SILENT, UNREACHABLE, UNREACHABLE6};
+use crate::lab::{
+    HOST, Host, PROHIBITED, REMOTE, REMOTE6, Root, SILENT, UNREACHABLE, UNREACHABLE6, ip_batch,
+};
 use crate::services::{echo, tcp};
 use crate::stream;
 
-const CONNECT: &str = include_str!("../guest/connect.py");
+pub(crate) const CONNECT: &str = include_str!("../guest/connect.py");
 const STREAM: &str = include_str!("../guest/stream.py");
 const HALF_CLOSE: &str = include_str!("../guest/half_close.py");
 /// Milliseconds within which an answer counts as immediate. A host that is told while it still sends its SYN only
@@ -30,6 +32,8 @@ over_any_link![
     silent_targets_do_not_stall_others,
     reset_is_told,
     slow_connect_is_no_second_connection,
+    host_without_ipv4_serves_ipv6,
+    out_of_file_descriptors_is_an_error_that_passes,
 ];
 
 fn connects_over_both_families(host: &Host) {
@@ -158,6 +162,40 @@ fn slow_connect_is_no_second_connection(host: &Host) {
     let seen = guest.wait().success();
     assert_eq!(results(&seen), ["connected"], "{seen}");
     assert_eq!(service.met(), 1);
+}
+
+fn host_without_ipv4_serves_ipv6(host: &Host) {
+    ip_batch(host.space(), "addr del 192.0.2.2/24 dev eth0\n").expect("an address");
+    let service = tcp(host.remote(), (REMOTE6, 0), echo);
+    let port = service.port().to_string();
+    let seen = connect(host, &[], &[&REMOTE.to_string(), &port, &REMOTE6.to_string(), &port]);
+    assert_eq!(results(&seen), ["ENETUNREACH", "connected"], "{seen}");
+    assert_immediate(&seen);
+}
+
+fn out_of_file_descriptors_is_an_error_that_passes(host: &Host) {
+    let service = tcp(host.remote(), (REMOTE, 0), echo);
+    let program = "import resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+target = (sys.argv[1], int(sys.argv[2]))
+def attempt():
+    try: return socket.create_connection(target, timeout=10)
+    except socket.timeout: print('silence')
+    except OSError: return None
+held = []
+while len(held) < 150 and (stream := attempt()): held.append(stream)
+print('failed' if len(held) < 150 else 'no limit met')
+for stream in held: stream.close()
+for _ in range(100):
+    time.sleep(0.05)
+    if stream := attempt():
+        stream.sendall(b'x'); print('echo', stream.recv(1)); break";
+    let (addr, port) = (REMOTE.to_string(), service.port().to_string());
+    let rnet = host.argv(&[], Root::Host, &["/usr/bin/python3", "-c", program, &addr, &port]);
+    let limited = [&["/usr/bin/prlimit", "--nofile=100:100", "--"], &rnet[..]].concat();
+    let outcome = host.start_as_user(&limited).wait();
+    // The guest has the same limit, less what rnet keeps for itself: whichever is met first, both survive.
+    assert!(outcome.stdout.starts_with("failed\necho b'x'\n"), "{outcome}");
 }
 
 fn connect(host: &Host, options: &[&str], targets: &[&str]) -> String {

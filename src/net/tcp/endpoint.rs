@@ -17,8 +17,9 @@ const GUEST_CONNECT: Duration = Duration::from_secs(30);
 /// How often a half-closed guest is asked whether it still knows the connection. An orphaned FIN_WAIT2 socket
 /// answers with a reset, so that no flow stays half-closed for ever.
 const HALF_CLOSED_PROBE: Duration = Duration::from_secs(60);
-/// A half-closed guest that answers no probe for so long is gone.
-const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(600);
+/// A guest that acknowledges nothing for so long, or answers no probe, is gone (RFC 9293 section 3.8.3 asks for 100 s
+/// at least).
+const GUEST_SILENCE: Duration = Duration::from_secs(600);
 /// Segment size of a guest that names none (RFC 9293 section 3.7.1).
 const DEFAULT_MSS: u16 = 536;
 /// The least that smoltcp accepts; a smaller one would make the two disagree.
@@ -39,6 +40,9 @@ pub(in crate::net) struct Endpoint {
     fin_received: bool,
     /// The FIN that led into TIME-WAIT has been acknowledged.
     lingers: bool,
+    /// Since when the guest owes an acknowledgement or a probe's answer. (smoltcp's own timeout counts from the
+    /// last segment, and so ends an idle connection at the first word after a long silence.)
+    waiting_since: Option<Instant>,
 }
 
 impl Endpoint {
@@ -60,6 +64,7 @@ impl Endpoint {
             opening: false,
             fin_received: false,
             lingers: false,
+            waiting_since: None,
         })
     }
 
@@ -85,6 +90,7 @@ impl Endpoint {
         self.opening = false;
         self.fin_received = false;
         self.lingers = false;
+        self.waiting_since = None;
     }
 
     /// Waits as `local` for the SYN that is replayed next.
@@ -115,6 +121,7 @@ impl Endpoint {
         let mut device =
             FlowDevice { rx: Some(packet.bytes), ethernet, mss: self.mss, outbox, urgent: false };
         self.iface.poll_ingress_single(now, &mut device, &mut self.sockets);
+        self.waiting_since = None;
         let state = self.socket().state();
         self.fin_received |=
             matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
@@ -131,6 +138,7 @@ impl Endpoint {
             return;
         }
         self.lingers = self.socket().state() == State::TimeWait;
+        self.note_waiting(now);
         let mut device = FlowDevice { rx: None, ethernet, mss: self.mss, outbox, urgent };
         while let PollResult::SocketStateChanged = self.iface.poll_egress(now, &mut device, &mut self.sockets)
         {
@@ -144,7 +152,21 @@ impl Endpoint {
 
     /// When it wants to speak by itself; never while it only waits for the host to take the last bytes.
     pub(super) fn next_poll(&mut self, now: Instant) -> Option<Instant> {
-        if self.lingers { None } else { self.iface.poll_at(now, &self.sockets) }
+        if self.lingers {
+            return None;
+        }
+        let patience = self.waiting_since.map(|since| since + GUEST_SILENCE);
+        [self.iface.poll_at(now, &self.sockets), patience].into_iter().flatten().min()
+    }
+
+    /// Gives a guest up that has been silent for too long while it owed an answer.
+    fn note_waiting(&mut self, now: Instant) {
+        let socket = self.socket();
+        if socket.send_queue() == 0 && socket.keep_alive().is_none() {
+            self.waiting_since = None;
+        } else if now >= *self.waiting_since.get_or_insert(now) + GUEST_SILENCE {
+            self.socket_mut().abort();
+        }
     }
 
     /// The guest has sent FIN and everything before it has been taken out.
@@ -159,9 +181,7 @@ impl Endpoint {
     }
 
     pub(super) fn probe_half_closed(&mut self) {
-        let socket = self.socket_mut();
-        socket.set_keep_alive(Some(HALF_CLOSED_PROBE));
-        socket.set_timeout(Some(HALF_CLOSED_TIMEOUT));
+        self.socket_mut().set_keep_alive(Some(HALF_CLOSED_PROBE));
     }
 }
 

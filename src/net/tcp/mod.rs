@@ -14,6 +14,8 @@
 mod device;
 mod endpoint;
 mod flow;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -59,9 +61,15 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
     let key = FlowKey::Tcp { port: packet.port, guest, remote };
     match core.table.find(&key) {
         Some(id) => segment_of_flow(core, id, packet),
-        None if segment.syn() && !segment.ack() && !segment.rst() => open(core, packet, key, guest, remote),
+        None if opens(packet) => open(core, packet, key, guest, remote),
         None => refuse(core, packet, DropReason::NoFlow),
     }
+}
+
+/// Whether a segment asks for a new connection.
+fn opens(packet: &FromGuest<'_>) -> bool {
+    let segment = TcpPacket::new_checked(packet.ip.payload());
+    segment.is_ok_and(|segment| segment.syn() && !segment.ack() && !segment.rst())
 }
 
 /// Whether smoltcp will see the headers that the parser saw (it does not follow IPv6's extension headers).
@@ -72,10 +80,15 @@ fn is_plain(ip: &IpPacket<'_>) -> bool {
 fn segment_of_flow(core: &mut Core, id: FlowId, packet: &FromGuest<'_>) {
     let now = core.now;
     let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
-    // While the host socket connects, the guest only repeats its SYN.
-    if let Stage::Open(endpoint) = &mut flow.stage {
-        endpoint.receive(&packet.ip, &flow.ethernet, &mut core.outbox, now);
-        core.queue(id);
+    flow.ethernet.to = packet.mac;
+    match &mut flow.stage {
+        // The guest repeats its SYN, or has given up and begins anew with another.
+        Stage::Connecting { syn, .. } if opens(packet) => *syn = packet.ip.bytes.into(),
+        Stage::Connecting { .. } => {}
+        Stage::Open(endpoint) => {
+            endpoint.receive(&packet.ip, &flow.ethernet, &mut core.outbox, now);
+            core.queue(id);
+        }
     }
 }
 
