@@ -12,7 +12,7 @@ use crate::net::{Duration, Instant, Offload, Outbox};
 
 /// Bytes of each of an endpoint's two rings, and so its largest window. Larger ones fall out of the cache.
 const RING_BYTES: usize = 256 * 1024;
-/// A guest that has not answered a published connection's SYN by then never will.
+/// A guest that has not answered by then never will: a published connection's SYN, or the answer to its own.
 const GUEST_CONNECT: Duration = Duration::from_secs(30);
 /// How often a half-closed guest is asked whether it still knows the connection. An orphaned FIN_WAIT2 socket
 /// answers with a reset, so that no flow stays half-closed for ever.
@@ -95,7 +95,9 @@ impl Endpoint {
 
     /// Waits as `local` for the SYN that is replayed next.
     pub(super) fn listen(&mut self, local: SocketAddr) -> bool {
-        self.socket_mut().listen(local).is_ok()
+        let socket = self.socket_mut();
+        socket.set_timeout(Some(GUEST_CONNECT));
+        socket.listen(local).is_ok()
     }
 
     /// Opens from `local` (the client's address) to `guest`.
@@ -118,6 +120,7 @@ impl Endpoint {
             let link_mss = self.mtu.saturating_sub(if packet.source.is_ipv4() { 40 } else { 60 });
             self.mss = mss.clamp(LEAST_MSS, link_mss.max(LEAST_MSS));
         }
+        let was_synchronized = self.is_synchronized();
         let mut device =
             FlowDevice { rx: Some(packet.bytes), ethernet, mss: self.mss, outbox, urgent: false };
         self.iface.poll_ingress_single(now, &mut device, &mut self.sockets);
@@ -125,7 +128,7 @@ impl Endpoint {
         let state = self.socket().state();
         self.fin_received |=
             matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
-        if self.opening && !matches!(self.socket().state(), State::SynSent | State::Closed) {
+        if !was_synchronized && self.is_synchronized() {
             self.opening = false;
             self.socket_mut().set_timeout(None);
         }
@@ -174,10 +177,17 @@ impl Endpoint {
         self.fin_received && self.socket().recv_queue() == 0
     }
 
-    /// Closed, and nothing that came in good order is left to take out.
+    /// Closed, and nothing that came in good order is left to take out. A reset sends an endpoint that has not been
+    /// open yet back to listening; nobody else will come.
     pub(super) fn is_over(&self) -> bool {
         let socket = self.socket();
-        socket.state() == State::Closed && !(self.fin_received && socket.can_recv())
+        let closed = matches!(socket.state(), State::Closed | State::Listen);
+        closed && !(self.fin_received && socket.can_recv())
+    }
+
+    /// Whether both ends have answered each other (RFC 9293 section 3.3.2).
+    fn is_synchronized(&self) -> bool {
+        !matches!(self.socket().state(), State::Closed | State::Listen | State::SynSent | State::SynReceived)
     }
 
     pub(super) fn probe_half_closed(&mut self) {

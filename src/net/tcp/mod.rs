@@ -56,12 +56,17 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
     if !is_plain(ip) || segment.src_port() == 0 || segment.dst_port() == 0 {
         return core.counters.drop(DropReason::Unsupported);
     }
+    // Not even a reset answers what was sent to many (RFC 1122 section 4.2.3.10).
+    if !icmp::is_one_station(ip.destination) {
+        return core.counters.drop(DropReason::Denied);
+    }
     let guest = SocketAddr::new(ip.source, segment.src_port());
     let remote = SocketAddr::new(ip.destination, segment.dst_port());
     let key = FlowKey::Tcp { port: packet.port, guest, remote };
-    match core.table.find(&key) {
+    let opens = opens(packet);
+    match flow_of(core, &key, opens) {
         Some(id) => segment_of_flow(core, id, packet),
-        None if opens(packet) => open(core, packet, key, guest, remote),
+        None if opens => open(core, packet, key, guest, remote),
         None => refuse(core, packet, DropReason::NoFlow),
     }
 }
@@ -70,6 +75,19 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
 fn opens(packet: &FromGuest<'_>) -> bool {
     let segment = TcpPacket::new_checked(packet.ip.payload());
     segment.is_ok_and(|segment| segment.syn() && !segment.ack() && !segment.rst())
+}
+
+/// The flow that a segment belongs to. One that the guest has done with, and only its host still drains, yields its
+/// key to a segment that opens a new connection.
+fn flow_of(core: &mut Core, key: &FlowKey, opens: bool) -> Option<FlowId> {
+    let id = core.table.find(key)?;
+    match core.table.get(id) {
+        Some(Flow::Tcp(flow)) if opens && flow.guest_has_left() => {
+            core.table.unkey(id);
+            None
+        }
+        _ => Some(id),
+    }
 }
 
 /// Whether smoltcp will see the headers that the parser saw (it does not follow IPv6's extension headers).
