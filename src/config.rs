@@ -310,9 +310,9 @@ pub enum LogLevel {
     Warn,
     /// Also changes of state (`--verbose`).
     Info,
-    /// Also flows (`-vv`).
+    /// Also flows (`--verbose` twice).
     Debug,
-    /// Also packets (`-vvv`).
+    /// Also packets (three times).
     Trace,
 }
 

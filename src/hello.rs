@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
-use crate::config::{Config, Publish, RootFs, Transport, Volume};
+use crate::config::{Config, Ipv4Plan, LinkKind, Publish, RootFs, Transport, Volume};
 use crate::error::{Context, Error, Result};
 use crate::run::Session;
 
@@ -32,6 +32,8 @@ const RETRY: Duration = Duration::from_millis(2);
 const CHUNK: usize = 256 * 1024;
 /// Longest request or page that is read, in bytes.
 const MAX_TEXT: u64 = 16 * 1024;
+/// What the page outside says.
+const OUTSIDE_PAGE: &str = "a page outside";
 
 /// Runs the show for `config`, which the command line made; its exit status.
 pub fn hello(mut config: Config, seed: u64) -> Result<u8> {
@@ -41,12 +43,13 @@ pub fn hello(mut config: Config, seed: u64) -> Result<u8> {
     let began = Instant::now();
     let mut session = Session::prepare(&config, seed)?;
     let ready = began.elapsed();
-    describe(&config, &session, ready);
+    describe(&config, &session, ready)?;
     thread::spawn(move || serve_outside(&outside));
     let published = published_address(&session)?;
     session.start()?;
+    let gateway = SocketAddr::from((config.network.ipv4.gateway, page.port()));
     let visitor = thread::spawn(move || {
-        let visited = visit(published, page);
+        let visited = visit(published, gateway);
         if visited.is_err() {
             // Nobody sends the guest home any more: this ends it, as it would end any other command.
             let _ = kill(Pid::this(), Signal::SIGTERM);
@@ -55,8 +58,7 @@ pub fn hello(mut config: Config, seed: u64) -> Result<u8> {
     });
     let status = session.wait()?;
     match visitor.join() {
-        Ok(Ok(())) => Ok(status),
-        Ok(Err(error)) => Err(Error::new("cannot fetch from", published, error)),
+        Ok(visited) => visited.map(|()| status),
         Err(_) => Err(Error::new("cannot fetch from", published, "the visitor panicked")),
     }
 }
@@ -121,30 +123,63 @@ fn published_address(session: &Session) -> Result<SocketAddr> {
         .ok_or_else(|| Error::new("cannot publish", GUEST_PORT, "no address"))
 }
 
-fn describe(config: &Config, session: &Session, ready: Duration) {
+/// Says what was made.
+fn describe(config: &Config, session: &Session, ready: Duration) -> Result<()> {
     let network = &config.network;
-    println!("made in {:.1} ms, without root:", ready.as_secs_f64() * 1e3);
-    println!("  namespaces  user, network, mount, pid, uts, ipc, cgroup");
-    println!("  root        a tmpfs with this executable in it");
-    println!("  link        {}: {}, MTU {}", session.link(), config.link.ifname, network.mtu);
+    say(&format!("a container, made in {:.1} ms as {}:", ready.as_secs_f64() * 1e3, caller()))?;
+    say("  namespaces  user, network, mount, pid, uts, ipc, cgroup")?;
+    say("  root        a tmpfs with this executable in it")?;
+    let (kind, ifname) = (session.link(), &config.link.ifname);
+    say(&format!("  link        {kind} ({}): {ifname}, MTU {}", meaning(kind), network.mtu))?;
     let ipv6 = network.ipv6.map(|plan| format!(" and {}", plan.guest)).unwrap_or_default();
-    println!("  addresses   {}{ipv6}, gateway {}", network.ipv4.guest, network.ipv4.gateway);
+    let Ipv4Plan { guest, gateway, dns, .. } = network.ipv4;
+    say(&format!("  addresses   {guest}{ipv6}; gateway {gateway}, DNS {dns}"))?;
     for (publish, address) in session.published() {
-        println!("  published   {address} -> guest port {}/{}", publish.guest_port, publish.transport);
+        say(&format!("  published   {address} -> guest port {}/{}", publish.guest_port, publish.transport))?;
     }
-    println!("went through:");
+    say("what went through:")
 }
 
-/// Outside: fetches the guest's pages, measures, and sends it home.
-fn visit(guest: SocketAddr, outside: SocketAddr) -> io::Result<()> {
-    let page = first_page(guest)?;
-    println!("  in          http://{guest}/ said \"{}\"", page.trim());
-    let fetched = text(guest, "/fetched")?;
-    println!("  out         http://{outside}/ said \"{}\" to the guest", fetched.trim());
-    println!("  speed in    {}", rate(measure_in(guest)?));
-    println!("  speed out   {}", rate(measure_out(guest)?));
-    println!("{}", text(guest, "/quit")?.trim());
-    Ok(())
+fn caller() -> String {
+    match Uid::current() {
+        root if root.is_root() => "root, which it would not have needed".to_owned(),
+        user => format!("an ordinary user (uid {user})"),
+    }
+}
+
+fn meaning(kind: LinkKind) -> &'static str {
+    match kind {
+        LinkKind::Auto => "the best that works",
+        LinkKind::Tap => "TAP with offloads",
+        LinkKind::TapPlain => "TAP without offloads",
+        LinkKind::Packet => "veth with a packet socket",
+    }
+}
+
+/// Outside: fetches the guest's pages, measures, and sends it home. The guest knows the page outside as `outside`.
+fn visit(guest: SocketAddr, outside: SocketAddr) -> Result<()> {
+    let page = first_page(guest).context("cannot fetch the guest's page from", guest)?;
+    say(&format!("  in          http://{guest}/, served by the guest: \"{}\"", page.trim()))?;
+    let fetched = text(guest, "/fetched").context("cannot hear from the guest at", guest)?;
+    if fetched != OUTSIDE_PAGE {
+        return Err(Error::new("the guest cannot fetch", format!("http://{outside}/"), fetched));
+    }
+    say(&format!("  out         http://{outside}/, fetched by the guest: \"{fetched}\""))?;
+    let inward = measure_in(guest).context("cannot send to the guest at", guest)?;
+    say(&format!("  speed in    {}", rate(inward)))?;
+    let outward = measure_out(guest).context("cannot receive from the guest at", guest)?;
+    say(&format!("  speed out   {}", rate(outward)))?;
+    text(guest, "/quit").context("cannot send home the guest at", guest)?;
+    let rnet = std::env::args_os().next().unwrap_or_else(|| "rnet".into());
+    let rnet = rnet.display();
+    say("rnet works here. What to try next, with your own programs, whose writes vanish:")?;
+    say(&format!("  {rnet} run / sh"))?;
+    say(&format!("  {rnet} run -p 8000:8000 / python3 -m http.server 8000"))
+}
+
+/// One line on standard output, which may be full or closed.
+fn say(line: &str) -> Result<()> {
+    writeln!(io::stdout(), "{line}").context("cannot write to", "standard output")
 }
 
 fn rate((bytes, elapsed): (u64, Duration)) -> String {
@@ -235,7 +270,7 @@ fn drain(stream: &mut impl Read) -> io::Result<u64> {
 /// Outside: the page that the guest fetches. Ends with the process.
 fn serve_outside(listener: &TcpListener) {
     for stream in listener.incoming().flatten() {
-        let served = path_of(&mut reader(&stream)).and_then(|_| page(&stream, "a page outside"));
+        let served = path_of(&mut reader(&stream)).and_then(|_| page(&stream, OUTSIDE_PAGE));
         if let Err(error) = served {
             tracing::debug!(%error, "the page outside was not fetched");
         }
@@ -263,14 +298,14 @@ fn serve_inside(client: &mut BufReader<&TcpStream>, path: &str, outside: SocketA
         "/" => page(stream, &format!("hello from pid {}, uid {}", process::id(), Uid::current())),
         "/fetched" => match text(outside, "/") {
             Ok(fetched) => page(stream, fetched.trim()),
-            Err(error) => page(stream, &format!("{outside}: {error}")),
+            Err(error) => page(stream, &error.to_string()),
         },
         "/bulk" => page(stream, "").and_then(|()| pour(&mut stream)),
         "/sink" => {
             let bytes = drain(client)?;
             page(stream, &bytes.to_string())
         }
-        "/quit" => page(stream, "rnet works here."),
+        "/quit" => page(stream, "bye"),
         _ => page(stream, "no such page"),
     }
 }

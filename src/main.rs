@@ -66,7 +66,9 @@ fn surroundings() -> Result<Surroundings> {
     let hostname = nix::unistd::gethostname().context("cannot read", "the host's name")?;
     Ok(Surroundings {
         env: std::env::vars_os().collect(),
-        cwd: std::env::current_dir().context("cannot read", "the working directory")?,
+        cwd: std::env::current_dir()
+            .context("cannot read", "the working directory")
+            .map_err(|error| error.hint("it has been removed or closed to you; cd to another"))?,
         hostname: hostname.to_string_lossy().into_owned(),
         stdin_is_tty: std::io::stdin().is_terminal(),
         // What cannot be read cannot be kept clear of; the guest's network still works.

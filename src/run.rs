@@ -1,10 +1,13 @@
 //! `rnet run`, put together: published ports, container, link, worker, command, in an order in which nothing
 //! is half done when a step fails.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::config::{Config, LinkKind, LogLevel, Publish};
 use crate::container::{self, Launch, Running};
@@ -87,7 +90,8 @@ impl Session {
         }
         for (publish, address) in &self.published {
             if publish.host_port.is_none() {
-                eprintln!("{}/{} -> {address}", publish.guest_port, publish.transport);
+                // A standard error that is closed or full is no reason to end.
+                let _ = writeln!(io::stderr(), "{}/{} -> {address}", publish.guest_port, publish.transport);
             }
         }
     }
@@ -101,19 +105,29 @@ impl Session {
     pub fn wait(self) -> Result<u8> {
         let status = self.running.wait();
         self.stop.stop();
-        // A worker that failed has said so.
-        let _ = self.worker.join();
-        status
+        match self.worker.join() {
+            Ok(served) => served.and(status),
+            Err(_) => Err(Error::new("cannot serve", "the guest's network", "the worker panicked")),
+        }
     }
 }
 
-/// The worker's thread. Without it the guest has no network: that ends rnet, and the guest with it.
+/// The worker's thread. Without it the guest has no network: however it fails, that ends rnet and the guest, as
+/// SIGTERM would.
 fn serve(worker: Worker) -> Result<()> {
-    let result = worker.run();
-    if let Err(error) = &result {
-        tracing::error!("{error}");
+    let alarm = Alarm;
+    worker.run()?;
+    std::mem::forget(alarm);
+    Ok(())
+}
+
+/// Ends rnet when dropped, by a panic too.
+struct Alarm;
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let _ = kill(Pid::this(), Signal::SIGTERM);
     }
-    result
 }
 
 fn bind(publish: &[Publish]) -> Result<Vec<(Publish, Listener)>> {

@@ -135,6 +135,40 @@ fn missing_rootfs_is_named() {
 }
 
 #[test]
+fn missing_volume_is_named() {
+    refused(&["run", "-v", "/no/such/volume:/x", "/", "true"], "/no/such/volume");
+}
+
+#[test]
+fn each_absent_option_of_docker_is_explained() {
+    for (option, named) in [("-d", "foreground"), ("--name=x", "--hostname"), ("--memory=1g", "systemd-run")]
+    {
+        refused(&["run", option, "/", "true"], named);
+    }
+}
+
+#[test]
+fn port_in_use_names_its_holder() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = held.local_addr().expect("bound").port();
+    let publish = format!("127.0.0.1:{port}:80");
+    refused(&["run", "-p", &publish, "/", "true"], &format!("pid {}", std::process::id()));
+}
+
+/// Neither a message nor the listing of `hello` may need somebody who reads it.
+#[test]
+fn full_output_is_no_panic() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("there is one");
+    let mut rnet = Command::new(env!("CARGO_BIN_EXE_rnet"));
+    let status = rnet.args(["run", "/no/such/rootfs", "true"]).stderr(full()).status();
+    assert_eq!(status.expect("rnet was built").code(), Some(RNET_FAILED));
+    let mut rnet = Command::new(env!("CARGO_BIN_EXE_rnet"));
+    let output = rnet.arg("hello").stdout(full()).output().expect("rnet was built");
+    assert_eq!(output.status.code(), Some(RNET_FAILED), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+#[test]
 fn failure_can_be_json() {
     let output = rnet(&["run", "--log-format", "json", "/no/such/rootfs", "true"]);
     assert_eq!(output.status.code(), Some(RNET_FAILED));

@@ -5,6 +5,7 @@
 //! depends on it (does a volume's source exist, is a port free) is left to those who use it.
 
 mod args;
+mod docker;
 mod settle;
 mod subnet;
 mod values;
@@ -13,7 +14,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
@@ -94,7 +95,7 @@ impl std::error::Error for Usage {}
 
 /// Understands a command line; `args` begins with the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) -> Result<Command, Usage> {
-    match RnetArgs::try_parse_from(args).map_err(Usage)?.command {
+    match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {
             settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
         }
@@ -103,6 +104,22 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         }
         CommandArgs::HelloGuest { outside } => Ok(Command::HelloGuest(outside)),
     }
+}
+
+/// Says of an unknown option what stands in for it, if it is one of docker's. Advice to put a `--` before it would
+/// make it the root filesystem.
+fn explained(mut error: clap::Error) -> Usage {
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+    {
+        let instead = docker::instead_of(option);
+        error.remove(ContextKind::Suggested);
+        if let Some(instead) = instead {
+            error.remove(ContextKind::SuggestedArg);
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![instead.into()]));
+        }
+    }
+    Usage(error)
 }
 
 /// A mistake that shows only when options are seen together.

@@ -189,6 +189,25 @@ fn mistakes_end_with_125_and_help_with_0() {
 }
 
 #[test]
+fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
+    for (words, word) in [
+        ("-d", "foreground"),
+        ("-dit", "foreground"),
+        ("--name web", "--hostname"),
+        ("--env-file=x", "--env NAME=VALUE"),
+        ("--network host", "--cidr"),
+        ("-u 1000", "root inside"),
+        ("-m 1g", "systemd-run"),
+        ("--privileged", "capabilities"),
+    ] {
+        let text = refusal(&format!("run {words} ./rootfs true"));
+        assert!(text.contains(word) && !text.contains("-- -"), "{words}: {text}");
+        assert!(!text.contains("similar"), "{words}: {text}");
+    }
+    assert!(refusal("run --publsh 80:80 / true").contains("'--publish'"));
+}
+
+#[test]
 fn hello_needs_nothing() {
     let Ok(Command::Hello(hello)) = parse_words("hello --link packet", &surroundings()) else {
         panic!("hello is a command");

@@ -308,7 +308,9 @@ pub(super) fn volume(text: &OsStr) -> Result<VolumeSpec, String> {
     let mut parts = text.as_bytes().split(|&byte| byte == b':').map(OsStr::from_bytes);
     let (Some(source), Some(target), mode, None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err("expected SRC:DST or SRC:DST:ro".to_owned());
+        let meant_verbose = text.as_bytes().iter().all(|&byte| byte == b'v');
+        let advice = if meant_verbose { "; for more log lines write --verbose" } else { "" };
+        return Err(format!("expected SRC:DST or SRC:DST:ro{advice}"));
     };
     let read_only = match mode.map(OsStr::as_bytes) {
         None | Some(b"rw") => false,
@@ -471,6 +473,7 @@ mod tests {
         assert!(volume("/a:/b:rw".as_ref()).is_ok_and(|spec| !spec.read_only));
         for (text, cause) in [
             ("/data", "SRC:DST"),
+            ("v", "--verbose"),
             ("data:/srv", "./data"),
             (":/srv", "SRC is missing"),
             ("/a:b", "absolute"),

@@ -53,6 +53,10 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
     if !channel.await_release() {
         return Ok(false);
     }
+    match process::leave_session_keyring() {
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
+        Err(errno) => channel.note(&format!("the caller's session keyring stays in sight ({errno})")),
+    }
     set_host_name(&launch.container.hostname)?;
     let link = link::create(launch.link, launch.network)?;
     channel.link(&link).context("cannot pass on", "link")?;
@@ -104,14 +108,13 @@ fn execute(container: &Container) -> Error {
         match errno {
             Errno::ENOENT if Path::new(&path).exists() => return without_interpreter(name),
             Errno::ENOENT | Errno::ENOTDIR => {}
-            Errno::EACCES => denied = Some(errno),
-            other => return not_executable(name, other),
+            Errno::EACCES => denied = Some(path),
+            other => return not_executable(&path, other),
         }
     }
     match denied {
-        Some(errno) => not_executable(name, errno),
-        None => Error::new("cannot run", name.display(), "not found in the root filesystem")
-            .exit_code(exit::NOT_FOUND),
+        Some(path) => not_executable(&path, Errno::EACCES),
+        None => not_found(name, &container.env),
     }
 }
 
@@ -120,10 +123,13 @@ fn candidates(name: &OsStr, env: &[(OsString, OsString)]) -> Vec<OsString> {
     if name.as_bytes().contains(&b'/') || name.is_empty() {
         return vec![name.to_owned()];
     }
-    let path = env.iter().rev().find(|(variable, _)| variable == "PATH");
-    let path = path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value);
-    let directories = path.as_bytes().split(|&byte| byte == b':');
+    let directories = search_path(env).as_bytes().split(|&byte| byte == b':');
     directories.map(|directory| Path::new(OsStr::from_bytes(directory)).join(name).into_os_string()).collect()
+}
+
+fn search_path(env: &[(OsString, OsString)]) -> &OsStr {
+    let path = env.iter().rev().find(|(variable, _)| variable == "PATH");
+    path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value)
 }
 
 /// `NAME=value` strings; of two with one name the later.
@@ -143,6 +149,19 @@ fn c_string(text: &OsStr) -> Option<CString> {
     CString::new(text.to_owned().into_vec()).ok()
 }
 
+fn not_found(name: &OsStr, env: &[(OsString, OsString)]) -> Error {
+    let error = Error::new("cannot run", quoted_if_empty(name), "not found in the root filesystem")
+        .exit_code(exit::NOT_FOUND);
+    if name.as_bytes().contains(&b'/') || name.is_empty() {
+        return error;
+    }
+    error.hint(format!("it was looked for in {}", search_path(env).display()))
+}
+
+fn quoted_if_empty(name: &OsStr) -> String {
+    if name.is_empty() { "''".to_owned() } else { name.display().to_string() }
+}
+
 fn without_interpreter(name: &OsStr) -> Error {
     Error::new(
         "cannot run",
@@ -152,10 +171,15 @@ fn without_interpreter(name: &OsStr) -> Error {
     .exit_code(exit::NOT_FOUND)
 }
 
-fn not_executable(name: &OsStr, errno: Errno) -> Error {
-    let error =
-        Error::new("cannot run", name.display(), io::Error::from(errno)).exit_code(exit::NOT_EXECUTABLE);
+fn not_executable(path: &OsStr, errno: Errno) -> Error {
+    let cause = match errno {
+        Errno::EACCES if Path::new(path).is_dir() => "it is a directory".to_owned(),
+        _ => io::Error::from(errno).to_string(),
+    };
+    let error = Error::new("cannot run", path.display(), cause).exit_code(exit::NOT_EXECUTABLE);
     match errno {
+        Errno::EACCES if !Path::new(path).is_dir() => error.hint(format!("chmod +x {}", path.display())),
+        Errno::E2BIG => error.hint("arguments and environment together are too long"),
         Errno::ENOEXEC => error.hint("it is made for another architecture, or a script without a #! line"),
         _ => error,
     }

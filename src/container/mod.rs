@@ -112,9 +112,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
         }),
         config::RootFs::Empty => Root::Empty,
     };
-    let sources = container.volumes.iter().map(|volume| {
-        fs::canonicalize(&volume.source).context("cannot mount volume", volume.source.display())
-    });
+    let sources = container.volumes.iter().map(|volume| existing_source(&volume.source));
     Ok(Survey {
         root,
         console: supervise::terminal_path(),
@@ -125,11 +123,20 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
 }
 
 fn existing_directory(path: &Path) -> Result<PathBuf> {
-    let found = fs::canonicalize(path).context("cannot use root filesystem", path.display())?;
+    const REMEDY: &str = "ROOTFS is a directory, such as an unpacked image, or / for the host's own root";
+    let found = fs::canonicalize(path)
+        .context("cannot use root filesystem", path.display())
+        .map_err(|error| error.hint(REMEDY))?;
     if found.is_dir() {
         return Ok(found);
     }
-    Err(Error::new("cannot use root filesystem", path.display(), "not a directory"))
+    Err(Error::new("cannot use root filesystem", path.display(), "not a directory").hint(REMEDY))
+}
+
+fn existing_source(path: &Path) -> Result<PathBuf> {
+    fs::canonicalize(path)
+        .context("cannot mount volume", path.display())
+        .map_err(|error| error.hint("the source of a volume must exist, and be reachable for you"))
 }
 
 /// Has the signals for the container queued for us; also the mask as it was.

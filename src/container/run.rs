@@ -65,7 +65,9 @@ impl<N: FnMut(String)> Interpreter<N> {
             Step::LeaveHost => self.leave_host(),
             Step::WorkDir { path, optional } => match chdir(path) {
                 Err(_) if *optional => Ok(()),
-                done => done.context("cannot enter working directory", path.display()),
+                done => done.context("cannot enter working directory", path.display()).map_err(|error| {
+                    error.hint("it must be a directory of the root filesystem or of a volume (-v)")
+                }),
             },
         }
     }
@@ -78,7 +80,9 @@ impl<N: FnMut(String)> Interpreter<N> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let host = open("/", flags, Mode::empty()).context("cannot open", "/")?;
         prepare(root).context("cannot mount root filesystem on", root.display())?;
-        chdir(root).context("cannot enter", root.display())?;
+        chdir(root).context("cannot enter root filesystem", root.display()).map_err(|error| {
+            error.hint("you need the permission to search it (chmod +x) and the directories above it")
+        })?;
         pivot_root(".", ".").context("cannot make root", root.display())?;
         fchdir(&host).context("cannot enter", "the host's root")?;
         self.host = Some(host);
@@ -153,12 +157,21 @@ fn attach(source: &Path, target: &Path, access: Access) -> io::Result<()> {
 }
 
 fn bind_at_mount_point(bind: &Bind) -> Result<()> {
-    let source = bind.source.display();
-    let metadata = fs::metadata(&bind.source).context("cannot find", source)?;
+    let source = name_outside(&bind.source);
+    let metadata = fs::metadata(&bind.source).context("cannot find", source.display())?;
     let kind = if metadata.is_dir() { Kind::Directory } else { Kind::File };
     let target = mount_point(&bind.target, kind)?;
-    attach(&bind.source, &target, bind.access)
-        .context("cannot bind", format!("{} on {}", bind.source.display(), target.display()))
+    let both = || format!("{} on {}", source.display(), target.display());
+    if target.is_dir() != metadata.is_dir() {
+        let error = Error::new("cannot bind", both(), "one is a directory, the other a file");
+        return Err(error.hint("bind a directory on a directory, or a file on a file"));
+    }
+    attach(&bind.source, &target, bind.access).context("cannot bind", both())
+}
+
+/// The name that the user knows for the source of a bind: a relative one is seen from the host's root.
+fn name_outside(source: &Path) -> PathBuf {
+    Path::new("/").join(source)
 }
 
 fn make_layers(overlay: &Overlay) -> io::Result<()> {

@@ -109,6 +109,7 @@ fn diagnose(cause: &io::Error, facts: &Facts) -> Error {
             Some(name) => error.hint(format!("sudo sysctl -w user.{name}=15000")),
             None => error.hint("the limits of user.max_*_namespaces are reached: see `sysctl user`"),
         },
+        Some(Errno::EAGAIN) => error.hint("you have as many processes as you may: see `ulimit -u`"),
         Some(Errno::ENOSYS) if facts.seccomp => error.hint(SECCOMP_REMEDY),
         Some(Errno::ENOSYS) => error.hint("Linux 5.12 or newer is needed"),
         Some(Errno::EINVAL) => error.hint("this kernel was built without user, network or PID namespaces"),
@@ -145,5 +146,6 @@ mod tests {
         assert!(hint(Errno::EPERM, seccomp()).contains("seccomp=unconfined"));
         assert!(hint(Errno::ENOSYS, seccomp()).contains("seccomp=unconfined"));
         assert!(hint(Errno::EPERM, Facts::default()).contains("chroot"));
+        assert!(hint(Errno::EAGAIN, Facts::default()).contains("ulimit -u"));
     }
 }

@@ -154,6 +154,8 @@ impl Failure {
             ))
         } else if self.is(Errno::EADDRNOTAVAIL) {
             error.hint("no interface of this host has that address (see: ip address)")
+        } else if self.is(Errno::EMFILE) {
+            error.hint("publish fewer ports, or raise the limit of open files (ulimit -Hn)")
         } else {
             error
         }
@@ -227,7 +229,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
 
 /// Without SO_REUSEADDR, which for UDP would let two programs take the same port.
 fn bind_udp(address: SocketAddr) -> io::Result<Listener> {
-    let socket = UdpSocket::from(datagram::open_udp(address)?);
+    let socket = UdpSocket::from(datagram::open_published_udp(address)?);
     let address = socket.local_addr()?;
     let socket = OwnedFd::from(socket);
     Ok(Listener::Udp { socket, address })

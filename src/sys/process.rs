@@ -101,6 +101,16 @@ fn close_others(kept: BorrowedFd<'_>) {
     let _ = close_range(kept.max(2) + 1, c_uint::MAX, 0);
 }
 
+/// Leaves the session keyring that came along from the caller (keyrings(7)) for a new, empty one. ENOSYS or EPERM:
+/// keys are not to be had here anyway.
+pub(crate) fn leave_session_keyring() -> nix::Result<()> {
+    // SAFETY: a null name asks for a keyring without one; nothing else is a pointer.
+    let joined = unsafe {
+        libc::syscall(libc::SYS_keyctl, c_long::from(libc::KEYCTL_JOIN_SESSION_KEYRING), ptr::null::<u8>())
+    };
+    Errno::result(joined).map(drop)
+}
+
 /// Marks every descriptor from 3 up close-on-exec.
 pub(crate) fn close_on_exec() -> nix::Result<()> {
     close_range(3, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)

@@ -16,6 +16,8 @@ over_any_link![
     status_tells_why_a_command_did_not_start,
     status_tells_the_signal,
     failure_of_rnet_is_125,
+    failure_tells_the_remedy,
+    full_standard_error_does_not_end_it,
     interrupt_ends_a_command_that_does_not_catch_it,
     terminate_ends_a_command_that_does_not_catch_it,
     caught_signal_reaches_the_command,
@@ -28,6 +30,7 @@ over_any_link![
     forbidden_user_namespaces_are_explained,
     streams_stay_apart,
     inherits_no_file_of_rnet,
+    inherits_no_key_of_the_caller,
     starts_with_signals_as_they_are_at_birth,
 ];
 
@@ -89,6 +92,26 @@ fn failure_of_rnet_is_125(host: &Host) {
     let outcome = host.start_rnet(&["run", "/no/such/rootfs", "true"]).wait();
     assert_eq!(outcome.code(), 125, "{outcome}");
     assert!(outcome.stderr.contains("/no/such/rootfs"), "{outcome}");
+}
+
+fn failure_tells_the_remedy(host: &Host) {
+    let file_on_directory = "/mnt/rootfs/bin/busybox:/tmp";
+    for (options, command, status, said) in [
+        (&["-w", "/no/such"][..], "true", 125, "-v"),
+        (&["-v", file_on_directory], "true", 125, "one is a directory, the other a file"),
+        (&["--cidr", "10.9.0.0/24"], "no-such-command", 127, "/usr/local/sbin:"),
+        (&["--no-ipv6"], "/bin", 126, "it is a directory"),
+    ] {
+        let outcome = host.run(options, Root::Busybox, &[command]);
+        assert_eq!(outcome.code(), status, "{outcome}");
+        assert!(outcome.stderr.contains(said), "no {said:?}: {outcome}");
+    }
+}
+
+fn full_standard_error_does_not_end_it(host: &Host) {
+    let line = "/mnt/rnet run -p 80 /mnt/rootfs true 2>/dev/full";
+    let outcome = host.start_as_user(&["/bin/sh", "-c", line]).wait();
+    assert_eq!(outcome.code(), 0, "{outcome}");
 }
 
 fn interrupt_ends_a_command_that_does_not_catch_it(host: &Host) {
@@ -189,6 +212,13 @@ fn streams_stay_apart(host: &Host) {
 fn inherits_no_file_of_rnet(host: &Host) {
     // The three streams and the directory that is listed.
     assert_eq!(host.sh(&["-p", "8080:80"], "ls /proc/self/fd | wc -l"), "4\n");
+}
+
+fn inherits_no_key_of_the_caller(host: &Host) {
+    let program = include_str!("../guest/session_key.py");
+    let python = ["/usr/bin/python3", "-c", program];
+    let argv = [&python[..], &["/mnt/rnet", "run", "/"], &python].concat();
+    assert_eq!(host.start_as_user(&argv).wait().success(), "hidden\n");
 }
 
 fn starts_with_signals_as_they_are_at_birth(host: &Host) {
