@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rnet::config::{HostAccess, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MacAddr, Network, Timeouts};
 use rnet::io::link::Link;
-use rnet::net::outbox::{ETHERNET_BYTES, HEADROOM};
+use rnet::net::outbox::ETHERNET_BYTES;
 use rnet::net::packet::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, EthernetFrame, IpHeader, IpPacket, pseudo_header,
 };
@@ -139,7 +139,7 @@ fn datagrams_pass(guest: &mut Guest) {
     assert_eq!(offload.partial_checksum, offloaded);
     assert_eq!(ip.transport_checksum_is_valid(), !offloaded);
 
-    guest.send_udp(7000, b"to the guest", offloaded);
+    guest.send_udp(7000, b"to the guest");
     let mut buffer = [0; 64];
     let (len, from) = socket.recv_from(&mut buffer).expect("the guest accepts the checksum");
     assert_eq!(&buffer[..len], b"to the guest");
@@ -249,21 +249,13 @@ impl Guest {
         self.send(&mut outbox, TxOffload::None);
     }
 
-    fn send_udp(&mut self, port: u16, payload: &[u8], offload: bool) {
+    fn send_udp(&mut self, port: u16, payload: &[u8]) {
         let mut outbox = Outbox::new();
         let (from, to) = (SocketAddr::from((GATEWAY, 9)), SocketAddr::from((GUEST, port)));
-        assert!(ethernet().udp(&mut outbox, from, to, 64, payload));
-        let start = ETHERNET_BYTES as u16 + 20;
-        if offload {
-            let len = 8 + payload.len() as u32;
-            let sum = pseudo_header(from.ip(), to.ip(), IpProtocol::Udp, len);
-            let (_, frame, _) = outbox.front_frame().unwrap();
-            let field = HEADROOM + usize::from(start) + 6;
-            frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
-            self.send(&mut outbox, TxOffload::Checksum { start, offset: 6 });
-        } else {
-            self.send(&mut outbox, TxOffload::None);
-        }
+        let ethernet = Ethernet { offload: self.link.offload(), ..ethernet() };
+        assert!(ethernet.udp(&mut outbox, from, to, 64, payload));
+        let (_, frame, offload) = outbox.front_frame().unwrap();
+        self.link.write(frame, offload).expect("the link takes the frame");
     }
 
     fn send_tcp(&mut self, sequence: u32, acknowledgement: u32, flags: u8, payload: &[u8]) {

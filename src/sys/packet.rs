@@ -32,6 +32,7 @@ mod option {
 
     /// include/uapi/linux/if_packet.h
     const PACKET_VNET_HDR: libc::c_int = 15;
+    const PACKET_QDISC_BYPASS: libc::c_int = 20;
     const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
     sockopt_impl!(
         /// A virtio-net header in front of every frame, both ways.
@@ -39,6 +40,15 @@ mod option {
         SetOnly,
         libc::SOL_PACKET,
         PACKET_VNET_HDR,
+        bool
+    );
+    sockopt_impl!(
+        /// Straight to the device. Its queue swallows frames until the kernel has noted, some time after both ends
+        /// came up, that there is a carrier.
+        QueueBypass,
+        SetOnly,
+        libc::SOL_PACKET,
+        PACKET_QDISC_BYPASS,
         bool
     );
     sockopt_impl!(
@@ -97,6 +107,7 @@ fn open_socket(index: u32) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
     setsockopt(&fd, option::VnetHeader, &true)?;
+    setsockopt(&fd, option::QueueBypass, &true)?;
     setsockopt(&fd, option::IgnoreOutgoing, &true)?;
     setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_QUEUE_BYTES)?;
     let address = libc::sockaddr_ll {
