@@ -2,6 +2,7 @@
 //!
 //! The map, outermost first:
 //!
+//! - [`run`], [`hello`]: the parts put together.
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`io`]: the shell around the core: links, host sockets and the worker's event loop.
@@ -11,8 +12,8 @@
 //! - [`log`]: log lines on standard error.
 //! - [`config`], [`error`]: plain values that the others share.
 //!
-//! Dependencies point one way: `main -> cli -> config`, `main -> container -> sys`,
-//! `main -> io -> {net, sys}`, `net -> config`.
+//! Dependencies point one way: `main -> cli -> {config, etc}`, `main -> run -> container -> sys`,
+//! `run -> io -> {net, sys, etc}`, `net -> config`.
 
 pub mod cli;
 pub mod config;
