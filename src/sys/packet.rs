@@ -8,6 +8,8 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{
@@ -26,13 +28,15 @@ const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 const RECEIVE_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// Below this a burst of full-sized segments overflows the queue.
 const COMFORTABLE_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// How often, and at most how many times, the far end is asked for its carrier: a second in all.
+const CARRIER_LOOK_INTERVAL: Duration = Duration::from_micros(500);
+const CARRIER_LOOKS: u32 = 2000;
 
 mod option {
     use nix::{setsockopt_impl, sockopt_impl};
 
     /// include/uapi/linux/if_packet.h
     const PACKET_VNET_HDR: libc::c_int = 15;
-    const PACKET_QDISC_BYPASS: libc::c_int = 20;
     const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
     sockopt_impl!(
         /// A virtio-net header in front of every frame, both ways.
@@ -40,15 +44,6 @@ mod option {
         SetOnly,
         libc::SOL_PACKET,
         PACKET_VNET_HDR,
-        bool
-    );
-    sockopt_impl!(
-        /// Straight to the device. Its queue swallows frames until the kernel has noted, some time after both ends
-        /// came up, that there is a carrier.
-        QueueBypass,
-        SetOnly,
-        libc::SOL_PACKET,
-        PACKET_QDISC_BYPASS,
         bool
     );
     sockopt_impl!(
@@ -61,14 +56,44 @@ mod option {
     );
 }
 
-/// Makes interface `ifname` with station `mac` in the calling thread's network namespace, and a nonblocking
-/// socket on its far end; the thread visits another namespace meanwhile. A remark on the socket's queue comes
-/// along if it is short.
-pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<(OwnedFd, Option<String>)> {
+/// A packet link that was made.
+pub struct PacketLink {
+    /// The nonblocking socket on the far end.
+    pub fd: OwnedFd,
+    /// What there is to say if the socket's queue is short.
+    pub remark: Option<String>,
+    /// The far end itself.
+    pub far_end: FarEnd,
+}
+
+/// The far end of a link, reachable from any namespace.
+pub struct FarEnd {
+    route: Route,
+    index: u32,
+}
+
+impl FarEnd {
+    /// Waits until the kernel has noted that the link has a carrier; the guest's end must be up. It does so some
+    /// time after both ends came up, and until then swallows what is sent.
+    pub fn await_carrier(&mut self) -> Result<()> {
+        let refused = |cause: Refused| Error::new("cannot look at", "the far end of the packet link", cause);
+        for _ in 0..CARRIER_LOOKS {
+            if self.route.is_running(self.index).map_err(refused)? {
+                return Ok(());
+            }
+            sleep(CARRIER_LOOK_INTERVAL);
+        }
+        Err(Error::new("cannot use", "the packet link", "its two ends do not find each other"))
+    }
+}
+
+/// Makes interface `ifname` with station `mac` in the calling thread's network namespace, and a socket on its far
+/// end; the thread visits another namespace meanwhile.
+pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<PacketLink> {
     let guest = File::open(OWN_NAMESPACE).context("cannot open", OWN_NAMESPACE)?;
     unshare(CloneFlags::CLONE_NEWNET)
         .context("cannot make a network namespace for the far end of", ifname)?;
-    let fd = open_far_end(&VethPair {
+    let far_end = open_far_end(&VethPair {
         near: FAR_END,
         far: ifname,
         far_mac: mac,
@@ -76,7 +101,7 @@ pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<(OwnedFd, Option<Str
         mtu: mtu.into(),
     });
     setns(&guest, CloneFlags::CLONE_NEWNET).context("cannot return to the network namespace of", ifname)?;
-    let fd = fd?;
+    let (fd, far_end) = far_end?;
     let granted = getsockopt(&fd, sockopt::RcvBuf).context("cannot read the queue length of", ifname)?;
     let remark = (granted < COMFORTABLE_QUEUE_BYTES).then(|| {
         format!(
@@ -84,10 +109,10 @@ pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<(OwnedFd, Option<Str
              sysctl net.core.rmem_max={RECEIVE_QUEUE_BYTES} allows more"
         )
     });
-    Ok((fd, remark))
+    Ok(PacketLink { fd, remark, far_end })
 }
 
-fn open_far_end(pair: &VethPair<'_>) -> Result<OwnedFd> {
+fn open_far_end(pair: &VethPair<'_>) -> Result<(OwnedFd, FarEnd)> {
     let refused = |cause: Refused| Error::new("cannot make a veth pair for", pair.far, cause);
     let mut route = Route::open().context("cannot open a netlink socket for", pair.far)?;
     route.add_veth(pair).map_err(refused)?;
@@ -99,7 +124,8 @@ fn open_far_end(pair: &VethPair<'_>) -> Result<OwnedFd> {
     let change = LinkChange { no_arp: true, up: true, ..LinkChange::default() };
     route.set_link(index, change).map_err(refused)?;
     // Binding to an interface that is down would leave an error on the socket; the guest's end still is.
-    open_socket(index).context("cannot open a packet socket for", pair.far)
+    let fd = open_socket(index).context("cannot open a packet socket for", pair.far)?;
+    Ok((fd, FarEnd { route, index }))
 }
 
 /// Protocol 0 at first: nothing is received before the socket is bound to its interface.
@@ -107,7 +133,6 @@ fn open_socket(index: u32) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
     setsockopt(&fd, option::VnetHeader, &true)?;
-    setsockopt(&fd, option::QueueBypass, &true)?;
     setsockopt(&fd, option::IgnoreOutgoing, &true)?;
     setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_QUEUE_BYTES)?;
     let address = libc::sockaddr_ll {
