@@ -12,7 +12,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rnet::config::{HostAccess, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MacAddr, Network, Timeouts};
@@ -255,8 +254,8 @@ impl Guest {
         let (from, to) = (SocketAddr::from((GATEWAY, 9)), SocketAddr::from((GUEST, port)));
         let ethernet = Ethernet { offload: self.link.offload(), ..ethernet() };
         assert!(ethernet.udp(&mut outbox, from, to, 64, payload));
-        let (_, _, offload) = outbox.front_frame().unwrap();
-        self.send(&mut outbox, offload);
+        let (_, frame, offload) = outbox.front_frame().unwrap();
+        self.link.write(frame, offload).expect("the link takes the frame");
     }
 
     fn send_tcp(&mut self, sequence: u32, acknowledgement: u32, flags: u8, payload: &[u8]) {
@@ -319,11 +318,8 @@ fn interfaces() -> Vec<String> {
     names
 }
 
-/// Starts `inside` for `scenario` as an ordinary user with the tun device that it needs. One at a time: a process
-/// that another thread forks meanwhile would hold the copied program open for writing, and so keep it from running.
+/// Starts `inside` for `scenario` as an ordinary user with the tun device that it needs.
 fn run(scenario: &str) {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let root = nix::unistd::geteuid().is_root();
     let place = tempfile::tempdir().unwrap();
     std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();

@@ -229,7 +229,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
 
 /// Without SO_REUSEADDR, which for UDP would let two programs take the same port.
 fn bind_udp(address: SocketAddr) -> io::Result<Listener> {
-    let socket = UdpSocket::from(datagram::open_udp(address)?);
+    let socket = UdpSocket::from(datagram::open_published_udp(address)?);
     let address = socket.local_addr()?;
     let socket = OwnedFd::from(socket);
     Ok(Listener::Udp { socket, address })

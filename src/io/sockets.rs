@@ -13,7 +13,17 @@ use crate::net::{Family, FlowId};
 pub(super) enum Socket {
     Connecting(TcpStream),
     Stream(TcpStream),
-    Datagram(OwnedFd, Family),
+    Datagram(Datagrams),
+}
+
+/// A UDP or ping socket.
+pub(super) struct Datagrams {
+    pub(super) fd: OwnedFd,
+    pub(super) family: Family,
+    /// Waits to be read.
+    pub(super) queued: bool,
+    /// Its error queue may hold something.
+    pub(super) failed: bool,
 }
 
 /// The table.

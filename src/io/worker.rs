@@ -5,7 +5,7 @@
 //! edge-triggered, so readiness is remembered until a call says `WouldBlock`; whoever ran out of budget stays on a
 //! list and the next poll does not wait.
 //!
-//! A link that takes no more frames stops every input: nothing is dropped, the sources wait.
+//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +22,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
-use super::sockets::{Socket, Sockets, connection_result};
+use super::sockets::{Datagrams, Socket, Sockets, connection_result};
 use crate::config::{MacAddr, Network, Publish};
 use crate::error::{Context, Result};
 use crate::net::gateway::Gateway;
@@ -45,6 +45,9 @@ const ACCEPTS_PER_TURN: usize = 256;
 const TIMEOUTS_PER_TURN: usize = 256;
 /// A packet link that is full announces nothing when it has room again.
 const LINK_RETRY: Duration = Duration::from_millis(1);
+/// A link that has taken nothing for so long is not full: it does not take this frame (a veth whose guest has lowered
+/// its MTU says ENOBUFS for ever). From then on frames that it does not take at once are lost, until it takes one.
+const LINK_PATIENCE: Duration = Duration::from_millis(250);
 /// How long a listener rests when the host is out of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Longest wait, so that a clock that jumps costs little.
@@ -66,8 +69,8 @@ pub struct Worker {
     resolver: Option<Resolver>,
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
-    /// Datagram sockets that have something to read, and whether an error is among it.
-    readable: VecDeque<(FlowId, bool)>,
+    /// Datagram sockets that have something to read.
+    readable: VecDeque<FlowId>,
     outcomes: VecDeque<Outcome>,
     frame: Box<[u8]>,
     datagram: Box<[u8]>,
@@ -93,7 +96,16 @@ struct LinkPort {
     link: Link,
     readable: bool,
     blocked: bool,
+    /// When it first refused the frame that it was offered last.
+    refuses_since: Option<Instant>,
     gone: bool,
+}
+
+impl LinkPort {
+    /// Whether the frame that was just refused should be offered again.
+    fn may_still_take_it(&mut self, now: Instant) -> bool {
+        now < *self.refuses_since.get_or_insert(now) + LINK_PATIENCE.into()
+    }
 }
 
 struct Published {
@@ -154,7 +166,7 @@ impl Worker {
         let token = special(LINK_TOKENS, self.links.len());
         self.poll.registry().register(&mut link, token, BOTH).context("cannot poll", "the guest's link")?;
         debug_assert_eq!(usize::from(port.0), self.links.len());
-        self.links.push(LinkPort { link, readable: true, blocked: false, gone: false });
+        self.links.push(LinkPort { link, readable: true, blocked: false, refuses_since: None, gone: false });
         Ok(())
     }
 
@@ -254,7 +266,12 @@ impl Worker {
                     self.outcomes.push_back(Outcome::ConnectFailed(flow, host::host_error(&error)));
                 }
             },
-            Some(Socket::Datagram(..)) => self.readable.push_back((flow, event.is_error())),
+            Some(Socket::Datagram(socket)) => {
+                socket.failed |= event.is_error();
+                if !std::mem::replace(&mut socket.queued, true) {
+                    self.readable.push_back(flow);
+                }
+            }
             None => {}
         }
     }
@@ -319,12 +336,11 @@ impl Worker {
 
     fn read_datagrams(&mut self) {
         for _ in 0..self.readable.len() {
-            let Some((flow, error)) = self.readable.pop_front() else { return };
-            if error {
-                self.read_errors(flow);
-            }
-            if !self.read_socket(flow) {
-                self.readable.push_back((flow, false));
+            let Some(flow) = self.readable.pop_front() else { return };
+            if !(self.read_errors(flow) && self.read_socket(flow)) {
+                self.readable.push_back(flow);
+            } else if let Some(Socket::Datagram(socket)) = self.sockets.get(flow) {
+                socket.queued = false;
             }
         }
     }
@@ -336,32 +352,42 @@ impl Worker {
             if !self.has_room() {
                 return false;
             }
-            let Some(Socket::Datagram(fd, _)) = self.sockets.get(flow) else { return true };
-            match datagram::receive(fd, &mut self.datagram) {
+            let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return true };
+            match datagram::receive(&socket.fd, &mut self.datagram) {
                 Ok(received) => {
                     let payload = &self.datagram[..received.len];
                     let (from, hop_limit) = (received.from, received.hop_limit);
                     self.gateway.handle_host(HostEvent::Datagram { flow, from, hop_limit, payload }, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(_) => self.read_errors(flow),
+                Err(_) => {
+                    socket.failed = true;
+                    return false;
+                }
             }
         }
         false
     }
 
-    /// Passes on the ICMP errors that the host's kernel has queued for a flow.
-    fn read_errors(&mut self, flow: FlowId) {
+    /// Passes on the ICMP errors that the host's kernel has queued for a flow; `false` if there are more.
+    fn read_errors(&mut self, flow: FlowId) -> bool {
         let now = now(self.clock);
         for _ in 0..ERRORS_PER_TURN {
             if !self.has_room() {
-                return;
+                return false;
             }
-            let Some(Socket::Datagram(fd, _)) = self.sockets.get(flow) else { return };
-            let Ok(Some((error, len))) = datagram::take_error(fd, &mut self.datagram) else { return };
+            let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return true };
+            if !socket.failed {
+                return true;
+            }
+            let Ok(Some((error, len))) = datagram::take_error(&socket.fd, &mut self.datagram) else {
+                socket.failed = false;
+                return true;
+            };
             let payload = &self.datagram[..len];
             self.gateway.handle_host(HostEvent::SendFailed { flow, error, payload }, now);
         }
+        false
     }
 
     fn read_listeners(&mut self) {
@@ -438,8 +464,7 @@ impl Worker {
                     published.readable = false;
                     return;
                 }
-                // A client that has gone: nobody is left to be told.
-                Err(_) => while let Ok(Some(_)) = datagram::take_error(socket, &mut self.datagram) {},
+                Err(error) => tracing::debug!(%error, "cannot read a published port"),
             }
         }
     }
@@ -478,12 +503,16 @@ impl Worker {
             let port = &mut self.links[usize::from(port.0)];
             match port.link.write(frame, offload) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    port.blocked = true;
-                    return;
+                    if port.may_still_take_it(now(self.clock)) {
+                        port.blocked = true;
+                        return;
+                    }
+                    tracing::trace!(%error, "the link takes no such frame");
                 }
                 Err(error) => tracing::trace!(%error, "the link refused a frame"),
-                Ok(()) => port.blocked = false,
+                Ok(()) => port.refuses_since = None,
             }
+            port.blocked = false;
             self.gateway.outbox().pop_frame();
         }
     }
@@ -496,10 +525,10 @@ impl Worker {
             }
             HostOp::OpenPing { flow, family } => self.open(flow, family, datagram::open_ping(family)),
             HostOp::Send { flow, to, hop_limit, payload } => {
-                let Some(Socket::Datagram(fd, family)) = self.sockets.get(flow) else { return };
+                let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return };
                 let bytes = self.gateway.outbox().payload(payload);
-                let sent = datagram::send(fd, bytes, to, None, Some(hop_limit));
-                if let Some(error) = sent.err().and_then(|error| unroutable(&error, *family, to)) {
+                let sent = datagram::send(&socket.fd, bytes, to, None, Some(hop_limit));
+                if let Some(error) = sent.err().and_then(|error| unroutable(&error, socket.family, to)) {
                     self.outcomes.push_back(Outcome::SendFailed(flow, error));
                 }
             }
@@ -544,7 +573,10 @@ impl Worker {
             Ok(fd)
         });
         match registered {
-            Ok(fd) => self.sockets.put(flow, Socket::Datagram(fd, family)),
+            Ok(fd) => {
+                let socket = Datagrams { fd, family, queued: false, failed: false };
+                self.sockets.put(flow, Socket::Datagram(socket));
+            }
             Err(error) => self.outcomes.push_back(Outcome::OpenFailed(flow, host::host_error(&error))),
         }
     }
@@ -603,4 +635,94 @@ fn unroutable(error: &io::Error, family: Family, to: SocketAddr) -> Option<IcmpE
 /// Closes with a reset; one that fails has nobody left to tell.
 fn reset(stream: TcpStream) {
     let _ = host::reset(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+    use std::thread;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use crate::config::{HostAccess, Ipv4Plan, LinkKind, Timeouts};
+    use crate::sys::link::LinkFd;
+
+    const ETHERNET_BYTES: usize = 14;
+    const MAC: MacAddr = MacAddr([0x52, 0x55, 0x0a, 0, 2, 0x64]);
+
+    #[test]
+    fn every_icmp_error_reaches_the_guest() {
+        let closed = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        let frames = vec![udp_frame(closed.expect("loopback").port()); FRAMES_PER_TURN];
+        let guest = Guest::start(&frames);
+        for n in 0..FRAMES_PER_TURN {
+            let frame = guest.receive().unwrap_or_else(|error| panic!("error {n}: {error}"));
+            let icmp = &frame[ETHERNET_BYTES + 20..];
+            assert_eq!(icmp[..2], [3, 3], "port unreachable");
+        }
+    }
+
+    /// A guest on a link of datagrams instead of frames, whose gateway stands for the host's loopback.
+    struct Guest {
+        link: UnixDatagram,
+        stop: Stop,
+        worker: Option<thread::JoinHandle<Result<()>>>,
+    }
+
+    impl Guest {
+        /// Starts the worker when the guest has sent `frames`.
+        fn start(frames: &[Vec<u8>]) -> Self {
+            let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+            let (link, far) = pair.expect("a socket pair");
+            let (link, far) = (UnixDatagram::from(link), UnixDatagram::from(far));
+            for frame in frames {
+                link.send(frame).expect("room");
+            }
+            link.set_read_timeout(Some(Duration::from_secs(5))).expect("not zero");
+            far.set_nonblocking(true).expect("a flag");
+            let network = Network {
+                ipv4: Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan"),
+                ipv6: None,
+                mtu: 1500,
+                dns_servers: Vec::new(),
+                publish: Vec::new(),
+                host_access: HostAccess { loopback: true, allowed: Vec::new() },
+                timeouts: Timeouts::default(),
+            };
+            let resolver = Resolver::new("/nonexistent");
+            let mut worker = Worker::new(network, Vec::new(), resolver, 1).expect("a worker");
+            let far = LinkFd { kind: LinkKind::TapPlain, fd: far.into(), notes: Vec::new() };
+            worker.add_link(Link::new(far), MAC).expect("a link");
+            let stop = worker.stopper();
+            Self { link, stop, worker: Some(thread::spawn(|| worker.run())) }
+        }
+
+        fn receive(&self) -> io::Result<Vec<u8>> {
+            let mut frame = vec![0; 2000];
+            let len = self.link.recv(&mut frame)?;
+            frame.truncate(len);
+            Ok(frame)
+        }
+    }
+
+    impl Drop for Guest {
+        fn drop(&mut self) {
+            self.stop.stop();
+            if let Some(Ok(result)) = self.worker.take().map(thread::JoinHandle::join) {
+                result.expect("a worker that ends when asked");
+            }
+        }
+    }
+
+    /// An empty datagram to `port` of the gateway.
+    fn udp_frame(port: u16) -> Vec<u8> {
+        let mut frame = [MacAddr::GATEWAY.0, MAC.0].concat();
+        frame.extend([8, 0]);
+        frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x62, 0x6c, 10, 0, 2, 100, 10, 0, 2, 2]);
+        frame.extend([0x10, 0x00]);
+        frame.extend(port.to_be_bytes());
+        frame.extend([0, 8, 0, 0]);
+        frame
+    }
 }

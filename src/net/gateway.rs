@@ -141,6 +141,7 @@ impl Gateway {
             _ => return Err(DropReason::Unsupported),
         };
         self.core.check_source(&ip)?;
+        self.core.learn_station(port, frame.source, ip.source);
         let packet = FromGuest { port, mac: frame.source, ip, offload };
         if ip.fragment.is_none() {
             return self.core.packet(&packet);
@@ -321,6 +322,17 @@ impl Core {
             Some(Flow::Ping(_)) => ping::failed(self, id, error, payload),
             Some(Flow::Dns(_)) => dns::failed(self, id, error),
             _ => udp::failed(self, id, error, payload),
+        }
+    }
+
+    /// Published connections go where the guest's addresses were last heard from: its station may change.
+    fn learn_station(&mut self, port: PortId, mac: MacAddr, source: IpAddr) {
+        let guest = match source {
+            IpAddr::V4(source) => source == self.network.ipv4.guest,
+            IpAddr::V6(source) => self.network.ipv6.is_some_and(|plan| source == plan.guest),
+        };
+        if guest {
+            self.ports[usize::from(port.0)].mac = mac;
         }
     }
 

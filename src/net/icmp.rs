@@ -237,7 +237,8 @@ fn is_error(ip: &IpPacket<'_>) -> bool {
     }
 }
 
-fn is_one_station(ip: IpAddr) -> bool {
+/// Whether `ip` can be one station's: neither a group, nor all, nor nobody.
+pub(super) fn is_one_station(ip: IpAddr) -> bool {
     let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
     !(ip.is_unspecified() || ip.is_multicast() || is_broadcast)
 }

@@ -75,6 +75,7 @@ pub struct Outbox {
     frames: VecDeque<Slot>,
     ops: VecDeque<HostOp>,
     payload: Vec<u8>,
+    lost: u64,
 }
 
 impl Default for Outbox {
@@ -92,6 +93,7 @@ impl Outbox {
             frames: VecDeque::with_capacity(MAX_FRAMES),
             ops: VecDeque::with_capacity(MAX_OPS),
             payload: Vec::with_capacity(PAYLOAD_ARENA_BYTES),
+            lost: 0,
         }
     }
 
@@ -115,6 +117,7 @@ impl Outbox {
         let start = self.used;
         let end = start + HEADROOM + len;
         if end > self.arena.len() || self.frames.len() >= MAX_FRAMES {
+            self.lost += 1;
             return false;
         }
         let offload = fill(&mut self.arena[start + HEADROOM..end]);
@@ -184,6 +187,11 @@ impl Outbox {
     /// Forgets all payloads; called when no operation is left.
     pub fn clear_payload(&mut self) {
         self.payload.clear();
+    }
+
+    /// Frames that did not fit, since start; none while [`Self::has_room`] is respected.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Whether neither a frame nor an operation waits.

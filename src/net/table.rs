@@ -172,6 +172,13 @@ impl<F> Table<F> {
         true
     }
 
+    /// Frees the key of `id` for another flow; from then on it is found by its number only.
+    pub fn unkey(&mut self, id: FlowId) {
+        if let Some(key) = self.entry_mut(id).and_then(|entry| entry.key.take()) {
+            self.by_key.remove(&key);
+        }
+    }
+
     /// Takes the flow `id` out.
     pub fn remove(&mut self, id: FlowId) -> Option<F> {
         let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation)?;
@@ -255,6 +262,17 @@ mod tests {
 
     fn at(seconds: i64) -> Instant {
         Instant::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_freed_key_serves_another_flow() {
+        let mut table = Table::new(8);
+        let old = table.insert(Some(key(1)), "old").expect("room");
+        table.unkey(old);
+        assert_eq!(table.find(&key(1)), None);
+        let new = table.insert(Some(key(1)), "new").expect("a free key");
+        table.remove(old);
+        assert_eq!(table.find(&key(1)), Some(new));
     }
 
     #[test]

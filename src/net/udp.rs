@@ -23,6 +23,9 @@ use crate::config::{MacAddr, Transport};
 const MAX_SEGMENTS: usize = 128;
 /// Largest payload in an IPv4 packet.
 const MAX_PAYLOAD_V4: usize = 65_535 - 20 - UDP_HEADER_BYTES;
+/// Clients of published ports at once, a quarter of all flows: addresses that somebody forges must not take the
+/// guest's own flows away.
+const MAX_CLIENTS: usize = 16_384;
 /// Other source ports that are tried for a client whose own is taken at the guest.
 const MAX_PORT_PROBES: u16 = 64;
 /// The dynamic ports (RFC 6335 section 6), from which they are taken.
@@ -291,6 +294,9 @@ fn admit(
     let Some(published) = published.filter(|published| published.transport == Transport::Udp) else {
         return Err(DropReason::NoFlow);
     };
+    if core.udp_clients.len() >= MAX_CLIENTS {
+        return Err(DropReason::Limit);
+    }
     let (way, other) = policy::inbound(&core.network, client, published.guest_port);
     let (port, guest) = (published.port, way.guest);
     let remote = free_remote(core, port, way).ok_or(DropReason::Limit)?;
@@ -416,6 +422,7 @@ mod tests {
     use crate::net::RxOffload;
     use crate::net::fixture;
     use crate::net::gateway::Published;
+    use crate::net::table::Table;
     use crate::net::testing::{Bench, MAX_FLOWS, at};
 
     const GUEST: &str = "10.0.2.100:4000";
@@ -760,6 +767,21 @@ mod tests {
         published(&mut bench.core, PUBLISH, client, client.ip(), b"again");
         refuse(&mut bench, "10.0.2.100", "10.0.2.2");
         bench.assert_empty();
+    }
+
+    #[test]
+    fn a_flood_of_clients_leaves_room_for_the_guests_own_flows() {
+        let mut bench = publishing();
+        bench.core.table = Table::new(MAX_CLIENTS + 1);
+        let host = fixture::ip("192.0.2.1");
+        for client in 0..MAX_CLIENTS as u32 + 5 {
+            let forged = SocketAddr::from(((0xc633_0000 + client).to_be_bytes(), 5000));
+            published(&mut bench.core, PUBLISH, forged, host, b"ask");
+            bench.got();
+        }
+        assert_eq!(bench.core.counters.dropped(DropReason::Limit), 5);
+        bench.guest_udp(GUEST, "198.51.100.7:7", b"out");
+        assert_eq!(bench.sent_one().payload, b"out");
     }
 
     /// A bench that publishes port 80 of the guest.

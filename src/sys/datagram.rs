@@ -75,6 +75,14 @@ pub struct Received {
 /// Opens a nonblocking UDP socket bound to `address`; port 0 lets the kernel choose. An IPv6 one is for IPv6
 /// only. Datagrams up to 65,507 bytes are sent, in fragments where the known path MTU asks for it.
 pub fn open_udp(address: SocketAddr) -> io::Result<OwnedFd> {
+    let fd = open_published_udp(address)?;
+    queue_errors(&fd, Family::of(address.ip()))?;
+    Ok(fd)
+}
+
+/// The same for a port that many clients share: ICMP errors about those that have gone are ignored. Queued, they
+/// would take the room of the datagrams that arrive (both count against SO_RCVBUF).
+pub fn open_published_udp(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = Family::of(address.ip());
     let fd = open(family, SockProtocol::Udp)?;
     if family == Family::V6 {
@@ -91,7 +99,9 @@ pub fn open_ping(family: Family) -> io::Result<OwnedFd> {
         Family::V4 => SockProtocol::Icmp,
         Family::V6 => SockProtocol::IcmpV6,
     };
-    Ok(open(family, protocol)?)
+    let fd = open(family, protocol)?;
+    queue_errors(&fd, family)?;
+    Ok(fd)
 }
 
 /// Receives the next datagram into `buffer`; 65,535 bytes hold any. `WouldBlock` if none waits. An ICMP error
@@ -189,13 +199,11 @@ fn open(family: Family, protocol: SockProtocol) -> nix::Result<OwnedFd> {
     let fd = socket(domain, SockType::Datagram, flags, protocol)?;
     match family {
         Family::V4 => {
-            setsockopt(&fd, sockopt::Ipv4RecvErr, &true)?;
             setsockopt(&fd, sockopt::Ipv4RecvTtl, &true)?;
             setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
             setsockopt(&fd, option::MtuDiscover, &libc::IP_PMTUDISC_WANT)?;
         }
         Family::V6 => {
-            setsockopt(&fd, sockopt::Ipv6RecvErr, &true)?;
             setsockopt(&fd, sockopt::Ipv6RecvHopLimit, &true)?;
             setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
             setsockopt(&fd, option::MtuDiscoverV6, &libc::IPV6_PMTUDISC_WANT)?;
@@ -204,6 +212,14 @@ fn open(family: Family, protocol: SockProtocol) -> nix::Result<OwnedFd> {
     setsockopt(&fd, sockopt::RcvBuf, &QUEUE_BYTES)?;
     setsockopt(&fd, sockopt::SndBuf, &QUEUE_BYTES)?;
     Ok(fd)
+}
+
+/// Asks the kernel to queue ICMP errors for [`take_error`].
+fn queue_errors(fd: &OwnedFd, family: Family) -> nix::Result<()> {
+    match family {
+        Family::V4 => setsockopt(fd, sockopt::Ipv4RecvErr, &true),
+        Family::V6 => setsockopt(fd, sockopt::Ipv6RecvErr, &true),
+    }
 }
 
 /// Calls once more after an error that is not about this call: the kernel reports a pending ICMP error to
@@ -437,6 +453,23 @@ mod tests {
             let idle = receive(&socket, &mut buffer).expect_err("nothing waits");
             assert_eq!(idle.kind(), io::ErrorKind::WouldBlock);
         }
+    }
+
+    #[test]
+    fn clients_that_have_gone_do_not_close_a_published_port() {
+        let published = open_published_udp(SocketAddr::from(([127, 0, 0, 1], 0))).map(UdpSocket::from);
+        let published = published.expect("loopback");
+        let address = published.local_addr().expect("bound");
+        let mut buffer = [0; 100];
+        for _ in 0..3000 {
+            let gone = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+            send(&published, b"answer", gone.expect("loopback"), None, None).expect("sent");
+            let idle = receive(&published, &mut buffer).expect_err("nothing waits");
+            assert_eq!(idle.kind(), io::ErrorKind::WouldBlock);
+        }
+        let client = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        client.send_to(b"hello", address).expect("sent");
+        assert_eq!(wait(|| receive(&published, &mut buffer)).expect("a datagram").len, 5);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use sendfd::{RecvWithFd, SendWithFd};
 
 use super::netlink::{LinkChange, Refused, Route, is_family_missing};
-use super::{packet, tun};
+use super::packet::{self, FarEnd};
+use super::tun;
 use crate::config::{Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, Network};
 use crate::error::{Context, Error, Result};
 
@@ -41,33 +42,18 @@ pub struct LinkFd {
 /// Runs in the guest's user and network namespaces, while a `/proc` is mounted.
 pub fn create(spec: &LinkSpec, network: &Network) -> Result<LinkFd> {
     let mut notes = Vec::new();
-    let (kind, mut end) = match spec.kind {
+    let (kind, mut opened) = match spec.kind {
         LinkKind::Auto => open_best(spec, network.mtu, &mut notes)?,
         kind => {
-            let end = open(kind, spec, network.mtu, &mut notes);
-            (kind, end.map_err(|error| error.hint(remedy(kind)))?)
+            let opened = open(kind, spec, network.mtu, &mut notes);
+            (kind, opened.map_err(|error| error.hint(remedy(kind)))?)
         }
     };
     configure(spec, network, &mut notes)?;
-    if let End::Veth(far_end) = &mut end {
-        far_end.settle();
+    if let Some(far_end) = &mut opened.far_end {
+        far_end.await_carrier()?;
     }
-    Ok(LinkFd { kind, fd: end.into_fd(), notes })
-}
-
-/// A link's end, while the link is made.
-enum End {
-    Tap(OwnedFd),
-    Veth(packet::FarEnd),
-}
-
-impl End {
-    fn into_fd(self) -> OwnedFd {
-        match self {
-            Self::Tap(fd) => fd,
-            Self::Veth(far_end) => far_end.fd,
-        }
-    }
+    Ok(LinkFd { kind, fd: opened.fd, notes })
 }
 
 /// Passes a link to the process at the other end of `socket`.
@@ -104,33 +90,39 @@ pub fn receive(socket: &UnixStream) -> io::Result<LinkFd> {
     Ok(LinkFd { kind, fd, notes })
 }
 
-fn open_best(spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<(LinkKind, End)> {
+/// A link whose guest end is still down.
+struct Opened {
+    fd: OwnedFd,
+    far_end: Option<FarEnd>,
+}
+
+fn open_best(spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<(LinkKind, Opened)> {
     for kind in [LinkKind::Tap, LinkKind::TapPlain] {
         match open(kind, spec, mtu, notes) {
-            Ok(end) => return Ok((kind, end)),
+            Ok(opened) => return Ok((kind, opened)),
             Err(error) => notes.push(format!("{kind}: {error}")),
         }
     }
     match open(LinkKind::Packet, spec, mtu, notes) {
-        Ok(end) => Ok((LinkKind::Packet, end)),
+        Ok(opened) => Ok((LinkKind::Packet, opened)),
         Err(error) => Err(error.hint(format!("no other link is possible here; {}", notes.join("; ")))),
     }
 }
 
-fn open(kind: LinkKind, spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<End> {
+fn open(kind: LinkKind, spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<Opened> {
     match kind {
         LinkKind::Auto | LinkKind::Tap => {
             let tap = tun::open_offload(&spec.ifname)?;
             if !tap.udp_segmentation {
                 notes.push("tap: the kernel segments UDP itself (it has no USO)".into());
             }
-            Ok(End::Tap(tap.fd))
+            Ok(Opened { fd: tap.fd, far_end: None })
         }
-        LinkKind::TapPlain => tun::open_plain(&spec.ifname).map(End::Tap),
+        LinkKind::TapPlain => Ok(Opened { fd: tun::open_plain(&spec.ifname)?, far_end: None }),
         LinkKind::Packet => {
-            let mut far_end = packet::open(&spec.ifname, spec.mac, mtu)?;
-            notes.extend(far_end.remark.take());
-            Ok(End::Veth(far_end))
+            let link = packet::open(&spec.ifname, spec.mac, mtu)?;
+            notes.extend(link.remark);
+            Ok(Opened { fd: link.fd, far_end: Some(link.far_end) })
         }
     }
 }

@@ -16,7 +16,7 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage, State,
+    LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -167,26 +167,6 @@ impl Route {
         self.change(RouteNetlinkMessage::SetLink(link), 0)
     }
 
-    /// Whether interface `index` transmits. One whose other end has just come up does not until the kernel has
-    /// taken note of it: what is sent before is lost.
-    pub fn is_operational(&mut self, index: u32) -> Result<bool, Refused> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        self.send(RouteNetlinkMessage::GetLink(link), 0)?;
-        self.receive()?;
-        for answer in Messages(&self.buffer) {
-            match answer.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                    let up = LinkAttribute::OperState(State::Up);
-                    return Ok(link.attributes.contains(&up));
-                }
-                NetlinkPayload::Error(error) => return acknowledged(&error).map(|()| false),
-                _ => {}
-            }
-        }
-        Ok(false)
-    }
-
     /// Keeps interface `index` from giving itself an IPv6 address (and so from speaking up on the link).
     pub fn without_autoconfiguration(&mut self, index: u32) -> Result<(), Refused> {
         let mut link = LinkMessage::default();
@@ -227,6 +207,25 @@ impl Route {
         message.attributes =
             vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(index)];
         self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Whether interface `index` is up and the kernel has noted its carrier (IFF_RUNNING).
+    pub fn is_running(&mut self, index: u32) -> Result<bool, Refused> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        self.send(RouteNetlinkMessage::GetLink(link), 0)?;
+        loop {
+            self.receive()?;
+            for answer in Messages(&self.buffer) {
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                        return Ok(link.header.flags.contains(LinkFlags::Running));
+                    }
+                    NetlinkPayload::Error(error) => return acknowledged(&error).map(|()| false),
+                    _ => {}
+                }
+            }
+        }
     }
 
     fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refused> {

@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{
@@ -28,10 +28,9 @@ const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 const RECEIVE_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// Below this a burst of full-sized segments overflows the queue.
 const COMFORTABLE_QUEUE_BYTES: usize = 4 * 1024 * 1024;
-
-/// How long the far end is waited for. The kernel takes a millisecond, or a few on a busy machine.
-const SETTLE: Duration = Duration::from_millis(500);
-const SETTLE_STEP: Duration = Duration::from_micros(200);
+/// How often, and at most how many times, the far end is asked for its carrier: a second in all.
+const CARRIER_LOOK_INTERVAL: Duration = Duration::from_micros(500);
+const CARRIER_LOOKS: u32 = 2000;
 
 mod option {
     use nix::{setsockopt_impl, sockopt_impl};
@@ -57,31 +56,40 @@ mod option {
     );
 }
 
-/// The end of a veth pair that rnet has.
-pub struct FarEnd {
-    /// Its packet socket, nonblocking.
+/// A packet link that was made.
+pub struct PacketLink {
+    /// The nonblocking socket on the far end.
     pub fd: OwnedFd,
-    /// A remark on the socket's queue, if it is short.
+    /// What there is to say if the socket's queue is short.
     pub remark: Option<String>,
-    /// Of its namespace.
+    /// The far end itself.
+    pub far_end: FarEnd,
+}
+
+/// The far end of a link, reachable from any namespace.
+pub struct FarEnd {
     route: Route,
     index: u32,
 }
 
 impl FarEnd {
-    /// Waits until it transmits, once the guest's end is up. The kernel takes note of that in its own time, and until
-    /// then loses what is sent here and reports it as sent.
-    pub fn settle(&mut self) {
-        let began = Instant::now();
-        while matches!(self.route.is_operational(self.index), Ok(false)) && began.elapsed() < SETTLE {
-            sleep(SETTLE_STEP);
+    /// Waits until the kernel has noted that the link has a carrier; the guest's end must be up. It does so some
+    /// time after both ends came up, and until then swallows what is sent.
+    pub fn await_carrier(&mut self) -> Result<()> {
+        let refused = |cause: Refused| Error::new("cannot look at", "the far end of the packet link", cause);
+        for _ in 0..CARRIER_LOOKS {
+            if self.route.is_running(self.index).map_err(refused)? {
+                return Ok(());
+            }
+            sleep(CARRIER_LOOK_INTERVAL);
         }
+        Err(Error::new("cannot use", "the packet link", "its two ends do not find each other"))
     }
 }
 
 /// Makes interface `ifname` with station `mac` in the calling thread's network namespace, and a socket on its far
 /// end; the thread visits another namespace meanwhile.
-pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<FarEnd> {
+pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<PacketLink> {
     let guest = File::open(OWN_NAMESPACE).context("cannot open", OWN_NAMESPACE)?;
     unshare(CloneFlags::CLONE_NEWNET)
         .context("cannot make a network namespace for the far end of", ifname)?;
@@ -93,19 +101,18 @@ pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<FarEnd> {
         mtu: mtu.into(),
     });
     setns(&guest, CloneFlags::CLONE_NEWNET).context("cannot return to the network namespace of", ifname)?;
-    let mut far_end = far_end?;
-    let granted =
-        getsockopt(&far_end.fd, sockopt::RcvBuf).context("cannot read the queue length of", ifname)?;
-    far_end.remark = (granted < COMFORTABLE_QUEUE_BYTES).then(|| {
+    let (fd, far_end) = far_end?;
+    let granted = getsockopt(&fd, sockopt::RcvBuf).context("cannot read the queue length of", ifname)?;
+    let remark = (granted < COMFORTABLE_QUEUE_BYTES).then(|| {
         format!(
             "packet: the kernel queues only {granted} bytes from the guest; \
              sysctl net.core.rmem_max={RECEIVE_QUEUE_BYTES} allows more"
         )
     });
-    Ok(far_end)
+    Ok(PacketLink { fd, remark, far_end })
 }
 
-fn open_far_end(pair: &VethPair<'_>) -> Result<FarEnd> {
+fn open_far_end(pair: &VethPair<'_>) -> Result<(OwnedFd, FarEnd)> {
     let refused = |cause: Refused| Error::new("cannot make a veth pair for", pair.far, cause);
     let mut route = Route::open().context("cannot open a netlink socket for", pair.far)?;
     route.add_veth(pair).map_err(refused)?;
@@ -118,7 +125,7 @@ fn open_far_end(pair: &VethPair<'_>) -> Result<FarEnd> {
     route.set_link(index, change).map_err(refused)?;
     // Binding to an interface that is down would leave an error on the socket; the guest's end still is.
     let fd = open_socket(index).context("cannot open a packet socket for", pair.far)?;
-    Ok(FarEnd { fd, remark: None, route, index })
+    Ok((fd, FarEnd { route, index }))
 }
 
 /// Protocol 0 at first: nothing is received before the socket is bound to its interface.

@@ -2,7 +2,7 @@
 
 use crate::lab::{Host, Link, REMOTE, Root, ip_batch};
 use crate::outbound;
-use crate::services::{echo, tcp};
+use crate::services::{echo, tcp, udp};
 
 const NOISE: &str = include_str!("../guest/noise.py");
 const ROUTER_SOLICIT: &str = include_str!("../guest/router_solicit.py");
@@ -15,6 +15,7 @@ over_links![
     dhcp_leases_the_guests_address,
     router_advertisement_describes_the_network,
     damaged_frames_do_no_harm,
+    a_smaller_mtu_inside_costs_large_packets_only,
 ];
 over_any_link![
     name_and_mac_are_as_asked,
@@ -62,6 +63,27 @@ fn mtu_is_as_asked(host: &Host) {
     let mtu = "cat /sys/class/net/tap0/mtu";
     assert_eq!(host.sh(&[], mtu), "65520\n");
     assert_eq!(host.sh(&["--mtu", "1500"], mtu), "1500\n");
+}
+
+fn a_smaller_mtu_inside_costs_large_packets_only(host: &Host) {
+    let _service = udp(host.remote(), (REMOTE, 7000), |asked, _| {
+        Some(vec![b'x'; std::str::from_utf8(asked).ok()?.parse().ok()?])
+    });
+    let program = "import fcntl, socket, struct, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def ask(size, patience):
+    client.settimeout(patience)
+    try:
+        client.sendto(str(size).encode(), (sys.argv[1], 7000)); return len(client.recv(65536))
+    except TimeoutError:
+        return 0
+assert ask(9000, 5) == 9000
+# SIOCSIFMTU
+fcntl.ioctl(client, 0x8922, struct.pack('16si', b'tap0', 1400))
+for _ in range(3):
+    ask(9000, 0.1)
+print(max(ask(100, 1) for _ in range(5)))";
+    assert_eq!(host.python(&[], program, &[&REMOTE.to_string()]), "100\n");
 }
 
 fn gateway_answers_ping(host: &Host) {

@@ -3,16 +3,21 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use crate::lab::{HOST, Host, REMOTE, Root};
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::lab::{HOST, Host, REMOTE, Root, skip};
 use crate::process::{Process, open_fds, wait_within};
-use crate::services::{DnsServer, echo, tcp};
+use crate::services::{DnsServer, echo, tcp, tcp_idle};
 
 const SERVE: &str = include_str!("../guest/serve.py");
 const MANY_OUTBOUND: &str = include_str!("../guest/many_outbound.py");
 const DNS_ONCE: &str = include_str!("../guest/dns_once.py");
+const IDLE_FLOWS: &str = include_str!("../guest/idle_flows.py");
+/// What an idle TCP flow may cost in rnet itself; the kernel's socket comes on top.
+const MAX_IDLE_FLOW_BYTES: usize = 24 * 1024;
 
 over_links![five_hundred_clients_at_once_are_served, more_connections_than_the_soft_fd_limit_are_served,];
-over_any_link![ten_thousand_dns_queries_leave_nothing_open];
+over_any_link![ten_thousand_dns_queries_leave_nothing_open, ten_thousand_idle_flows_delay_no_other];
 
 fn five_hundred_clients_at_once_are_served(host: &Host) {
     let mut guest = host.start_python(&["-p", "8080:80"], SERVE, &["80"]);
@@ -51,6 +56,37 @@ fn ten_thousand_dns_queries_leave_nothing_open(host: &Host) {
     let fds = || open_fds(guest.pid());
     wait_within(Duration::from_secs(45), || (fds() < 64).then_some(()));
     assert!(fds() < 64, "{} file descriptors are open", fds());
+}
+
+fn ten_thousand_idle_flows_delay_no_other(host: &Host) {
+    const FLOWS: usize = 10_000;
+    if getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(_, hard)| hard < FLOWS as u64 + 1000) {
+        return skip("the hard limit of open files is too low");
+    }
+    let (idle, busy) = (tcp_idle(host.remote(), (REMOTE, 0)), tcp(host.remote(), (REMOTE, 0), echo));
+    let args = [FLOWS.to_string(), REMOTE.to_string(), idle.port().to_string(), busy.port().to_string()];
+    let mut guest = host.start_python(&[], IDLE_FLOWS, &args.each_ref().map(String::as_str));
+    guest.wait_for_output("before ");
+    let empty_kb = resident_kb(guest.pid());
+    let measured = wait_within(Duration::from_secs(60), || median(&guest, "after "));
+    let after_us = measured.unwrap_or_else(|| panic!("not {FLOWS}: {}\n{}", idle.met(), text(&guest)));
+    let before_us = median(&guest, "before ").expect("printed first");
+    let bytes = (resident_kb(guest.pid()) - empty_kb) * 1024 / FLOWS;
+    println!("round trip {before_us} us, then {after_us} us; {bytes} bytes per idle flow");
+    assert!(after_us < 2 * before_us + 300, "{before_us} us became {after_us} us");
+    assert!(bytes < MAX_IDLE_FLOW_BYTES, "{bytes} bytes per idle flow");
+}
+
+/// The number that the guest printed after `name`.
+fn median(guest: &Process, name: &str) -> Option<u32> {
+    guest.stdout().lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
+}
+
+/// Memory of a process that is in use.
+fn resident_kb(pid: i32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("rnet runs");
+    let field = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    field.and_then(|kb| kb.trim().strip_suffix(" kB")?.parse().ok()).expect("proc_pid_status(5)")
 }
 
 fn text(guest: &Process) -> String {

@@ -56,7 +56,21 @@ pub(crate) fn tcp(
     addr: impl Into<SocketAddr>,
     serve: impl Fn(&TcpStream) + Send + Sync + 'static,
 ) -> Service {
-    let addr = addr.into();
+    let serve = Arc::new(serve);
+    accept(space, addr.into(), move |stream| {
+        let serve = Arc::clone(&serve);
+        thread::spawn(move || serve(&stream));
+    })
+}
+
+/// Accepts TCP connections to `addr` and leaves them alone until the service is dropped.
+pub(crate) fn tcp_idle(space: &Space, addr: impl Into<SocketAddr>) -> Service {
+    let mut held = Vec::new();
+    accept(space, addr.into(), move |stream| held.push(stream))
+}
+
+/// Gives each connection to `take`, on one thread.
+fn accept(space: &Space, addr: SocketAddr, mut take: impl FnMut(TcpStream) + Send + 'static) -> Service {
     let listener = space.within(move || listen(addr));
     let service = Service {
         addr: listener.local_addr().expect("bound"),
@@ -65,14 +79,12 @@ pub(crate) fn tcp(
         listener: Some(listener.try_clone().expect("an fd to spare")),
     };
     let met = Arc::clone(&service.met);
-    let serve = Arc::new(serve);
     thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
             met.fetch_add(1, Ordering::SeqCst);
             let _ = stream.set_read_timeout(Some(PATIENCE));
             let _ = stream.set_write_timeout(Some(PATIENCE));
-            let serve = Arc::clone(&serve);
-            thread::spawn(move || serve(&stream));
+            take(stream);
         }
     });
     service

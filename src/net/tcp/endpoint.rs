@@ -12,13 +12,14 @@ use crate::net::{Duration, Instant, Offload, Outbox};
 
 /// Bytes of each of an endpoint's two rings, and so its largest window. Larger ones fall out of the cache.
 const RING_BYTES: usize = 256 * 1024;
-/// A guest that has not answered a published connection's SYN by then never will.
+/// A guest that has not answered by then never will: a published connection's SYN, or the answer to its own.
 const GUEST_CONNECT: Duration = Duration::from_secs(30);
 /// How often a half-closed guest is asked whether it still knows the connection. An orphaned FIN_WAIT2 socket
 /// answers with a reset, so that no flow stays half-closed for ever.
 const HALF_CLOSED_PROBE: Duration = Duration::from_secs(60);
-/// A half-closed guest that answers no probe for so long is gone.
-const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(600);
+/// A guest that acknowledges nothing for so long, or answers no probe, is gone (RFC 9293 section 3.8.3 asks for 100 s
+/// at least).
+const GUEST_SILENCE: Duration = Duration::from_secs(600);
 /// Segment size of a guest that names none (RFC 9293 section 3.7.1).
 const DEFAULT_MSS: u16 = 536;
 /// The least that smoltcp accepts; a smaller one would make the two disagree.
@@ -39,6 +40,9 @@ pub(in crate::net) struct Endpoint {
     fin_received: bool,
     /// The FIN that led into TIME-WAIT has been acknowledged.
     lingers: bool,
+    /// Since when the guest owes an acknowledgement or a probe's answer. (smoltcp's own timeout counts from the
+    /// last segment, and so ends an idle connection at the first word after a long silence.)
+    waiting_since: Option<Instant>,
 }
 
 impl Endpoint {
@@ -60,6 +64,7 @@ impl Endpoint {
             opening: false,
             fin_received: false,
             lingers: false,
+            waiting_since: None,
         })
     }
 
@@ -85,11 +90,14 @@ impl Endpoint {
         self.opening = false;
         self.fin_received = false;
         self.lingers = false;
+        self.waiting_since = None;
     }
 
     /// Waits as `local` for the SYN that is replayed next.
     pub(super) fn listen(&mut self, local: SocketAddr) -> bool {
-        self.socket_mut().listen(local).is_ok()
+        let socket = self.socket_mut();
+        socket.set_timeout(Some(GUEST_CONNECT));
+        socket.listen(local).is_ok()
     }
 
     /// Opens from `local` (the client's address) to `guest`.
@@ -112,13 +120,15 @@ impl Endpoint {
             let link_mss = self.mtu.saturating_sub(if packet.source.is_ipv4() { 40 } else { 60 });
             self.mss = mss.clamp(LEAST_MSS, link_mss.max(LEAST_MSS));
         }
+        let was_synchronized = self.is_synchronized();
         let mut device =
             FlowDevice { rx: Some(packet.bytes), ethernet, mss: self.mss, outbox, urgent: false };
         self.iface.poll_ingress_single(now, &mut device, &mut self.sockets);
+        self.waiting_since = None;
         let state = self.socket().state();
         self.fin_received |=
             matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
-        if self.opening && !matches!(self.socket().state(), State::SynSent | State::Closed) {
+        if !was_synchronized && self.is_synchronized() {
             self.opening = false;
             self.socket_mut().set_timeout(None);
         }
@@ -131,6 +141,7 @@ impl Endpoint {
             return;
         }
         self.lingers = self.socket().state() == State::TimeWait;
+        self.note_waiting(now);
         let mut device = FlowDevice { rx: None, ethernet, mss: self.mss, outbox, urgent };
         while let PollResult::SocketStateChanged = self.iface.poll_egress(now, &mut device, &mut self.sockets)
         {
@@ -144,7 +155,21 @@ impl Endpoint {
 
     /// When it wants to speak by itself; never while it only waits for the host to take the last bytes.
     pub(super) fn next_poll(&mut self, now: Instant) -> Option<Instant> {
-        if self.lingers { None } else { self.iface.poll_at(now, &self.sockets) }
+        if self.lingers {
+            return None;
+        }
+        let patience = self.waiting_since.map(|since| since + GUEST_SILENCE);
+        [self.iface.poll_at(now, &self.sockets), patience].into_iter().flatten().min()
+    }
+
+    /// Gives a guest up that has been silent for too long while it owed an answer.
+    fn note_waiting(&mut self, now: Instant) {
+        let socket = self.socket();
+        if socket.send_queue() == 0 && socket.keep_alive().is_none() {
+            self.waiting_since = None;
+        } else if now >= *self.waiting_since.get_or_insert(now) + GUEST_SILENCE {
+            self.socket_mut().abort();
+        }
     }
 
     /// The guest has sent FIN and everything before it has been taken out.
@@ -152,16 +177,21 @@ impl Endpoint {
         self.fin_received && self.socket().recv_queue() == 0
     }
 
-    /// Closed, and nothing that came in good order is left to take out.
+    /// Closed, and nothing that came in good order is left to take out. A reset sends an endpoint that has not been
+    /// open yet back to listening; nobody else will come.
     pub(super) fn is_over(&self) -> bool {
         let socket = self.socket();
-        socket.state() == State::Closed && !(self.fin_received && socket.can_recv())
+        let closed = matches!(socket.state(), State::Closed | State::Listen);
+        closed && !(self.fin_received && socket.can_recv())
+    }
+
+    /// Whether both ends have answered each other (RFC 9293 section 3.3.2).
+    fn is_synchronized(&self) -> bool {
+        !matches!(self.socket().state(), State::Closed | State::Listen | State::SynSent | State::SynReceived)
     }
 
     pub(super) fn probe_half_closed(&mut self) {
-        let socket = self.socket_mut();
-        socket.set_keep_alive(Some(HALF_CLOSED_PROBE));
-        socket.set_timeout(Some(HALF_CLOSED_TIMEOUT));
+        self.socket_mut().set_keep_alive(Some(HALF_CLOSED_PROBE));
     }
 }
 

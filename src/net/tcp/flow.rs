@@ -80,7 +80,7 @@ impl TcpFlow {
             }
             let before = budget;
             let to_host = pump_to_host(endpoint, host, &mut self.writable);
-            let to_guest = pump_to_guest(endpoint, host, &mut self.readable);
+            let to_guest = pump_to_guest(endpoint, host, &mut self.readable, self.host_finished);
             let (Ok(to_host), Ok((to_guest, eof))) = (to_host, to_guest) else {
                 endpoint.abort(&self.ethernet, outbox, now);
                 return Outcome::Ended(Release::Reset);
@@ -92,6 +92,7 @@ impl TcpFlow {
                 endpoint.socket_mut().close();
                 endpoint.probe_half_closed();
                 self.host_finished = true;
+                self.readable = false;
             }
             endpoint.transmit(&self.ethernet, outbox, now, false);
             if budget == before || budget == 0 || !outbox.has_frame_room() {
@@ -121,6 +122,12 @@ impl TcpFlow {
             State::TimeWait if self.guest_finished => Outcome::Ended(Release::Close),
             _ => Outcome::Alive(moved),
         }
+    }
+
+    /// Whether the guest's kernel has nothing more to do with the connection.
+    pub(super) fn guest_has_left(&self) -> bool {
+        let Stage::Open(endpoint) = &self.stage else { return false };
+        matches!(endpoint.socket().state(), State::Closed | State::TimeWait)
     }
 
     /// How a flow whose endpoint is over ends.
@@ -155,13 +162,20 @@ fn pump_to_host(
     }
 }
 
-/// Reads the host socket into the ring. Bytes read, and whether the host has finished.
+/// Reads the host socket into the ring. Bytes read, and whether the host has finished (just now: `finished` says
+/// whether it had before).
 fn pump_to_guest(
     endpoint: &mut Endpoint,
     host: &mut impl HostStream,
     readable: &mut bool,
+    finished: bool,
 ) -> io::Result<(usize, bool)> {
     let socket = endpoint.socket_mut();
+    if *readable && finished && socket.send_queue() == 0 {
+        // All that it can still say is that its connection has failed.
+        *readable = false;
+        return blocked(host.read(&mut [0]), readable).map(|_| (0, false));
+    }
     if !*readable || !socket.can_send() {
         return Ok((0, false));
     }

@@ -14,6 +14,8 @@
 mod device;
 mod endpoint;
 mod flow;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -54,13 +56,37 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
     if !is_plain(ip) || segment.src_port() == 0 || segment.dst_port() == 0 {
         return core.counters.drop(DropReason::Unsupported);
     }
+    // Not even a reset answers what was sent to many (RFC 1122 section 4.2.3.10).
+    if !icmp::is_one_station(ip.destination) {
+        return core.counters.drop(DropReason::Denied);
+    }
     let guest = SocketAddr::new(ip.source, segment.src_port());
     let remote = SocketAddr::new(ip.destination, segment.dst_port());
     let key = FlowKey::Tcp { port: packet.port, guest, remote };
-    match core.table.find(&key) {
+    let opens = opens(packet);
+    match flow_of(core, &key, opens) {
         Some(id) => segment_of_flow(core, id, packet),
-        None if segment.syn() && !segment.ack() && !segment.rst() => open(core, packet, key, guest, remote),
+        None if opens => open(core, packet, key, guest, remote),
         None => refuse(core, packet, DropReason::NoFlow),
+    }
+}
+
+/// Whether a segment asks for a new connection.
+fn opens(packet: &FromGuest<'_>) -> bool {
+    let segment = TcpPacket::new_checked(packet.ip.payload());
+    segment.is_ok_and(|segment| segment.syn() && !segment.ack() && !segment.rst())
+}
+
+/// The flow that a segment belongs to. One that the guest has done with, and only its host still drains, yields its
+/// key to a segment that opens a new connection.
+fn flow_of(core: &mut Core, key: &FlowKey, opens: bool) -> Option<FlowId> {
+    let id = core.table.find(key)?;
+    match core.table.get(id) {
+        Some(Flow::Tcp(flow)) if opens && flow.guest_has_left() => {
+            core.table.unkey(id);
+            None
+        }
+        _ => Some(id),
     }
 }
 
@@ -72,10 +98,15 @@ fn is_plain(ip: &IpPacket<'_>) -> bool {
 fn segment_of_flow(core: &mut Core, id: FlowId, packet: &FromGuest<'_>) {
     let now = core.now;
     let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
-    // While the host socket connects, the guest only repeats its SYN.
-    if let Stage::Open(endpoint) = &mut flow.stage {
-        endpoint.receive(&packet.ip, &flow.ethernet, &mut core.outbox, now);
-        core.queue(id);
+    flow.ethernet.to = packet.mac;
+    match &mut flow.stage {
+        // The guest repeats its SYN, or has given up and begins anew with another.
+        Stage::Connecting { syn, .. } if opens(packet) => *syn = packet.ip.bytes.into(),
+        Stage::Connecting { .. } => {}
+        Stage::Open(endpoint) => {
+            endpoint.receive(&packet.ip, &flow.ethernet, &mut core.outbox, now);
+            core.queue(id);
+        }
     }
 }
 

@@ -1,0 +1,254 @@
+//! TCP against a guest whose every segment the test chooses. How two whole stacks get on is tests/sim's part.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{IpAddress, IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr};
+
+use super::HostStream;
+use crate::config::{MacAddr, Transport};
+use crate::net::fixture::{self, GUEST_MAC};
+use crate::net::gateway::Gateway;
+use crate::net::outbox::{ETHERNET_BYTES, HEADROOM};
+use crate::net::packet::{ETHERTYPE_IPV4, EthernetFrame, IpHeader};
+use crate::net::testing::at;
+use crate::net::{Duration, FlowId, HostEvent, HostOp, Instant, Offload, PortId, Release, RxOffload};
+
+const GUEST: &str = "10.0.2.100:4000";
+const REMOTE: &str = "198.51.100.7:80";
+const OTHER_MAC: MacAddr = MacAddr([0x52, 0x55, 0x0a, 0, 2, 0x65]);
+
+#[test]
+fn a_long_idle_connection_ends_in_good_order() {
+    let mut bench = Bench::new();
+    let flow = bench.open(1000);
+    bench.wait(3600);
+    bench.host.read.push_back(Ok(Vec::new()));
+    bench.gateway.host_ready(flow, true, true);
+    bench.serve();
+    let seen: Vec<TcpControl> = bench.segments().iter().map(|segment| segment.control).collect();
+    assert_eq!(seen, [TcpControl::Fin]);
+}
+
+#[test]
+fn a_guest_that_acknowledges_nothing_is_given_up() {
+    let mut bench = Bench::new();
+    let flow = bench.open(1000);
+    bench.host.read.push_back(Ok(b"hello".to_vec()));
+    bench.gateway.host_ready(flow, true, true);
+    bench.serve();
+    for _ in 0..700 {
+        bench.wait(1);
+    }
+    assert_eq!(bench.ops(), [HostOp::Release { flow, how: Release::Reset }]);
+    assert_eq!(bench.gateway.flows(), 0);
+}
+
+#[test]
+fn the_guests_latest_attempt_is_the_one_that_is_answered() {
+    let mut bench = Bench::new();
+    bench.guest(TcpControl::Syn, 1000, None);
+    let flow = bench.connecting();
+    bench.guest(TcpControl::Syn, 5000, None);
+    bench.guest(TcpControl::None, 7000, Some(TcpSeqNumber(1)));
+    bench.gateway.handle_host(HostEvent::Connected { flow }, bench.now);
+    bench.serve();
+    assert_eq!(bench.segment().ack, Some(TcpSeqNumber(5001)));
+}
+
+#[test]
+fn a_guest_may_change_its_station() {
+    let mut bench = Bench::new();
+    let publish = bench.gateway.publish(Transport::Tcp, 80, PortId(0));
+    bench.open(1000);
+    bench.mac = OTHER_MAC;
+    let acknowledged = bench.acknowledged;
+    bench.guest(TcpControl::Fin, 1001, acknowledged);
+    bench.serve();
+    let segments = bench.segments();
+    assert!(!segments.is_empty());
+    assert!(segments.iter().all(|segment| segment.to_mac == OTHER_MAC), "{segments:?}");
+    bench.gateway.accept(publish, at("203.0.113.9:5000"), bench.now).expect("room");
+    bench.serve();
+    let opening = bench.segment();
+    assert_eq!((opening.control, opening.to_mac), (TcpControl::Syn, OTHER_MAC));
+}
+
+/// A gateway, the raw guest behind it and the host socket of its one connection.
+struct Bench {
+    gateway: Gateway,
+    now: Instant,
+    mac: MacAddr,
+    /// What the guest has acknowledged of the connection that was opened last.
+    acknowledged: Option<TcpSeqNumber>,
+    host: Host,
+}
+
+/// A segment that the guest got.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    to_mac: MacAddr,
+    control: TcpControl,
+    seq: TcpSeqNumber,
+    ack: Option<TcpSeqNumber>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut gateway = Gateway::new(Arc::new(fixture::network()), 7, Instant::ZERO);
+        gateway.add_port(GUEST_MAC, Offload::None);
+        Self { gateway, now: Instant::ZERO, mac: GUEST_MAC, acknowledged: None, host: Host::default() }
+    }
+
+    /// Opens a connection to the remote end, whose first sequence number is `seq`.
+    fn open(&mut self, seq: i32) -> FlowId {
+        self.guest(TcpControl::Syn, seq, None);
+        let flow = self.connecting();
+        self.gateway.handle_host(HostEvent::Connected { flow }, self.now);
+        self.serve();
+        let answer = self.segment();
+        assert_eq!((answer.control, answer.ack), (TcpControl::Syn, Some(TcpSeqNumber(seq) + 1)));
+        self.acknowledged = Some(answer.seq + 1);
+        self.guest(TcpControl::None, seq + 1, self.acknowledged);
+        self.serve();
+        flow
+    }
+
+    /// The flow that asks for a connection.
+    fn connecting(&mut self) -> FlowId {
+        match self.ops()[..] {
+            [HostOp::Connect { flow, .. }] => flow,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    fn guest(&mut self, control: TcpControl, seq: i32, ack: Option<TcpSeqNumber>) {
+        self.guest_to(at(GUEST), at(REMOTE), control, seq, ack);
+    }
+
+    /// The guest sends a segment without payload.
+    fn guest_to(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        control: TcpControl,
+        seq: i32,
+        ack: Option<TcpSeqNumber>,
+    ) {
+        let segment = TcpRepr {
+            src_port: from.port(),
+            dst_port: to.port(),
+            control,
+            seq_number: TcpSeqNumber(seq),
+            ack_number: ack,
+            window_len: 65_535,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None::<TcpTimestampRepr>,
+            payload: &[],
+        };
+        let mut bytes = vec![0; segment.buffer_len()];
+        let (source, destination) = (IpAddress::from(from.ip()), IpAddress::from(to.ip()));
+        let mut packet = TcpPacket::new_unchecked(&mut bytes);
+        segment.emit(&mut packet, &source, &destination, &ChecksumCapabilities::default());
+        let protocol = IpProtocol::Tcp;
+        let ip = IpHeader { source: from.ip(), destination: to.ip(), hop_limit: 64, protocol };
+        self.guest_ip(ip, &bytes);
+    }
+
+    fn guest_ip(&mut self, ip: IpHeader, payload: &[u8]) {
+        let mut frame = vec![0; ETHERNET_BYTES + ip.bytes()];
+        frame[..6].copy_from_slice(&MacAddr::GATEWAY.0);
+        frame[6..12].copy_from_slice(&self.mac.0);
+        frame[12..ETHERNET_BYTES].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+        frame.extend_from_slice(payload);
+        ip.emit(&mut frame[ETHERNET_BYTES..], None);
+        self.gateway.handle_frame(PortId(0), &frame, RxOffload::default(), self.now);
+    }
+
+    fn serve(&mut self) {
+        while let Some(flow) = self.gateway.next_ready() {
+            self.gateway.service(flow, &mut self.host, self.now);
+        }
+    }
+
+    /// Lets time pass, what is due happen, and the guest hear none of it.
+    fn wait(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        while self.gateway.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.gateway.handle_timeout(self.now);
+            self.serve();
+            self.segments();
+        }
+    }
+
+    fn ops(&mut self) -> Vec<HostOp> {
+        std::iter::from_fn(|| self.gateway.outbox().pop_op()).collect()
+    }
+
+    fn segment(&mut self) -> Segment {
+        let segments = self.segments();
+        assert_eq!(segments.len(), 1, "{segments:?}");
+        segments[0]
+    }
+
+    fn segments(&mut self) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        while let Some((_, frame, _)) = self.gateway.outbox().front_frame() {
+            segments.push(Segment::read(&frame[HEADROOM..]));
+            self.gateway.outbox().pop_frame();
+        }
+        segments
+    }
+}
+
+impl Segment {
+    fn read(frame: &[u8]) -> Self {
+        let frame = EthernetFrame::parse(frame).expect("a frame");
+        let ip = fixture::parse(frame.payload).expect("a packet");
+        let segment = TcpPacket::new_checked(ip.payload()).expect("a segment");
+        let control = match (segment.syn(), segment.fin(), segment.rst()) {
+            (true, ..) => TcpControl::Syn,
+            (_, true, _) => TcpControl::Fin,
+            (.., true) => TcpControl::Rst,
+            _ => TcpControl::None,
+        };
+        let (seq, ack) = (segment.seq_number(), segment.ack().then(|| segment.ack_number()));
+        Self { to_mac: frame.destination, control, seq, ack }
+    }
+}
+
+/// A host socket that reads what it was given, and takes everything.
+#[derive(Default)]
+struct Host {
+    read: VecDeque<io::Result<Vec<u8>>>,
+}
+
+impl Read for Host {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.read.pop_front().unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+}
+
+impl Write for Host {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl HostStream for Host {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
