@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rnet::config::{HostAccess, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MacAddr, Network, Timeouts};
@@ -318,8 +319,11 @@ fn interfaces() -> Vec<String> {
     names
 }
 
-/// Starts `inside` for `scenario` as an ordinary user with the tun device that it needs.
+/// Starts `inside` for `scenario` as an ordinary user with the tun device that it needs. One at a time: a process
+/// that another thread forks meanwhile would hold the copied program open for writing, and so keep it from running.
 fn run(scenario: &str) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let root = nix::unistd::geteuid().is_root();
     let place = tempfile::tempdir().unwrap();
     std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();
