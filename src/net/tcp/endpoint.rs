@@ -145,6 +145,11 @@ impl Endpoint {
         let mut device = FlowDevice { rx: None, ethernet, mss: self.mss, outbox, urgent };
         while let PollResult::SocketStateChanged = self.iface.poll_egress(now, &mut device, &mut self.sockets)
         {
+            // Nothing is left to send but an acknowledgement. A probe of a closed window that smoltcp 0.14 still
+            // believes due would be repeated without end.
+            if matches!(self.sockets.get::<tcp::Socket<'_>>(self.handle).state(), State::FinWait2) {
+                break;
+            }
         }
     }
 

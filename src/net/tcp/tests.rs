@@ -10,7 +10,7 @@ use smoltcp::wire::{IpAddress, IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSe
 
 use super::HostStream;
 use crate::config::{MacAddr, Transport};
-use crate::net::fixture::{self, GUEST_MAC};
+use crate::net::fixture::{self, GUEST_MAC, Random};
 use crate::net::gateway::Gateway;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM};
 use crate::net::packet::{ETHERTYPE_IPV4, EthernetFrame, IpHeader};
@@ -19,6 +19,8 @@ use crate::net::{Duration, FlowId, HostEvent, HostOp, Instant, Offload, PortId, 
 
 const GUEST: &str = "10.0.2.100:4000";
 const REMOTE: &str = "198.51.100.7:80";
+/// Services in a row that the traffic of a test can be reason for.
+const MAX_TURNS: usize = 50;
 const OTHER_MAC: MacAddr = MacAddr([0x52, 0x55, 0x0a, 0, 2, 0x65]);
 
 #[test]
@@ -77,6 +79,59 @@ fn a_guest_may_change_its_station() {
     assert_eq!((opening.control, opening.to_mac), (TcpControl::Syn, OTHER_MAC));
 }
 
+#[test]
+fn a_closed_window_is_not_probed_without_end() {
+    let mut bench = Bench::new();
+    let flow = bench.open(1000);
+    let first = bench.acknowledged.expect("open");
+    bench.host.read.extend([Ok(vec![1; 2000]), Ok(Vec::new())]);
+    bench.gateway.host_ready(flow, true, true);
+    bench.serve();
+    bench.window = 0;
+    bench.guest(TcpControl::None, 1001, Some(first + 1000));
+    bench.serve();
+    bench.guest(TcpControl::None, 1001, Some(first + 2001));
+    bench.serve();
+    bench.segments();
+    bench.wait(10);
+    bench.serve();
+    assert!(bench.segments().len() < MAX_TURNS);
+}
+
+#[test]
+fn hostile_segments_do_no_harm() {
+    let mut random = Random(11);
+    for round in 0..1000 {
+        let mut bench = Bench::with(if round % 2 == 0 { Offload::None } else { Offload::ChecksumAndTso });
+        let mut flow = bench.open(i32::MAX - 1 - random.below(1000) as i32);
+        for _ in 0..100 {
+            bench.hostile(&mut random);
+            flow = bench.connect_all().unwrap_or(flow);
+            let read = match random.below(12) {
+                0 => Some(Ok(Vec::new())),
+                1 => Some(Err(io::ErrorKind::ConnectionReset.into())),
+                2..6 => Some(Ok(vec![1; 1 + random.below(5000)])),
+                _ => None,
+            };
+            bench.host.read.extend(read);
+            bench.gateway.host_ready(flow, true, true);
+            bench.serve();
+            bench.wait(random.below(3) as u64);
+            bench.segments();
+        }
+        for _ in 0..100 {
+            bench.wait(20);
+        }
+        bench.host.read.push_back(Ok(Vec::new()));
+        bench.gateway.host_ready(flow, true, true);
+        bench.serve();
+        for _ in 0..100 {
+            bench.wait(20);
+        }
+        assert_eq!(bench.gateway.flows(), 0, "round {round}");
+    }
+}
+
 /// A gateway, the raw guest behind it and the host socket of its one connection.
 struct Bench {
     gateway: Gateway,
@@ -84,6 +139,11 @@ struct Bench {
     mac: MacAddr,
     /// What the guest has acknowledged of the connection that was opened last.
     acknowledged: Option<TcpSeqNumber>,
+    /// What the gateway last acknowledged.
+    expected: TcpSeqNumber,
+    /// What the guest has room for.
+    window: u16,
+    got: Vec<Segment>,
     host: Host,
 }
 
@@ -98,9 +158,22 @@ struct Segment {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(Offload::None)
+    }
+
+    fn with(offload: Offload) -> Self {
         let mut gateway = Gateway::new(Arc::new(fixture::network()), 7, Instant::ZERO);
-        gateway.add_port(GUEST_MAC, Offload::None);
-        Self { gateway, now: Instant::ZERO, mac: GUEST_MAC, acknowledged: None, host: Host::default() }
+        gateway.add_port(GUEST_MAC, offload);
+        Self {
+            gateway,
+            now: Instant::ZERO,
+            mac: GUEST_MAC,
+            acknowledged: None,
+            expected: TcpSeqNumber(0),
+            window: u16::MAX,
+            got: Vec::new(),
+            host: Host::default(),
+        }
     }
 
     /// Opens a connection to the remote end, whose first sequence number is `seq`.
@@ -125,6 +198,18 @@ impl Bench {
         }
     }
 
+    /// Connects what asks for it; the last of the flows.
+    fn connect_all(&mut self) -> Option<FlowId> {
+        let mut last = None;
+        for op in self.ops() {
+            if let HostOp::Connect { flow, .. } = op {
+                self.gateway.handle_host(HostEvent::Connected { flow }, self.now);
+                last = Some(flow);
+            }
+        }
+        last
+    }
+
     fn guest(&mut self, control: TcpControl, seq: i32, ack: Option<TcpSeqNumber>) {
         self.guest_to(at(GUEST), at(REMOTE), control, seq, ack);
     }
@@ -144,7 +229,7 @@ impl Bench {
             control,
             seq_number: TcpSeqNumber(seq),
             ack_number: ack,
-            window_len: 65_535,
+            window_len: self.window,
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,
@@ -161,6 +246,31 @@ impl Bench {
         self.guest_ip(ip, &bytes);
     }
 
+    /// A segment of the open connection whose numbers are near the right ones and whose flags are any.
+    fn hostile(&mut self, random: &mut Random) {
+        let near = |random: &mut Random| {
+            let far = if random.below(4) == 0 { 1 << random.below(31) } else { 1 };
+            (random.below(4) as i32 - 1).wrapping_mul(far)
+        };
+        let mut bytes = vec![0; 20];
+        let mut segment = TcpPacket::new_unchecked(&mut bytes);
+        segment.set_src_port(at(GUEST).port());
+        segment.set_dst_port(at(REMOTE).port());
+        segment.set_seq_number(TcpSeqNumber(self.expected.0.wrapping_add(near(random))));
+        let acknowledged = self.acknowledged.unwrap_or_default();
+        segment.set_ack_number(TcpSeqNumber(acknowledged.0.wrapping_add(near(random))));
+        segment.set_header_len(20);
+        let flags = if random.below(3) == 0 { random.below(256) as u8 } else { 0x10 };
+        segment.set_window_len(random.below(65_536) as u16 >> random.below(16));
+        bytes[13] = flags;
+        bytes.extend(vec![7; random.below(3) * random.below(1400)]);
+        let mut segment = TcpPacket::new_unchecked(&mut bytes);
+        let (from, to) = (at(GUEST).ip(), at(REMOTE).ip());
+        segment.fill_checksum(&from.into(), &to.into());
+        let ip = IpHeader { source: from, destination: to, hop_limit: 64, protocol: IpProtocol::Tcp };
+        self.guest_ip(ip, &bytes);
+    }
+
     fn guest_ip(&mut self, ip: IpHeader, payload: &[u8]) {
         let mut frame = vec![0; ETHERNET_BYTES + ip.bytes()];
         frame[..6].copy_from_slice(&MacAddr::GATEWAY.0);
@@ -172,8 +282,11 @@ impl Bench {
     }
 
     fn serve(&mut self) {
-        while let Some(flow) = self.gateway.next_ready() {
+        for turn in 0.. {
+            let Some(flow) = self.gateway.next_ready() else { return };
+            assert!(turn < MAX_TURNS, "it speaks without end");
             self.gateway.service(flow, &mut self.host, self.now);
+            self.collect();
         }
     }
 
@@ -198,12 +311,21 @@ impl Bench {
     }
 
     fn segments(&mut self) -> Vec<Segment> {
-        let mut segments = Vec::new();
+        self.collect();
+        std::mem::take(&mut self.got)
+    }
+
+    /// Takes the frames, so that the outbox has room.
+    fn collect(&mut self) {
         while let Some((_, frame, _)) = self.gateway.outbox().front_frame() {
-            segments.push(Segment::read(&frame[HEADROOM..]));
+            let segment = Segment::read(&frame[HEADROOM..]);
             self.gateway.outbox().pop_frame();
+            self.expected = segment.ack.unwrap_or(self.expected);
+            if segment.seq > self.acknowledged.unwrap_or(segment.seq) {
+                self.acknowledged = Some(segment.seq);
+            }
+            self.got.push(segment);
         }
-        segments
     }
 }
 
@@ -231,9 +353,14 @@ struct Host {
 
 impl Read for Host {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.read.pop_front().unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
-        buffer[..bytes.len()].copy_from_slice(&bytes);
-        Ok(bytes.len())
+        let mut bytes = self.read.pop_front().unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
+        let len = bytes.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&bytes[..len]);
+        bytes.drain(..len);
+        if !bytes.is_empty() {
+            self.read.push_front(Ok(bytes));
+        }
+        Ok(len)
     }
 }
 
