@@ -14,8 +14,9 @@ use crate::net::{Instant, Offload, Outbox, TxOffload};
 
 /// Where the checksum stands in the TCP header.
 const CHECKSUM_OFFSET: u16 = 16;
-/// What an endpoint on an offloading link believes the MTU to be: the largest IP packet.
-const OFFLOAD_MTU: usize = 65_535;
+/// What an endpoint on an offloading link believes the MTU to be: what a whole frame of 65,535 bytes carries. One of
+/// 65,536 is too long for a veth (its gso_max_size), which has the kernel cut it beforehand, or loses it.
+const OFFLOAD_MTU: usize = 65_535 - ETHERNET_BYTES;
 
 /// The link as one endpoint sees it: at most one packet to take, and the outbox to write to.
 pub(super) struct FlowDevice<'a> {

@@ -8,7 +8,7 @@
 //!
 //! Each flow has its own interface and a socket set of one: smoltcp's cost per packet grows with the sockets
 //! in a set, while the flow table finds the endpoint in constant time. On links with offloads an endpoint
-//! believes in an MTU of 65,535 bytes; what exceeds the guest's segment size leaves as one frame that the
+//! believes in an MTU of 65,521 bytes; what exceeds the guest's segment size leaves as one frame that the
 //! kernel cuts (TSO). (smoltcp 0.14 drops IPv6 segments above the MTU that it was told.)
 
 mod device;

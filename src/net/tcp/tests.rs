@@ -99,6 +99,17 @@ fn a_closed_window_is_not_probed_without_end() {
 }
 
 #[test]
+fn no_frame_is_longer_than_a_veth_takes() {
+    let mut bench = Bench::with(Offload::ChecksumAndTso);
+    let flow = bench.open(1000);
+    bench.host.read.push_back(Ok(vec![1; 100_000]));
+    bench.gateway.host_ready(flow, true, true);
+    bench.serve();
+    let longest = bench.segments().iter().map(|segment| segment.frame_bytes).max();
+    assert_eq!(longest, Some(65_535));
+}
+
+#[test]
 fn hostile_segments_do_no_harm() {
     let mut random = Random(11);
     for round in 0..1000 {
@@ -154,6 +165,7 @@ struct Segment {
     control: TcpControl,
     seq: TcpSeqNumber,
     ack: Option<TcpSeqNumber>,
+    frame_bytes: usize,
 }
 
 impl Bench {
@@ -331,6 +343,7 @@ impl Bench {
 
 impl Segment {
     fn read(frame: &[u8]) -> Self {
+        let frame_bytes = frame.len();
         let frame = EthernetFrame::parse(frame).expect("a frame");
         let ip = fixture::parse(frame.payload).expect("a packet");
         let segment = TcpPacket::new_checked(ip.payload()).expect("a segment");
@@ -341,7 +354,7 @@ impl Segment {
             _ => TcpControl::None,
         };
         let (seq, ack) = (segment.seq_number(), segment.ack().then(|| segment.ack_number()));
-        Self { to_mac: frame.destination, control, seq, ack }
+        Self { to_mac: frame.destination, control, seq, ack, frame_bytes }
     }
 }
 
