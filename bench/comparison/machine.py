@@ -1,0 +1,82 @@
+"""What the measurement ran on, and whether others were using it."""
+
+import glob
+import os
+import platform
+import subprocess
+import time
+
+TICK = os.sysconf("SC_CLK_TCK")
+VERSION_FLAGS = {"rnet": "--version", "slirp4netns": "--version", "pasta": "--version"}
+
+
+def describe(paths):
+    """Facts about the machine and the programs, for the report."""
+    facts = {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "load": list(os.getloadavg()),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "versions": {},
+    }
+    for tool, flag in VERSION_FLAGS.items():
+        if tool in paths:
+            facts["versions"][tool] = _version([paths[tool], flag])
+    return facts
+
+
+def _processor():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "unknown"
+
+
+def _version(argv):
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return next(iter(done.stdout.splitlines()), "unknown")
+
+
+class Watch:
+    """Measures how much of the machine others used since it was made.
+
+    Ours is everything in this PID namespace. Softirq time is left out on both sides: it belongs to whoever is
+    interrupted, which says nothing about whose packet it was.
+    """
+
+    def __init__(self):
+        self._start = time.monotonic()
+        self._all = _busy_seconds()
+        self._ours = _our_seconds()
+
+    def others_percent(self):
+        """Share of all cores' time, 0 to 100."""
+        others = (_busy_seconds() - self._all) - (_our_seconds() - self._ours)
+        span = (time.monotonic() - self._start) * os.cpu_count()
+        return max(0.0, min(100.0, others * 100 / span)) if span else 0.0
+
+
+def _busy_seconds():
+    """user, nice, system and steal time of all cores."""
+    with open("/proc/stat", encoding="ascii") as file:
+        fields = [int(word) for word in file.readline().split()[1:]]
+    return (fields[0] + fields[1] + fields[2] + fields[7]) / TICK
+
+
+def _our_seconds():
+    """Time of every process of this PID namespace and of those that they have waited for."""
+    total = 0
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += sum(int(field) for field in fields[11:15])
+    return total / TICK
