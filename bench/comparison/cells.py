@@ -11,9 +11,11 @@ import subprocess
 import time
 
 from . import tools
-from .space import LOSSY, NEAR, SLOW
+from .space import LOSSY, NEAR, ROOM, SLOW
 
 SERVER_PORT = 5001
+# Where the server tells its counts.
+COUNTS = f"{ROOM}/run/counts.sock"
 BIG, USUAL = 65520, 1500
 PACED = 20_000
 # How often a start is timed in one sample.
@@ -74,18 +76,19 @@ class Bench:
 
     def serve_remote(self):
         """A server on the remote machine."""
-        self._serve(self.space.in_remote([self.space.load, "serve", str(SERVER_PORT)]))
+        self._serve(self.space.in_remote([self.space.load, "serve", str(SERVER_PORT), COUNTS]))
 
     def serve_guest(self, guest):
         """A server in the guest, at its published port."""
-        self._serve(guest.inside([self.space.load, "serve", str(tools.PORT)]))
+        self._serve(guest.inside([self.space.load, "serve", str(tools.PORT), COUNTS]))
 
     def _serve(self, argv):
         server = self.space.start(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._started.append(lambda: self.space.stop(server))
         readable, _, _ = select.select([server.stdout], [], [], GRACE_SECONDS)
         if not readable or server.stdout.readline().strip() != "ready":
-            raise tools.Failure("the server does not start")
+            server.kill()
+            raise tools.Failure(f"the server does not start: {tools.last_line(server)}")
 
     def hold(self, argv):
         """Starts a load program that holds what it has opened, and returns what it said then."""
@@ -209,7 +212,7 @@ def _stream(direction, mtu, streams):
     def sample(bench):
         bench.serve_remote()
         guest = bench.guest(mtu)
-        argv = [bench.space.load, "stream", _remote(), direction, str(streams), str(bench.seconds)]
+        argv = [bench.space.load, "stream", _remote(), COUNTS, direction, str(streams), str(bench.seconds)]
         return _stream_metrics(*bench.load(guest.inside(argv), guest))
 
     return sample
@@ -227,7 +230,7 @@ def _published(client, direction, mtu, streams):
         guest = bench.guest(mtu)
         bench.serve_guest(guest)
         place, address = _from(bench, guest, client)
-        argv = [bench.space.load, "stream", address, direction, str(streams), str(bench.seconds)]
+        argv = [bench.space.load, "stream", address, COUNTS, direction, str(streams), str(bench.seconds)]
         return _stream_metrics(*bench.load(place(argv), guest))
 
     return sample
@@ -292,7 +295,7 @@ def _flood(direction, size, per_second):
     def sample(bench):
         bench.serve_remote()
         guest = bench.guest()
-        argv = [bench.space.load, "udp", _remote(), direction, str(size), str(per_second), str(bench.seconds)]
+        argv = [bench.space.load, "udp", _remote(), COUNTS, direction, str(size), str(per_second), str(bench.seconds)]
         said, cores = bench.load(guest.inside(argv), guest)
         rate = said["bps"] / 1e9
         metrics = {"loss": said["loss_percent"], **_per_gigabyte(rate, cores)}
@@ -324,7 +327,7 @@ def _memory(bench):
     bench.serve_remote()
     guest = bench.guest()
     idle = guest.resident_bytes()
-    argv = [bench.space.load, "stream", _remote(), "both", "8", str(bench.seconds)]
+    argv = [bench.space.load, "stream", _remote(), COUNTS, "both", "8", str(bench.seconds)]
     bench.load(guest.inside(argv), guest)
     return {"memory": idle / 2**20, "after load": guest.resident_bytes() / 2**20}
 
@@ -343,7 +346,7 @@ def _far(address, direction):
         bench.serve_remote()
         guest = bench.guest()
         seconds = bench.seconds * FAR_FACTOR
-        argv = [bench.space.load, "stream", _remote(address), direction, "1", str(seconds)]
+        argv = [bench.space.load, "stream", _remote(address), COUNTS, direction, "1", str(seconds)]
         return _stream_metrics(*bench.load(guest.inside(argv), guest, seconds))
 
     return sample

@@ -128,7 +128,7 @@ class Slirp4netns:
         os.close(ready)
         if told != b"1":
             helper.kill()
-            raise Failure(f"slirp4netns does not start: {_last_line(helper)}")
+            raise Failure(f"slirp4netns does not start: {last_line(helper)}")
 
     def start(self, space, mtu):
         guest, helper, ready = self._attach(space, mtu, ["park"])
@@ -221,7 +221,7 @@ def _start_parent(space, argv):
 
     def came():
         if helper.poll() is not None:
-            raise Failure(f"did not start: {_last_line(helper)}")
+            raise Failure(f"did not start: {last_line(helper)}")
         return parked()
 
     try:
@@ -246,10 +246,10 @@ def _line(process):
     readable, _, _ = select.select([process.stdout], [], [], 10)
     if not readable or process.stdout.readline().strip() != "begin":
         process.kill()
-        raise Failure(_last_line(process) or "no answer from the guest")
+        raise Failure(last_line(process) or "no answer from the guest")
 
 
-def _last_line(process):
+def last_line(process):
     """The end of what a process that has ended said."""
     if process.stderr is None:
         return ""

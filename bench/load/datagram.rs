@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::peer::Control;
+use crate::peer::{Control, reach};
 use crate::server::Tally;
 use crate::stream::warm_up;
 use crate::transact::udp_to;
@@ -106,8 +106,14 @@ fn flood_back(socket: UdpSocket, wish: &[u8], to: SocketAddr, tally: &Arc<Tally>
 }
 
 /// Floods for `time` and prints what arrived.
-pub(crate) fn measure(to: SocketAddr, direction: Direction, flood: Flood, time: Duration) -> io::Result<()> {
-    let control = Control::open(to)?;
+pub(crate) fn measure(
+    to: SocketAddr,
+    control: Control,
+    direction: Direction,
+    flood: Flood,
+    time: Duration,
+) -> io::Result<()> {
+    reach(to)?;
     let socket = udp_to(to)?;
     match direction {
         Direction::In => inward(control, &socket, flood, time),

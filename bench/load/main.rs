@@ -7,11 +7,13 @@
 
 use std::env;
 use std::io::{self, Error, ErrorKind, Write};
-use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
+
+use peer::Control;
 
 mod datagram;
 mod peer;
@@ -21,11 +23,12 @@ mod stream;
 mod transact;
 
 const USAGE: &str = "\
-usage: load serve PORT
-       load stream ADDR:PORT out|in|both STREAMS SECONDS
+usage: load serve PORT SOCKET                                 SOCKET is a path, for those who ask for counts
+       load stream ADDR:PORT SOCKET out|in|both STREAMS SECONDS
        load rr ADDR:PORT tcp|udp SECONDS
        load crr ADDR:PORT SECONDS
-       load udp ADDR:PORT out|in BYTES PER_SECOND SECONDS     0 per second is as fast as it goes
+       load udp ADDR:PORT SOCKET out|in BYTES PER_SECOND SECONDS
+                                                              0 per second is as fast as it goes
        load idle ADDR:PORT FLOWS                              holds them until standard input ends
        load first ADDR:PORT                                   tries until one byte came back
        load relay TAP1 TAP2 DELAY_US LOSS_PERCENT             passes frames between two TAPs
@@ -46,19 +49,24 @@ fn main() -> ExitCode {
 
 fn run(words: &[&str]) -> io::Result<()> {
     match *words {
-        ["serve", port] => server::serve(number(port)?),
-        ["stream", to, direction, streams, time] => {
-            stream::measure(number(to)?, direction.parse()?, number(streams)?, seconds(time)?)
+        ["serve", port, socket] => server::serve(number(port)?, Path::new(socket)),
+        ["stream", to, socket, direction, streams, time] => {
+            let control = Control::open(Path::new(socket))?;
+            stream::measure(number(to)?, control, direction.parse()?, number(streams)?, seconds(time)?)
         }
         ["rr", to, "tcp", time] => transact::tcp(number(to)?, seconds(time)?),
         ["rr", to, "udp", time] => transact::udp(number(to)?, seconds(time)?),
         ["crr", to, time] => transact::connects(number(to)?, seconds(time)?),
-        ["udp", to, direction, bytes, rate, time] => {
+        ["udp", to, socket, direction, bytes, rate, time] => {
             let flood = datagram::Flood { bytes: number(bytes)?, per_second: number(rate)? };
-            datagram::measure(number(to)?, direction.parse()?, flood, seconds(time)?)
+            let control = Control::open(Path::new(socket))?;
+            datagram::measure(number(to)?, control, direction.parse()?, flood, seconds(time)?)
         }
         ["idle", to, flows] => transact::idle(number(to)?, number(flows)?),
-        ["first", to] => transact::first(number::<SocketAddr>(to)?),
+        ["first", to] => {
+            peer::reach(number(to)?)?;
+            begin()
+        }
         ["relay", near, far, delay, loss] => relay::relay(near, far, number(delay)?, number(loss)?),
         ["mark"] => begin(),
         ["park"] => loop {

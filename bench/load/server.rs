@@ -4,8 +4,12 @@
 //! thread of its own, since blocking calls answer fastest.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -50,7 +54,7 @@ impl Tally {
 }
 
 /// Serves until killed.
-pub(crate) fn serve(port: u16) -> io::Result<()> {
+pub(crate) fn serve(port: u16, socket: &Path) -> io::Result<()> {
     let tally = Arc::new(Tally {
         start: Instant::now(),
         stream_bytes: AtomicU64::new(0),
@@ -63,8 +67,36 @@ pub(crate) fn serve(port: u16) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let for_datagrams = Arc::clone(&tally);
     thread::spawn(move || datagram::answer(&datagrams, &for_datagrams));
+    let control = listen(socket)?;
+    let for_control = Arc::clone(&tally);
+    thread::spawn(move || {
+        for client in control.incoming().flatten() {
+            // A client that went away is its own affair.
+            let _ = answer(client, &for_control);
+        }
+    });
     say("ready")?;
     accept(TcpListener::from_std(listener.into()), &tally)
+}
+
+/// The unix socket at `path`, open to every user of the machine; an old one there is replaced.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o777))?;
+    Ok(listener)
+}
+
+/// Tells one client the counts as often as it asks.
+fn answer(mut client: UnixStream, tally: &Tally) -> io::Result<()> {
+    let mut question = [0];
+    loop {
+        client.read_exact(&mut question)?;
+        client.write_all(tally.line().as_bytes())?;
+    }
 }
 
 fn bind(port: u16, kind: Type, protocol: Protocol) -> io::Result<Socket> {
@@ -142,7 +174,7 @@ fn begin(word: &str, mut stream: TcpStream, tally: &Arc<Tally>) -> io::Result<()
             sink(stream, &tally)
         }
         "echo\n" => echo(stream),
-        _ => control(stream, &tally),
+        _ => Ok(()),
     });
     Ok(())
 }
@@ -169,13 +201,5 @@ fn echo(mut stream: std::net::TcpStream) -> io::Result<()> {
     loop {
         stream.read_exact(&mut request)?;
         stream.write_all(&request)?;
-    }
-}
-
-fn control(mut stream: std::net::TcpStream, tally: &Tally) -> io::Result<()> {
-    let mut question = [0];
-    loop {
-        stream.read_exact(&mut question)?;
-        stream.write_all(tally.line().as_bytes())?;
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::peer::{Control, connect};
+use crate::peer::{Control, ask, open, reach};
 use crate::server::CHUNK;
 use crate::{Direction, begin, say};
 
@@ -33,14 +33,17 @@ struct Sample {
 /// Runs `streams` connections for `time` and prints bits per second each way.
 pub(crate) fn measure(
     to: SocketAddr,
+    mut control: Control,
     direction: Direction,
     streams: usize,
     time: Duration,
 ) -> io::Result<()> {
-    let mut control = Control::open(to)?;
+    reach(to)?;
     let received = Arc::new(AtomicU64::new(0));
-    for _ in 0..streams {
-        start(to, direction, &received)?;
+    // All are open before the first byte flows: how long a connection takes beside a load is not the question.
+    let open = (0..streams).map(|_| open(to)).collect::<io::Result<Vec<_>>>()?;
+    for stream in open {
+        start(stream, direction, &received)?;
     }
     thread::sleep(warm_up(time));
     let opens = sample(&mut control, &received)?;
@@ -64,14 +67,14 @@ fn rate(bytes: u64, time: Duration) -> f64 {
     bytes as f64 * 8.0 / time.as_secs_f64()
 }
 
-/// Opens one connection and leaves it to threads, which end with the process.
-fn start(to: SocketAddr, direction: Direction, received: &Arc<AtomicU64>) -> io::Result<()> {
+/// Leaves a connection to threads, which end with the process.
+fn start(mut stream: TcpStream, direction: Direction, received: &Arc<AtomicU64>) -> io::Result<()> {
     let word = match direction {
         Direction::Out => "sink",
         Direction::In => "source",
         Direction::Both => "both",
     };
-    let stream = connect(to, word)?;
+    ask(&mut stream, word)?;
     if direction != Direction::In {
         let stream = stream.try_clone()?;
         thread::spawn(move || send(stream));

@@ -1,29 +1,25 @@
-//! One request, one answer: latency over TCP and UDP, connections per second, idle connections, first byte.
+//! One request, one answer: latency over TCP and UDP, connections per second, idle connections.
 
-use std::io::{self, Error, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::thread;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::datagram::ECHO;
-use crate::peer::{Control, PATIENCE, connect};
+use crate::peer::{PATIENCE, connect, reach};
 use crate::server::REQUEST;
 use crate::stream::warm_up;
 use crate::{begin, say};
 
 /// How long an answer to a datagram may take before it counts as lost.
 const LOST: Duration = Duration::from_millis(250);
-/// How long one attempt at a first connection may take, and the pause after it.
-const ATTEMPT: Duration = Duration::from_millis(500);
-const PAUSE: Duration = Duration::from_millis(1);
 /// Most transactions that one window keeps, far above what a core can do.
 const MAX_TRANSACTIONS: usize = 1 << 22;
 
 /// Round trips on one TCP connection.
 pub(crate) fn tcp(to: SocketAddr, time: Duration) -> io::Result<()> {
-    drop(Control::open(to)?);
+    reach(to)?;
     let mut stream = connect(to, "echo")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut request = [0; REQUEST];
@@ -36,7 +32,7 @@ pub(crate) fn tcp(to: SocketAddr, time: Duration) -> io::Result<()> {
 
 /// Round trips from one UDP socket.
 pub(crate) fn udp(to: SocketAddr, time: Duration) -> io::Result<()> {
-    drop(Control::open(to)?);
+    reach(to)?;
     let socket = udp_to(to)?;
     socket.set_read_timeout(Some(LOST))?;
     let mut request = [ECHO; REQUEST];
@@ -52,7 +48,7 @@ pub(crate) fn udp(to: SocketAddr, time: Duration) -> io::Result<()> {
 
 /// Connections one after the other: connect, request, answer, close.
 pub(crate) fn connects(to: SocketAddr, time: Duration) -> io::Result<()> {
-    drop(Control::open(to)?);
+    reach(to)?;
     repeat(time, || {
         let mut stream = connect(to, "crr")?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -111,7 +107,7 @@ fn percentile_us(sorted_ns: &[u64], percent: usize) -> Option<f64> {
 /// Opens connections that stay silent, prints how many and how long that took, and holds them until standard
 /// input ends.
 pub(crate) fn idle(to: SocketAddr, flows: usize) -> io::Result<()> {
-    drop(Control::open(to)?);
+    reach(to)?;
     begin()?;
     let start = Instant::now();
     let mut held = Vec::with_capacity(flows);
@@ -128,23 +124,4 @@ pub(crate) fn idle(to: SocketAddr, flows: usize) -> io::Result<()> {
     say(json!({ "open": held.len(), "seconds": start.elapsed().as_secs_f64(), "failure": failure }))?;
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
-}
-
-/// Tries until a server has answered; says so.
-pub(crate) fn first(to: SocketAddr) -> io::Result<()> {
-    let give_up = Instant::now() + PATIENCE;
-    while Instant::now() < give_up {
-        if greet(to).is_ok() {
-            return begin();
-        }
-        thread::sleep(PAUSE);
-    }
-    Err(Error::new(ErrorKind::TimedOut, "no answer"))
-}
-
-fn greet(to: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, ATTEMPT)?;
-    stream.set_read_timeout(Some(ATTEMPT))?;
-    stream.write_all(b"crr\n")?;
-    stream.read_exact(&mut [0])
 }
