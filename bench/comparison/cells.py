@@ -5,13 +5,13 @@ that nothing is left over from the one before.
 """
 
 import json
-import os
+import re
 import select
 import subprocess
 import time
 
 from . import tools
-from .space import LOSSY, NEAR, ROOM, SLOW
+from .space import FAR, NEAR, ROOM
 
 SERVER_PORT = 5001
 # Where the server tells its counts.
@@ -88,7 +88,7 @@ class Bench:
         readable, _, _ = select.select([server.stdout], [], [], GRACE_SECONDS)
         if not readable or server.stdout.readline().strip() != "ready":
             server.kill()
-            raise tools.Failure(f"the server does not start: {tools.last_line(server)}")
+            raise tools.Failure(f"the server does not start: {tools.complaint(server)}")
 
     def hold(self, argv):
         """Starts a load program that holds what it has opened, and returns what it said then."""
@@ -182,13 +182,14 @@ def every():
     for direction in ("out", "in"):
         for size in (64, 1400, 8000):
             found.append(Cell(f"udp-{direction}-{size}", "UDP as fast as it goes", _flood(direction, size, 0)))
+    for direction in ("out", "in"):
         found.append(Cell(f"udp-{direction}-1400-paced", f"UDP at {PACED} per second",
                           _flood(direction, 1400, PACED)))
     for flows in (1000, 10_000):
         found.append(Cell(f"idle-{flows}", "Beside idle flows", _idle(flows)))
     found.append(Cell("memory", "Memory", _memory, only=("rnet", "slirp4netns", "pasta")))
     found.append(Cell("start", "Start", _start, only=("rnet", "slirp4netns", "pasta")))
-    for link, address in (("20ms", SLOW[1]), ("20ms-1%loss", LOSSY[1])):
+    for link, address in (("20ms", FAR["slow"][1]), ("20ms-1%loss", FAR["lossy"][1])):
         for direction in ("out", "in"):
             found.append(Cell(f"far-{link}-{direction}", "A slow and a lossy far side", _far(address, direction)))
     return found
@@ -354,7 +355,5 @@ def _far(address, direction):
 
 def chosen(options):
     """The cells that the options ask for."""
-    import re
-
     pattern = re.compile(options.only or "")
     return [cell for cell in every() if pattern.search(cell.name) and (cell.quick or not options.quick)]

@@ -7,7 +7,8 @@ import subprocess
 import time
 
 TICK = os.sysconf("SC_CLK_TCK")
-VERSION_FLAGS = {"rnet": "--version", "slirp4netns": "--version", "pasta": "--version"}
+# The tools that say their version, and the distribution's package of each.
+PACKAGE = {"rnet": None, "slirp4netns": "slirp4netns", "pasta": "passt"}
 
 
 def describe(paths):
@@ -17,14 +18,20 @@ def describe(paths):
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "processor": _processor(),
+        "congestion_control": _first_line("/proc/sys/net/ipv4/tcp_congestion_control"),
         "load": list(os.getloadavg()),
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "versions": {},
     }
-    for tool, flag in VERSION_FLAGS.items():
+    for tool, package in PACKAGE.items():
         if tool in paths:
-            facts["versions"][tool] = _version([paths[tool], flag])
+            facts["versions"][tool] = _version(paths[tool], package)
     return facts
+
+
+def _first_line(path):
+    with open(path, encoding="ascii") as file:
+        return file.readline().strip()
 
 
 def _processor():
@@ -35,12 +42,19 @@ def _processor():
     return "unknown"
 
 
-def _version(argv):
+def _version(path, package):
+    """What the program says, and its package's version: not every package's program knows its own."""
+    version = _ask([path, "--version"])
+    packaged = package and path.startswith("/usr/bin/") and _ask(["dpkg-query", "-W", "-f", "${Version}", package])
+    return f"{version} (package {packaged})" if packaged else version
+
+
+def _ask(argv):
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return next(iter(done.stdout.splitlines()), "unknown")
+        return ""
+    return next(iter(done.stdout.splitlines()), "")
 
 
 class Watch:

@@ -5,9 +5,11 @@ namespace, if it is not root). Its network namespace is the fake host, where the
 The remote machine is another one, at the other end of a veth pair; further links to it are slow or lossy.
 """
 
+import glob
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,10 +22,10 @@ USER = 65533
 ROOM = "/mnt"
 # The host's and the remote machine's addresses on each link between them.
 NEAR = ("10.77.0.1", "10.77.0.2")
-SLOW = ("10.78.0.1", "10.78.0.2")
-LOSSY = ("10.79.0.1", "10.79.0.2")
-# The link of the rootful veth: host, guest.
-VETH = ("10.80.0.1", "10.80.0.2")
+FAR = {"slow": ("10.78.0.1", "10.78.0.2"), "lossy": ("10.79.0.1", "10.79.0.2")}
+# The link of the rootful veth: the host's address, and the guest's by the link to the remote machine.
+VETH_HOST = "10.80.0.1"
+VETH_GUEST = {"near": "10.80.0.2", "slow": "10.80.0.3", "lossy": "10.80.0.4"}
 # Each way.
 DELAY_MS = 10
 LOSS_PERCENT = 1
@@ -92,7 +94,7 @@ class Space:
         return process
 
     def stop(self, process):
-        """Ends a process, gently if it allows that."""
+        """Ends a process, gently if it allows that, and what it leaves behind."""
         process.terminate()
         try:
             process.wait(2)
@@ -103,24 +105,41 @@ class Space:
             if stream:
                 stream.close()
         self._running.remove(process)
+        self._sweep()
+
+    def _sweep(self):
+        """Ends orphans: not every tool takes its guest and its own processes along."""
+        ours = {process.pid for process in self._running}
+        end = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < end:
+            strays = [pid for pid in _children() if pid not in ours]
+            if not strays:
+                return
+            for pid in strays:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
     def far(self):
-        """Makes the slow and the lossy link, once; says what delays them."""
+        """Makes the slow and the lossy link, once."""
         if self.far_kind is None:
-            self.far_kind = "netem" if has_netem() else "relay"
-            for name, addresses, loss in (("slow", SLOW, 0), ("lossy", LOSSY, LOSS_PERCENT)):
-                if self.far_kind == "netem":
+            kind = "netem" if has_netem() else "relay"
+            for name, addresses in FAR.items():
+                loss = LOSS_PERCENT if name == "lossy" else 0
+                if kind == "netem":
                     _netem(name, self.remote_pid, addresses, loss)
                 else:
                     self._relay(name, addresses, loss)
-        return self.far_kind
+                run(f"ip route add {VETH_GUEST[name]} via {addresses[0]}", self.remote_pid)
+            self.far_kind = kind
 
     def _wire(self):
         run("ip link set lo up")
         run("ip link set lo up", self.remote_pid)
         # Routes between the guest of the rootful veth and the remote machine.
-        with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as file:
-            file.write("1")
+        _set("ip_forward", "1")
+        # Ports for 10,000 flows of each tool, one after the other within a minute.
+        _set("ip_local_port_range", "10000 65000")
+        _set("tcp_tw_reuse", "1")
         run(f"ip link add near0 type veth peer name near1 netns {self.remote_pid}")
         _address("near", self.remote_pid, NEAR)
         run(f"ip route add default via {NEAR[1]}")
@@ -138,8 +157,6 @@ class Space:
 
 def raise_file_limit():
     """The same generous limit on open files for everyone."""
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, max(hard, FILES)))
@@ -215,6 +232,12 @@ def run(line, pid=None):
         raise RuntimeError(f"{line}: {done.stderr.strip()}")
 
 
+def _set(name, value):
+    """An IPv4 setting of the fake host, which is this process's network namespace."""
+    with open(f"/proc/sys/net/ipv4/{name}", "w", encoding="ascii") as file:
+        file.write(value)
+
+
 def until(condition, what):
     """Waits for `condition`; returns what it returned."""
     end = time.monotonic() + WAIT_SECONDS
@@ -224,6 +247,20 @@ def until(condition, what):
             return value
         time.sleep(0.0005)
     raise RuntimeError(f"{what} did not come within {WAIT_SECONDS} s")
+
+
+def _children():
+    """The processes whose parent is this one, the first of its PID namespace; orphans are among them."""
+    found = []
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid():
+            found.append(int(path.split("/")[2]))
+    return found
 
 
 def _namespace(pid):

@@ -8,12 +8,11 @@ import glob
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import time
 
-from .space import NEAR, ROOM, VETH, run, until
+from .space import FAR, NEAR, ROOM, VETH_GUEST, VETH_HOST, run, until
 
 # The published port: the same number on the host and in the guest.
 PORT = 5002
@@ -46,17 +45,14 @@ class Guest:
         """Ends everything that was started for it."""
         for process in reversed(self._processes):
             self._space.stop(process)
-        # Not every tool takes its guest along.
-        pid = parked()
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-            until(lambda: parked() is None, "the guest's end")
 
     def cpu_seconds(self):
-        """What the helper has used so far, threads that ended included."""
-        with open(f"/proc/{self.helper}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """What the helper has used so far: its threads' time on a core, which does not come in ticks."""
+        total = 0
+        for path in glob.glob(f"/proc/{self.helper}/task/*/schedstat"):
+            with open(path, encoding="ascii") as file:
+                total += int(file.read().split()[0])
+        return total / 1e9
 
     def resident_bytes(self):
         """The helper's resident memory."""
@@ -128,7 +124,7 @@ class Slirp4netns:
         os.close(ready)
         if told != b"1":
             helper.kill()
-            raise Failure(f"slirp4netns does not start: {last_line(helper)}")
+            raise Failure(f"slirp4netns does not start: {complaint(helper)}")
 
     def start(self, space, mtu):
         guest, helper, ready = self._attach(space, mtu, ["park"])
@@ -162,24 +158,28 @@ class Slirp4netns:
 
 
 class Veth:
-    """What root would do: a veth pair and routing, no translation and no process."""
+    """What root would do: a veth pair and routing, no translation and no process.
+
+    The guest has an address for each way to the remote machine, so that answers come back the way the questions
+    went.
+    """
 
     def start(self, space, mtu):
         process = space.start(["unshare", "--net", space.load, "park"])
         pid = process.pid
         until(lambda: _program(pid) == "load", "the guest")
         run(f"ip link add guest0 mtu {mtu} type veth peer name guest1 mtu {mtu} netns {pid}")
-        for line, where in (
-            (f"ip address add {VETH[0]}/24 dev guest0", None),
-            ("ip link set guest0 up", None),
-            (f"ip address add {VETH[1]}/24 dev guest1", pid),
-            ("ip link set guest1 up", pid),
-            ("ip link set lo up", pid),
-            (f"ip route add default via {VETH[0]}", pid),
-        ):
-            run(line, where)
+        run(f"ip address add {VETH_HOST}/24 dev guest0")
+        run("ip link set guest0 up")
+        run("ip link set lo up", pid)
+        for address in VETH_GUEST.values():
+            run(f"ip address add {address}/24 dev guest1", pid)
+        run("ip link set guest1 up", pid)
+        run(f"ip route add default via {VETH_HOST} src {VETH_GUEST['near']}", pid)
+        for link, (_, remote) in FAR.items():
+            run(f"ip route add {remote} via {VETH_HOST} src {VETH_GUEST[link]}", pid)
         guest = Guest(space, [process], pid=pid, owner=False)
-        guest.loopback = guest.outside = VETH[1]
+        guest.loopback = guest.outside = VETH_GUEST["near"]
         return guest
 
 
@@ -221,7 +221,7 @@ def _start_parent(space, argv):
 
     def came():
         if helper.poll() is not None:
-            raise Failure(f"did not start: {last_line(helper)}")
+            raise Failure(f"did not start: {complaint(helper)}")
         return parked()
 
     try:
@@ -246,17 +246,16 @@ def _line(process):
     readable, _, _ = select.select([process.stdout], [], [], 10)
     if not readable or process.stdout.readline().strip() != "begin":
         process.kill()
-        raise Failure(last_line(process) or "no answer from the guest")
+        raise Failure(complaint(process) or "no answer from the guest")
 
 
-def last_line(process):
-    """The end of what a process that has ended said."""
-    if process.stderr is None:
-        return ""
+def complaint(process):
+    """What a process that has ended said of its end: its first line with an error, else its last."""
     process.wait()
-    text = process.stderr.read()
+    text = process.stderr.read() if process.stderr else ""
     text = text.decode(errors="replace") if isinstance(text, bytes) else text
-    return text.strip().splitlines()[-1] if text.strip() else ""
+    lines = text.strip().splitlines()
+    return next((line for line in lines if "error" in line), lines[-1] if lines else "")
 
 
 def _ask(path, request):
