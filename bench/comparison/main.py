@@ -9,12 +9,14 @@ from . import cells, chart, install, machine, options as command_line, report, s
 
 # A sample that others disturbed is taken again so often.
 RETRIES = 2
+# The exit status after Ctrl-C, by the shell's convention.
+INTERRUPTED = 130
 # How long to wait for others to be done before that.
 QUIET_SECONDS = 5
 
 
 def main(argv):
-    """Returns the exit status: 0; 1 if nothing could be measured; 3 if the machine was too busy to compare."""
+    """Returns the exit status: 0; 1 if nothing could be measured; 130 after Ctrl-C; 3 if the machine was too busy to compare."""
     options = command_line.parse(argv)
     if options.inside:
         return _inside(options, json.loads(options.inside))
@@ -35,15 +37,17 @@ def main(argv):
 
 def _inside(options, plan):
     results = report.Results(options, plan["facts"], plan["notes"])
+    interrupted = False
     try:
         _measure(options, space.Space(plan), results)
     except KeyboardInterrupt:
+        interrupted = True
         results.notes.append("interrupted: what follows is not complete")
     print(results.table())
     if options.out:
         results.write(options.out)
         chart.write(results, options.out)
-    return results.status()
+    return INTERRUPTED if interrupted else results.status()
 
 
 def _measure(options, place, results):

@@ -106,10 +106,11 @@ class Results:
 
     def _head(self):
         facts = self.facts
-        versions = ", ".join(version or tool for tool, version in facts["versions"].items())
+        versions = [version or tool for tool, version in facts["versions"].items()]
+        versions.append(f"TCP congestion control {facts['congestion_control']}")
         lines = [
             f"{facts['time']}  Linux {facts['kernel']} {facts['machine']}, {facts['cores']} cores, {facts['processor']}",
-            f"{versions}; TCP congestion control {facts['congestion_control']}",
+            ", ".join(versions),
             f"load at the start {' '.join(f'{load:.2f}' for load in facts['load'])}; {self.options.rounds} rounds of "
             f"{self.options.seconds:g} s; others used {self._others()} of the machine",
         ]
