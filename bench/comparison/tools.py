@@ -168,6 +168,8 @@ class Veth:
         process = space.start(["unshare", "--net", space.load, "park"])
         pid = process.pid
         until(lambda: _program(pid) == "load", "the guest")
+        # That of the sample before goes with its namespace, which the kernel takes down in its own time.
+        subprocess.run(["ip", "link", "delete", "guest0"], capture_output=True)
         run(f"ip link add guest0 mtu {mtu} type veth peer name guest1 mtu {mtu} netns {pid}")
         run(f"ip address add {VETH_HOST}/24 dev guest0")
         run("ip link set guest0 up")
