@@ -6,6 +6,7 @@ import platform
 import subprocess
 import time
 
+SETTLE_SECONDS = 30
 TICK = os.sysconf("SC_CLK_TCK")
 # The tools that say their version, and the distribution's package of each.
 PACKAGE = {"rnet": None, "slirp4netns": "slirp4netns", "pasta": "passt"}
@@ -19,6 +20,8 @@ def describe(paths):
         "cores": os.cpu_count(),
         "processor": _processor(),
         "congestion_control": _first_line("/proc/sys/net/ipv4/tcp_congestion_control"),
+        # Not to be seen from inside the private namespaces.
+        "tcp_pages_limit": int(_first_line("/proc/sys/net/ipv4/tcp_mem").split()[0]),
         "load": list(os.getloadavg()),
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "versions": {},
@@ -55,6 +58,24 @@ def _ask(argv):
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return next(iter(done.stdout.splitlines()), "")
+
+
+def settle(facts):
+    """Waits until the kernel has got back the memory of connections that ended: beyond a limit it throttles all
+    others. Returns whether it has."""
+    end = time.monotonic() + SETTLE_SECONDS
+    while _tcp_pages() > facts["tcp_pages_limit"] / 4:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _tcp_pages():
+    """Pages that TCP holds on this machine, in all namespaces."""
+    with open("/proc/net/sockstat", encoding="ascii") as file:
+        fields = next(line for line in file if line.startswith("TCP:")).split()
+    return int(fields[fields.index("mem") + 1])
 
 
 class Watch:

@@ -39,7 +39,10 @@ def _inside(options, plan):
     results = report.Results(options, plan["facts"], plan["notes"])
     interrupted = False
     try:
-        _measure(options, space.Space(plan), results)
+        place = space.Space(plan)
+        if place.files < space.FILES:
+            results.notes.append(f"at most {place.files} open files per process here; some tools take two per flow")
+        _measure(options, place, results)
     except KeyboardInterrupt:
         interrupted = True
         results.notes.append("interrupted: what follows is not complete")
@@ -70,6 +73,7 @@ def _measure(options, place, results):
 def _sample(options, place, results, cell, tool, turn):
     """One sample, taken again if others were busy meanwhile."""
     for attempt in range(1 + RETRIES):
+        settled = machine.settle(results.facts)
         watch = machine.Watch()
         bench = cells.Bench(place, tool, options.seconds, options.quick)
         values, failure = {}, None
@@ -80,7 +84,7 @@ def _sample(options, place, results, cell, tool, turn):
         finally:
             bench.close()
         others = watch.others_percent()
-        quiet = others <= options.busy_limit
+        quiet = settled and others <= options.busy_limit
         if quiet or options.force or attempt == RETRIES:
             break
         results.repeated += 1

@@ -62,7 +62,7 @@ class Space:
     def __init__(self, plan):
         self.root = plan["root"]
         self._running = []
-        raise_file_limit()
+        self.files = _raise_file_limit()
         _furnish(plan["paths"])
         self.load = f"{ROOM}/bin/load"
         self.paths = {name: f"{ROOM}/bin/{name}" for name in plan["paths"]}
@@ -155,13 +155,14 @@ class Space:
         _address(name, self.remote_pid, addresses)
 
 
-def raise_file_limit():
-    """The same generous limit on open files for everyone."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _raise_file_limit():
+    """The same generous limit on open files for everyone; what it could be raised to."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, max(hard, FILES)))
     except (ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _furnish(paths):

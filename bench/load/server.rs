@@ -19,6 +19,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::stream::end_at_once;
 use crate::{datagram, say};
 
 /// Bytes per read or write of a stream.
@@ -164,6 +165,7 @@ fn begin(word: &str, mut stream: TcpStream, tally: &Arc<Tally>) -> io::Result<()
     let stream = std::net::TcpStream::from(stream);
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
+    end_at_once(&stream)?;
     let (word, tally) = (word.to_owned(), Arc::clone(tally));
     thread::spawn(move || match word.as_str() {
         "sink\n" => sink(stream, &tally),

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::datagram::ECHO;
 use crate::peer::{PATIENCE, connect, reach};
 use crate::server::REQUEST;
-use crate::stream::warm_up;
+use crate::stream::{end_at_once, warm_up};
 use crate::{begin, say};
 
 /// How long an answer to a datagram may take before it counts as lost.
@@ -114,7 +114,10 @@ pub(crate) fn idle(to: SocketAddr, flows: usize) -> io::Result<()> {
     let mut failure = None;
     for _ in 0..flows {
         match connect(to, "idle") {
-            Ok(stream) => held.push(stream),
+            Ok(stream) => {
+                end_at_once(&stream)?;
+                held.push(stream);
+            }
             Err(error) => {
                 failure = Some(error.to_string());
                 break;
