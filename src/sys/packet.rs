@@ -22,6 +22,8 @@ use crate::error::{Context, Error, Result};
 const FAR_END: &str = "link0";
 /// The namespace of the calling thread.
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// Length of the far end's queue, of which a veth makes no use; any but the default of 1000.
+const FAR_QUEUE_FRAMES: u32 = 1001;
 /// What the kernel is asked to queue towards rnet, in bytes; what overflows is lost and sent again by the guest.
 const RECEIVE_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// Below this a burst of full-sized segments overflows the queue.
@@ -32,7 +34,6 @@ mod option {
 
     /// include/uapi/linux/if_packet.h
     const PACKET_VNET_HDR: libc::c_int = 15;
-    const PACKET_QDISC_BYPASS: libc::c_int = 20;
     const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
     sockopt_impl!(
         /// A virtio-net header in front of every frame, both ways.
@@ -40,15 +41,6 @@ mod option {
         SetOnly,
         libc::SOL_PACKET,
         PACKET_VNET_HDR,
-        bool
-    );
-    sockopt_impl!(
-        /// Straight to the device. Its queue swallows frames until the kernel has noted, some time after both ends
-        /// came up, that there is a carrier.
-        QueueBypass,
-        SetOnly,
-        libc::SOL_PACKET,
-        PACKET_QDISC_BYPASS,
         bool
     );
     sockopt_impl!(
@@ -68,7 +60,7 @@ pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<(OwnedFd, Option<Str
     let guest = File::open(OWN_NAMESPACE).context("cannot open", OWN_NAMESPACE)?;
     unshare(CloneFlags::CLONE_NEWNET)
         .context("cannot make a network namespace for the far end of", ifname)?;
-    let fd = open_far_end(&VethPair {
+    let far_end = open_far_end(&VethPair {
         near: FAR_END,
         far: ifname,
         far_mac: mac,
@@ -76,7 +68,9 @@ pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<(OwnedFd, Option<Str
         mtu: mtu.into(),
     });
     setns(&guest, CloneFlags::CLONE_NEWNET).context("cannot return to the network namespace of", ifname)?;
-    let fd = fd?;
+    let mut far_end = far_end?;
+    far_end.connect(ifname).map_err(|cause| Error::new("cannot bring up", ifname, cause))?;
+    let fd = far_end.socket;
     let granted = getsockopt(&fd, sockopt::RcvBuf).context("cannot read the queue length of", ifname)?;
     let remark = (granted < COMFORTABLE_QUEUE_BYTES).then(|| {
         format!(
@@ -87,7 +81,27 @@ pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<(OwnedFd, Option<Str
     Ok((fd, remark))
 }
 
-fn open_far_end(pair: &VethPair<'_>) -> Result<OwnedFd> {
+/// The far end, up, and its namespace's rtnetlink socket.
+struct FarEnd {
+    socket: OwnedFd,
+    route: Route,
+    index: u32,
+}
+
+impl FarEnd {
+    /// Brings the other end up, `ifname` in the calling thread's namespace, so that both carry frames from now on.
+    ///
+    /// Of the two the end that was up first would swallow what it is given to send until the kernel's link watch has
+    /// noted the carrier, whenever that is. A new queue length makes it ready at once.
+    fn connect(&mut self, ifname: &str) -> std::result::Result<(), Refused> {
+        let up = LinkChange { up: true, ..LinkChange::default() };
+        Route::open()?.set_link(Route::index(ifname)?, up)?;
+        let ready = LinkChange { tx_queue_len: Some(FAR_QUEUE_FRAMES), ..LinkChange::default() };
+        self.route.set_link(self.index, ready)
+    }
+}
+
+fn open_far_end(pair: &VethPair<'_>) -> Result<FarEnd> {
     let refused = |cause: Refused| Error::new("cannot make a veth pair for", pair.far, cause);
     let mut route = Route::open().context("cannot open a netlink socket for", pair.far)?;
     route.add_veth(pair).map_err(refused)?;
@@ -99,7 +113,8 @@ fn open_far_end(pair: &VethPair<'_>) -> Result<OwnedFd> {
     let change = LinkChange { no_arp: true, up: true, ..LinkChange::default() };
     route.set_link(index, change).map_err(refused)?;
     // Binding to an interface that is down would leave an error on the socket; the guest's end still is.
-    open_socket(index).context("cannot open a packet socket for", pair.far)
+    let socket = open_socket(index).context("cannot open a packet socket for", pair.far)?;
+    Ok(FarEnd { socket, route, index })
 }
 
 /// Protocol 0 at first: nothing is received before the socket is bound to its interface.
@@ -107,7 +122,6 @@ fn open_socket(index: u32) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
     setsockopt(&fd, option::VnetHeader, &true)?;
-    setsockopt(&fd, option::QueueBypass, &true)?;
     setsockopt(&fd, option::IgnoreOutgoing, &true)?;
     setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_QUEUE_BYTES)?;
     let address = libc::sockaddr_ll {
