@@ -328,7 +328,10 @@ fn run(scenario: &str) {
     let place = tempfile::tempdir().unwrap();
     std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let binary = place.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    // By another process: a copy that is open for writing here cannot be executed while another test's child, started
+    // meanwhile, holds it open too.
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&binary).status();
+    assert!(copied.unwrap().success());
     if let Some(why) = obstacle(scenario, root) {
         println!("skipped: {why}");
         return;

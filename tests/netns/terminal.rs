@@ -33,7 +33,8 @@ fn shell_has_job_control(host: &Host) {
 
 fn ctrl_c_reaches_the_foreground_job_only(host: &Host) {
     let mut terminal = Terminal::shell(host);
-    terminal.type_line("echo be$((1+1))gin; sleep 1000");
+    // Said by the job itself, which is in the foreground by then.
+    terminal.type_line("sh -c 'echo be$((1+1))gin; exec sleep 1000'");
     terminal.wait_for("be2gin");
     terminal.type_text("\x03");
     terminal.type_line("echo still$((1+1))here");
