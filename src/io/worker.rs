@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -440,6 +440,8 @@ impl Worker {
         let Some(flow) = flow else { return reset(stream) };
         if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
             tracing::warn!(%error, "cannot poll a client's socket");
+            // Nothing will be announced of it: its first read must end it.
+            let _ = stream.shutdown(Shutdown::Both);
         }
         self.sockets.put(flow, Socket::Stream(stream));
     }

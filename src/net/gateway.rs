@@ -221,7 +221,7 @@ impl Gateway {
         self.reassembly.expire(now);
         let Some(id) = core.table.pop_due(now) else { return };
         match core.table.get(id) {
-            Some(Flow::Tcp(_)) => core.queue(id),
+            Some(Flow::Tcp(_)) => tcp::expire(core, id),
             Some(Flow::Udp(_) | Flow::UdpPublished(_)) => udp::expire(core, id),
             Some(Flow::Ping(_)) => ping::expire(core, id),
             Some(Flow::Dns(_)) => dns::expire(core, id),

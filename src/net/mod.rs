@@ -130,7 +130,7 @@ pub enum HostOp {
         /// Bytes in [`Outbox::payload`].
         payload: outbox::PayloadRange,
     },
-    /// Release the flow's host socket; the flow is gone.
+    /// Release the flow's host socket; the flow is gone, unless a `Connect` for it follows.
     Release {
         /// The flow.
         flow: FlowId,

@@ -9,6 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Instant, PortId};
 
+/// Deadlines of flows that are gone which are not worth looking for.
+const MAX_STALE_DEADLINES: usize = 1024;
+
 /// A flow's number: an index that is used again, and a generation that tells its users apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId {
@@ -188,10 +191,21 @@ impl<F> Table<F> {
         if let Some(key) = entry.key {
             self.by_key.remove(&key);
         }
+        self.forget_stale_deadlines();
+        Some(entry.flow)
+    }
+
+    /// Drops the deadlines of flows that are gone once they are most of the heap, so that many short flows with
+    /// distant deadlines do not fill it.
+    fn forget_stale_deadlines(&mut self) {
         if self.is_empty() {
             self.deadlines.clear();
+        } else if self.deadlines.len() > 2 * self.len() + MAX_STALE_DEADLINES {
+            let mut deadlines = std::mem::take(&mut self.deadlines);
+            deadlines
+                .retain(|Reverse((at, id))| self.entry(*id).is_some_and(|entry| entry.armed == Some(*at)));
+            self.deadlines = deadlines;
         }
-        Some(entry.flow)
     }
 
     /// Sets when `id` next wants attention; `None` is never.
@@ -304,6 +318,21 @@ mod tests {
         assert_eq!(table.next_deadline(), Some(at(20)));
         assert_eq!(table.pop_due(at(20)), Some(id));
         assert_eq!(table.pop_due(at(99)), None);
+    }
+
+    #[test]
+    fn deadlines_of_flows_that_are_gone_do_not_pile_up() {
+        let mut table = Table::new(2);
+        let lives = table.insert(None, 'a').expect("room");
+        table.set_deadline(lives, Some(at(5000)));
+        for second in 0..5000 {
+            let id = table.insert(None, 'b').expect("room");
+            table.set_deadline(id, Some(at(1000 + second)));
+            table.remove(id);
+        }
+        assert!(table.deadlines.len() <= 2 + MAX_STALE_DEADLINES, "{}", table.deadlines.len());
+        assert_eq!(table.pop_due(at(4999)), None);
+        assert_eq!(table.pop_due(at(5000)), Some(lives));
     }
 
     #[test]

@@ -17,6 +17,10 @@ const GUEST_CONNECT: Duration = Duration::from_secs(30);
 /// How often a half-closed guest is asked whether it still knows the connection. An orphaned FIN_WAIT2 socket
 /// answers with a reset, so that no flow stays half-closed for ever.
 const HALF_CLOSED_PROBE: Duration = Duration::from_secs(60);
+/// The same where a published connection has another way to the guest, through the other family.
+const FIRST_WAY: Duration = Duration::from_secs(2);
+/// SYNs that are sent anew without waiting; a guest that ignores resets (RFC 1337) would be asked for ever.
+const MAX_REOPENED: u8 = 3;
 /// A guest that acknowledges nothing for so long, or answers no probe, is gone (RFC 9293 section 3.8.3 asks for 100 s
 /// at least).
 const GUEST_SILENCE: Duration = Duration::from_secs(600);
@@ -36,8 +40,12 @@ pub(in crate::net) struct Endpoint {
     mss: u16,
     /// Opens towards the guest, which has not answered yet.
     pub(super) opening: bool,
+    /// SYNs sent anew because the guest answered with what it remembered of an earlier connection.
+    reopened: u8,
     /// The guest's FIN has arrived.
     fin_received: bool,
+    /// When a half-closed guest is first asked whether it still knows the connection.
+    probe_at: Option<Instant>,
     /// The FIN that led into TIME-WAIT has been acknowledged.
     lingers: bool,
     /// Since when the guest owes an acknowledgement or a probe's answer. (smoltcp's own timeout counts from the
@@ -62,7 +70,9 @@ impl Endpoint {
             mtu,
             mss: DEFAULT_MSS,
             opening: false,
+            reopened: 0,
             fin_received: false,
+            probe_at: None,
             lingers: false,
             waiting_since: None,
         })
@@ -88,7 +98,9 @@ impl Endpoint {
         socket.set_timeout(None);
         self.mss = DEFAULT_MSS;
         self.opening = false;
+        self.reopened = 0;
         self.fin_received = false;
+        self.probe_at = None;
         self.lingers = false;
         self.waiting_since = None;
     }
@@ -100,10 +112,10 @@ impl Endpoint {
         socket.listen(local).is_ok()
     }
 
-    /// Opens from `local` (the client's address) to `guest`.
-    pub(super) fn connect(&mut self, local: SocketAddr, guest: SocketAddr) -> bool {
+    /// Opens from `local` (the client's address) to `guest`, which has less time to answer if there is another way.
+    pub(super) fn connect(&mut self, local: SocketAddr, guest: SocketAddr, has_other_way: bool) -> bool {
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
-        socket.set_timeout(Some(GUEST_CONNECT));
+        socket.set_timeout(Some(if has_other_way { FIRST_WAY } else { GUEST_CONNECT }));
         self.opening = socket.connect(self.iface.context(), guest, local).is_ok();
         self.opening
     }
@@ -132,6 +144,22 @@ impl Endpoint {
             self.opening = false;
             self.socket_mut().set_timeout(None);
         }
+        if self.opening && is_acknowledgement(packet) {
+            self.reopen();
+        }
+    }
+
+    /// A guest that remembers an earlier connection with the same four numbers in TIME-WAIT answers a SYN with its last
+    /// acknowledgement (RFC 9293 section 3.10.7.4). The reset which that has met makes it forget, and another SYN
+    /// need not wait for smoltcp's timer.
+    fn reopen(&mut self) {
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
+        let (Some(local), Some(guest)) = (socket.local_endpoint(), socket.remote_endpoint()) else { return };
+        if socket.state() == State::SynSent && self.reopened < MAX_REOPENED {
+            self.reopened += 1;
+            socket.abort();
+            self.opening = socket.connect(self.iface.context(), guest, local).is_ok();
+        }
     }
 
     /// Says what there is to say while the outbox has room; an urgent word goes into its reserve.
@@ -140,7 +168,11 @@ impl Endpoint {
             // The end of TIME-WAIT would throw away what the host socket has yet to take.
             return;
         }
-        self.lingers = self.socket().state() == State::TimeWait;
+        self.lingers = self.socket().state() == State::TimeWait && (urgent || outbox.has_frame_room());
+        if self.probe_at.is_some_and(|at| at <= now) {
+            self.probe_at = None;
+            self.socket_mut().set_keep_alive(Some(HALF_CLOSED_PROBE));
+        }
         self.note_waiting(now);
         let mut device = FlowDevice { rx: None, ethernet, mss: self.mss, outbox, urgent };
         while let PollResult::SocketStateChanged = self.iface.poll_egress(now, &mut device, &mut self.sockets)
@@ -164,7 +196,7 @@ impl Endpoint {
             return None;
         }
         let patience = self.waiting_since.map(|since| since + GUEST_SILENCE);
-        [self.iface.poll_at(now, &self.sockets), patience].into_iter().flatten().min()
+        [self.iface.poll_at(now, &self.sockets), patience, self.probe_at].into_iter().flatten().min()
     }
 
     /// Gives a guest up that has been silent for too long while it owed an answer.
@@ -195,8 +227,12 @@ impl Endpoint {
         !matches!(self.socket().state(), State::Closed | State::Listen | State::SynSent | State::SynReceived)
     }
 
-    pub(super) fn probe_half_closed(&mut self) {
-        self.socket_mut().set_keep_alive(Some(HALF_CLOSED_PROBE));
+    /// One side has finished: from a while later on, the guest is asked now and then whether it is still there.
+    pub(super) fn probe_half_closed(&mut self, now: Instant) {
+        // smoltcp's keep-alive begins with a probe at once, which most connections are too short to need.
+        if self.socket().keep_alive().is_none() {
+            self.probe_at.get_or_insert(now + HALF_CLOSED_PROBE);
+        }
     }
 }
 
@@ -227,6 +263,12 @@ fn segment_size(packet: &IpPacket<'_>) -> Option<u16> {
         options = rest;
     }
     Some(DEFAULT_MSS)
+}
+
+/// Whether a segment only acknowledges.
+fn is_acknowledgement(packet: &IpPacket<'_>) -> bool {
+    let segment = TcpPacket::new_checked(packet.payload());
+    segment.is_ok_and(|segment| segment.ack() && !segment.syn() && !segment.rst())
 }
 
 /// An interface without a socket: it answers every segment with the reset that RFC 9293 section 3.10.7.1 asks.

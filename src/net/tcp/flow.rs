@@ -90,7 +90,7 @@ impl TcpFlow {
             budget = budget.saturating_sub(to_host + to_guest);
             if eof {
                 endpoint.socket_mut().close();
-                endpoint.probe_half_closed();
+                endpoint.probe_half_closed(now);
                 self.host_finished = true;
                 self.readable = false;
             }
@@ -99,17 +99,17 @@ impl TcpFlow {
                 break before != budget;
             }
         };
-        self.finish_guest(host);
+        self.finish_guest(host, now);
         self.outcome(moved)
     }
 
     /// Passes the guest's FIN on once all that came before it is written.
-    fn finish_guest(&mut self, host: &mut impl HostStream) {
+    fn finish_guest(&mut self, host: &mut impl HostStream, now: Instant) {
         let Stage::Open(endpoint) = &mut self.stage else { return };
         if !self.guest_finished && endpoint.guest_has_finished() {
             // A socket that the remote end has reset cannot be shut down; reading it will tell.
             let _ = host.shutdown_write();
-            endpoint.probe_half_closed();
+            endpoint.probe_half_closed(now);
             self.guest_finished = true;
         }
     }

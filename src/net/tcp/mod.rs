@@ -36,6 +36,8 @@ use flow::{Outcome, Stage};
 /// Guest connections that wait for their host socket at once. A further SYN is not answered, and the guest repeats
 /// it, so that addresses that never answer leave file descriptors to those that do.
 const MAX_CONNECTING: usize = 4096;
+/// A DNS server that has not accepted by then is passed over.
+const DNS_CONNECT: Duration = Duration::from_secs(3);
 /// Closed endpoints kept for the next flows, with the pages of their rings already there.
 const SPARE_ENDPOINTS: usize = 16;
 /// A retry when an endpoint wants attention at once but had room to act: it cannot have meant it.
@@ -140,9 +142,27 @@ fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr
         Some(flow) => {
             tracing::debug!(%guest, %remote, %target, "tcp connect");
             core.connecting += 1;
-            core.outbox.op(HostOp::Connect { flow, to: target });
+            connect(core, flow, target, dns_attempt.is_some());
         }
         None => refuse(core, packet, DropReason::Limit),
+    }
+}
+
+/// Has the host connect `flow` to `to`, and looks after it in time.
+fn connect(core: &mut Core, flow: FlowId, to: SocketAddr, is_dns: bool) {
+    let patience = if is_dns { DNS_CONNECT } else { core.network.timeouts.connect.into() };
+    core.table.set_deadline(flow, Some(core.now + patience));
+    core.outbox.op(HostOp::Connect { flow, to });
+}
+
+/// The deadline of `id` has come.
+pub(super) fn expire(core: &mut Core, id: FlowId) {
+    match core.table.get(id) {
+        Some(Flow::Tcp(flow)) if matches!(flow.stage, Stage::Connecting { .. }) => {
+            core.outbox.op(HostOp::Release { flow: id, how: Release::Reset });
+            connect_failed(core, id, HostError::TimedOut);
+        }
+        _ => core.queue(id),
     }
 }
 
@@ -195,7 +215,7 @@ pub(super) fn connect_failed(core: &mut Core, id: FlowId, error: HostError) {
         if let Some(Flow::Tcp(flow)) = core.table.get_mut(id) {
             flow.stage = stage;
         }
-        return core.outbox.op(HostOp::Connect { flow: id, to });
+        return connect(core, id, to, true);
     }
     core.table.remove(id);
     core.connecting -= 1;
@@ -228,7 +248,7 @@ pub(super) fn accepted(core: &mut Core, publish: PublishId, client: SocketAddr) 
     let (way, fallback) = policy::inbound(&core.network, client, published.guest_port);
     let ethernet = core.ethernet(port, core.ports[usize::from(port.0)].mac);
     let (key, source) = free_key(core, port, way)?;
-    let endpoint = opening_endpoint(core, &ethernet, source, way.guest)?;
+    let endpoint = opening_endpoint(core, &ethernet, source, way.guest, fallback.is_some())?;
     let mut flow = TcpFlow::new(ethernet, Stage::Open(endpoint));
     flow.fallback = fallback;
     let id = core.table.insert(Some(key), Flow::Tcp(Box::new(flow)))?;
@@ -242,10 +262,12 @@ fn opening_endpoint(
     ethernet: &Ethernet,
     source: SocketAddr,
     guest: SocketAddr,
+    has_other_way: bool,
 ) -> Option<Box<Endpoint>> {
     let (now, seed) = (core.now, core.next_seed());
     let mut endpoint = take_endpoint(&mut core.spare_endpoints, ethernet, seed, now);
-    endpoint.connect(source, guest).then_some(endpoint)
+    // Of the two families it is IPv6 that a guest may have and not use.
+    endpoint.connect(source, guest, has_other_way && guest.is_ipv6()).then_some(endpoint)
 }
 
 /// A key that no other flow has: the source's port moves if two clients came to look alike.
@@ -288,7 +310,7 @@ fn refused_by_guest(core: &mut Core, id: FlowId) {
     let ethernet = flow.ethernet;
     let again = flow.fallback.take().and_then(|way| {
         let (key, source) = free_key(core, ethernet.port, way)?;
-        Some((key, opening_endpoint(core, &ethernet, source, way.guest)?))
+        Some((key, opening_endpoint(core, &ethernet, source, way.guest, false)?))
     });
     let Some((key, endpoint)) = again else { return end(core, id, Release::Reset) };
     core.table.rekey(id, key);

@@ -15,7 +15,9 @@ use crate::net::gateway::Gateway;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM};
 use crate::net::packet::{ETHERTYPE_IPV4, EthernetFrame, IpHeader};
 use crate::net::testing::at;
-use crate::net::{Duration, FlowId, HostEvent, HostOp, Instant, Offload, PortId, Release, RxOffload};
+use crate::net::{
+    Duration, FlowId, HostEvent, HostOp, Instant, Offload, PortId, PublishId, Release, RxOffload,
+};
 
 const GUEST: &str = "10.0.2.100:4000";
 const REMOTE: &str = "198.51.100.7:80";
@@ -77,6 +79,65 @@ fn a_guest_may_change_its_station() {
     bench.serve();
     let opening = bench.segment();
     assert_eq!((opening.control, opening.to_mac), (TcpControl::Syn, OTHER_MAC));
+}
+
+#[test]
+fn a_guest_in_time_wait_gets_another_syn_at_once() {
+    let mut bench = Bench::new();
+    bench.gateway.publish(Transport::Tcp, at(GUEST).port(), PortId(0));
+    bench.gateway.accept(PublishId(0), at(REMOTE), bench.now).expect("room");
+    bench.serve();
+    let first = bench.segment();
+    assert_eq!(first.control, TcpControl::Syn);
+    bench.guest(TcpControl::None, 77, Some(TcpSeqNumber(99)));
+    bench.serve();
+    let seen = bench.segments();
+    assert_eq!(
+        seen.iter().map(|segment| segment.control).collect::<Vec<_>>(),
+        [TcpControl::Rst, TcpControl::Syn]
+    );
+    assert_ne!(seen[1].seq, first.seq);
+}
+
+#[test]
+fn a_short_half_close_is_not_probed_and_a_long_one_is() {
+    let mut bench = Bench::new();
+    bench.open(1000);
+    bench.guest(TcpControl::Fin, 1001, bench.acknowledged);
+    bench.serve();
+    assert_eq!(bench.segment().control, TcpControl::None);
+    bench.wait(59);
+    assert_eq!(bench.gateway.poll_timeout(), Some(bench.now + Duration::from_secs(1)));
+    bench.now += Duration::from_secs(1);
+    bench.gateway.handle_timeout(bench.now);
+    bench.serve();
+    bench.segment();
+}
+
+#[test]
+fn a_host_that_never_connects_is_given_up() {
+    let mut bench = Bench::new();
+    bench.guest(TcpControl::Syn, 1000, None);
+    let flow = bench.connecting();
+    bench.wait(129);
+    assert_eq!(bench.gateway.flows(), 1);
+    bench.wait(2);
+    assert_eq!(bench.ops(), [HostOp::Release { flow, how: Release::Reset }]);
+    assert_eq!(bench.gateway.flows(), 0);
+}
+
+#[test]
+fn a_dns_server_that_never_accepts_is_passed_over() {
+    let mut bench = Bench::new();
+    bench.gateway.set_resolvers(&[at("192.0.2.1:53").ip(), at("192.0.2.2:53").ip()]);
+    let forwarder = at("10.0.2.3:53");
+    bench.guest_to(at(GUEST), forwarder, TcpControl::Syn, 1000, None);
+    let ops = bench.ops();
+    let [HostOp::RefreshResolvers, HostOp::Connect { flow, to }] = ops[..] else { panic!("{ops:?}") };
+    assert_eq!(to, at("192.0.2.1:53"));
+    bench.wait(3);
+    let next = HostOp::Connect { flow, to: at("192.0.2.2:53") };
+    assert_eq!(bench.ops(), [HostOp::Release { flow, how: Release::Reset }, next]);
 }
 
 #[test]
