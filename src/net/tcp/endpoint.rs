@@ -134,10 +134,16 @@ impl Endpoint {
             self.mss = mss.clamp(LEAST_MSS, link_mss.max(LEAST_MSS));
         }
         let was_synchronized = self.is_synchronized();
+        let owed = self.socket().send_queue();
         let mut device =
             FlowDevice { rx: Some(packet.bytes), ethernet, mss: self.mss, outbox, urgent: false };
         self.iface.poll_ingress_single(now, &mut device, &mut self.sockets);
-        self.waiting_since = None;
+        // With room for it, a guest that leaves bytes unacknowledged has not got them: smoltcp 0.14 can lose the timer
+        // that would send them again when a lossy link meets a closed window.
+        let is_stuck = owed > 0 && self.socket().send_queue() >= owed && has_window(packet);
+        if !is_stuck {
+            self.waiting_since = None;
+        }
         let state = self.socket().state();
         self.fin_received |=
             matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
@@ -264,6 +270,10 @@ fn segment_size(packet: &IpPacket<'_>) -> Option<u16> {
         options = rest;
     }
     Some(DEFAULT_MSS)
+}
+
+fn has_window(packet: &IpPacket<'_>) -> bool {
+    TcpPacket::new_checked(packet.payload()).is_ok_and(|segment| segment.window_len() > 0)
 }
 
 /// Whether a segment only acknowledges.
