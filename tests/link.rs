@@ -21,7 +21,8 @@ use rnet::net::packet::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, EthernetFrame, IpHeader, IpPacket, pseudo_header,
 };
 use rnet::net::{Family, Offload, Outbox, PortId, RxOffload, TxOffload};
-use rnet::sys::{datagram, link, netlink};
+use rnet::sys::datagram::{self, Envelope};
+use rnet::sys::{link, netlink};
 use smoltcp::wire::IpProtocol;
 
 const SCENARIO: &str = "RNET_TEST_LINK";
@@ -89,7 +90,8 @@ fn ping() {
         let socket = datagram::open_ping(family).expect("the group is in range");
         let to = SocketAddr::new(loopback, 0);
         let message = [request, 0, 0, 0, 0, 0, 0, 1, b'h', b'i'];
-        datagram::send(&socket, &message, to, None, Some(17)).expect("sent");
+        let envelope = Envelope { hop_limit: Some(17), ..Envelope::to(to) };
+        datagram::send(&socket, &message, &envelope).expect("sent");
         let mut buffer = [0; 64];
         let received = datagram::receive(&socket, &mut buffer).expect("loopback answers at once");
         assert_eq!((received.from.ip(), received.len), (loopback, message.len()));

@@ -263,7 +263,9 @@ impl Rig {
             match op {
                 HostOp::Connect { flow, .. } => self.connecting.push(flow),
                 HostOp::OpenUdp { flow, .. } => self.opened = Some(flow),
-                HostOp::Send { .. } => self.sent_datagrams += 1,
+                HostOp::Send { payload, .. } => {
+                    self.sent_datagrams += self.gateway.outbox().datagrams(payload).count() as u64;
+                }
                 HostOp::Release { .. } => self.released += 1,
                 HostOp::OpenPing { .. } | HostOp::Reply { .. } | HostOp::RefreshResolvers => {}
             }

@@ -22,14 +22,14 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
-use super::sockets::{Datagrams, Socket, Sockets, connection_result};
+use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
 use crate::config::{MacAddr, Network, Publish};
 use crate::error::{Context, Result};
 use crate::net::gateway::Gateway;
 use crate::net::{
     Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release,
 };
-use crate::sys::datagram;
+use crate::sys::datagram::{self, Envelope};
 
 /// Events taken from one poll.
 const EVENTS: usize = 1024;
@@ -112,6 +112,7 @@ struct Published {
     listener: Listener,
     readable: bool,
     resting_until: Option<Instant>,
+    cutting: Cutting,
 }
 
 /// What an operation led to, told to the gateway when there is room.
@@ -175,7 +176,12 @@ impl Worker {
         register_listener(self.poll.registry(), &mut listener, token)
             .context("cannot poll", format!("port {}", publish.guest_port))?;
         self.gateway.publish(publish.transport, publish.guest_port, PortId(0));
-        self.listeners.push(Published { listener, readable: true, resting_until: None });
+        self.listeners.push(Published {
+            listener,
+            readable: true,
+            resting_until: None,
+            cutting: Cutting::default(),
+        });
         Ok(())
     }
 
@@ -526,19 +532,24 @@ impl Worker {
             HostOp::OpenPing { flow, family } => self.open(flow, family, datagram::open_ping(family)),
             HostOp::Send { flow, to, hop_limit, payload } => {
                 let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return };
+                let segment_bytes = payload.segment_bytes();
+                let envelope = Envelope { to, from: None, hop_limit: Some(hop_limit), segment_bytes };
                 let bytes = self.gateway.outbox().payload(payload);
-                let sent = datagram::send(&socket.fd, bytes, to, None, Some(hop_limit));
-                if let Some(error) = sent.err().and_then(|error| unroutable(&error, socket.family, to)) {
-                    self.outcomes.push_back(Outcome::SendFailed(flow, error));
-                }
+                let Datagrams { fd, family, cutting, .. } = socket;
+                cutting.send(fd, bytes, &envelope, |error| {
+                    let error = unroutable(&error, *family, to);
+                    self.outcomes.extend(error.map(|error| Outcome::SendFailed(flow, error)));
+                });
             }
             HostOp::Reply { publish, to, from, payload } => {
-                let Some(published) = self.listeners.get(publish.0 as usize) else { return };
+                let Some(published) = self.listeners.get_mut(publish.0 as usize) else { return };
                 let Listener::Udp { socket, .. } = &published.listener else { return };
+                let segment_bytes = payload.segment_bytes();
+                let envelope = Envelope { to, from: Some(from), hop_limit: None, segment_bytes };
                 let bytes = self.gateway.outbox().payload(payload);
-                if let Err(error) = datagram::send(socket, bytes, to, Some(from), None) {
+                published.cutting.send(socket, bytes, &envelope, |error| {
                     tracing::debug!(%to, %error, "cannot answer a client");
-                }
+                });
             }
             HostOp::Release { flow, how } => match (self.sockets.take(flow), how) {
                 (Some(Socket::Stream(stream) | Socket::Connecting(stream)), Release::Reset) => reset(stream),
@@ -574,7 +585,8 @@ impl Worker {
         });
         match registered {
             Ok(fd) => {
-                let socket = Datagrams { fd, family, queued: false, failed: false };
+                let socket =
+                    Datagrams { fd, family, queued: false, failed: false, cutting: Cutting::default() };
                 self.sockets.put(flow, Socket::Datagram(socket));
             }
             Err(error) => self.outcomes.push_back(Outcome::OpenFailed(flow, host::host_error(&error))),

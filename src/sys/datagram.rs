@@ -132,17 +132,30 @@ pub fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     Ok(received)
 }
 
-/// Sends `payload` to `to`, from the local address `from` and with `hop_limit` if they are given. An ICMP error
-/// that is pending from earlier is left to [`take_error`] and does not count.
-pub fn send(
-    fd: &impl AsFd,
-    payload: &[u8],
-    to: SocketAddr,
-    from: Option<IpAddr>,
-    hop_limit: Option<u8>,
-) -> io::Result<()> {
+/// How a payload is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Destination; the port is 0 for a ping socket.
+    pub to: SocketAddr,
+    /// The local address to send from, if it matters.
+    pub from: Option<IpAddr>,
+    /// TTL or hop limit, if it matters.
+    pub hop_limit: Option<u8>,
+    /// The payload is several datagrams of this size, the last of them maybe shorter (UDP_SEGMENT, Linux 4.18).
+    pub segment_bytes: Option<u16>,
+}
+
+impl Envelope {
+    /// One datagram to `to`, the rest left to the kernel.
+    pub fn to(to: SocketAddr) -> Self {
+        Self { to, from: None, hop_limit: None, segment_bytes: None }
+    }
+}
+
+/// Sends `payload`. An ICMP error that is pending from earlier is left to [`take_error`] and does not count.
+pub fn send(fd: &impl AsFd, payload: &[u8], envelope: &Envelope) -> io::Result<()> {
     let mut control = Control::new();
-    match from {
+    match envelope.from {
         Some(IpAddr::V4(from)) => {
             let mut info = [0; 12];
             info[4..8].copy_from_slice(&from.octets());
@@ -155,14 +168,17 @@ pub fn send(
         }
         None => {}
     }
-    if let Some(hop_limit) = hop_limit {
+    if let Some(hop_limit) = envelope.hop_limit {
         let hop_limit = i32::from(hop_limit.max(1)).to_ne_bytes();
-        match to {
+        match envelope.to {
             SocketAddr::V4(_) => control.push(libc::IPPROTO_IP, libc::IP_TTL, &hop_limit),
             SocketAddr::V6(_) => control.push(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, &hop_limit),
         }
     }
-    let to = SockAddr::from(to);
+    if let Some(segment_bytes) = envelope.segment_bytes {
+        control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment_bytes.to_ne_bytes());
+    }
+    let to = SockAddr::from(envelope.to);
     again_unless_idle(|| send_message(fd, payload, &to, &control)).map(drop)
 }
 
@@ -422,7 +438,8 @@ mod tests {
         let (peer, port) = udp("127.0.0.1:0").expect("loopback");
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let from = IpAddr::from([127, 0, 0, 77]);
-        send(&socket, b"answer", to, Some(from), Some(5)).expect("sent");
+        let envelope = Envelope { from: Some(from), hop_limit: Some(5), ..Envelope::to(to) };
+        send(&socket, b"answer", &envelope).expect("sent");
         let mut buffer = [0; 100];
         let received = wait(|| receive(&peer, &mut buffer)).expect("a datagram");
         assert_eq!((received.from.ip(), received.hop_limit), (from, 5));
@@ -437,11 +454,11 @@ mod tests {
             let loopback = loopback(wildcard);
             let closed = UdpSocket::bind((loopback, 0)).and_then(|socket| socket.local_addr());
             let closed = closed.expect("loopback");
-            send(&socket, b"anyone?", closed, None, None).expect("sent");
+            send(&socket, b"anyone?", &Envelope::to(closed)).expect("sent");
             let mut buffer = [0; 100];
             let (peer, port) = udp(&SocketAddr::new(loopback, 0).to_string()).expect("loopback");
             let open = SocketAddr::new(loopback, port);
-            send(&socket, b"next", open, None, None).expect("the older error does not stop it");
+            send(&socket, b"next", &Envelope::to(open)).expect("the older error does not stop it");
             assert_eq!(wait(|| receive(&peer, &mut buffer)).expect("a datagram").len, 4);
 
             let (error, len) = take_error(&socket, &mut buffer).expect("queue").expect("an error");
@@ -463,7 +480,7 @@ mod tests {
         let mut buffer = [0; 100];
         for _ in 0..3000 {
             let gone = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-            send(&published, b"answer", gone.expect("loopback"), None, None).expect("sent");
+            send(&published, b"answer", &Envelope::to(gone.expect("loopback"))).expect("sent");
             let idle = receive(&published, &mut buffer).expect_err("nothing waits");
             assert_eq!(idle.kind(), io::ErrorKind::WouldBlock);
         }
@@ -480,7 +497,7 @@ mod tests {
         let (peer, port) = udp("127.0.0.1:0").expect("loopback");
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let payload: Vec<u8> = (0..65_507u32).map(|n| n as u8).collect();
-        send(&socket, &payload, to, None, None).expect("sent");
+        send(&socket, &payload, &Envelope::to(to)).expect("sent");
         let mut buffer = vec![0; 65_535];
         let received = wait(|| receive(&peer, &mut buffer)).expect("a datagram");
         assert!(buffer[..received.len] == payload);

@@ -10,7 +10,7 @@ use rnet::config::{HostAccess, Ipv4Plan, Ipv6Plan, MacAddr, Network, Timeouts, T
 use rnet::net::gateway::Gateway;
 use rnet::net::outbox::HEADROOM;
 use rnet::net::packet::Ethernet;
-use rnet::net::{Duration, HostOp, Instant, Offload, Outbox, PortId, PublishId, Release, RxOffload};
+use rnet::net::{Duration, Instant, Offload, Outbox, PortId, PublishId, Release, RxOffload};
 
 use crate::end::{End, Ending, Report};
 use crate::guest::{self, Guest};
@@ -402,13 +402,14 @@ impl World {
 
     fn flush(&mut self) {
         while let Some(op) = self.gateway.outbox().pop_op() {
-            let payload = match &op {
-                HostOp::Send { payload, .. } | HostOp::Reply { payload, .. } => {
-                    self.gateway.outbox().payload(*payload).to_vec()
+            match op.payload() {
+                Some(range) => {
+                    for datagram in self.gateway.outbox().datagrams(range) {
+                        self.host.execute(op.clone(), datagram, self.now);
+                    }
                 }
-                _ => Vec::new(),
-            };
-            self.host.execute(op, &payload, self.now);
+                None => self.host.execute(op, &[], self.now),
+            }
         }
         self.gateway.outbox().clear_payload();
         assert_eq!(self.gateway.outbox().lost(), 0, "a frame did not fit");
