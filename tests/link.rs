@@ -21,7 +21,7 @@ use rnet::net::packet::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, EthernetFrame, IpHeader, IpPacket, pseudo_header,
 };
 use rnet::net::{Family, Offload, Outbox, PortId, RxOffload, TxOffload};
-use rnet::sys::datagram::{self, Envelope};
+use rnet::sys::datagram::{self, Batch, Envelope, Received};
 use rnet::sys::{link, netlink};
 use smoltcp::wire::IpProtocol;
 
@@ -92,10 +92,11 @@ fn ping() {
         let message = [request, 0, 0, 0, 0, 0, 0, 1, b'h', b'i'];
         let envelope = Envelope { hop_limit: Some(17), ..Envelope::to(to) };
         datagram::send(&socket, &message, &envelope).expect("sent");
-        let mut buffer = [0; 64];
-        let received = datagram::receive(&socket, &mut buffer).expect("loopback answers at once");
-        assert_eq!((received.from.ip(), received.len), (loopback, message.len()));
-        assert_eq!((buffer[0], &buffer[6..10]), (reply, &[0, 1, b'h', b'i'][..]));
+        let mut batch = Batch::new();
+        assert_eq!(batch.receive(&socket).expect("loopback answers at once"), 1);
+        let Received { from, payload, .. } = batch.front().expect("an answer");
+        assert_eq!((from.ip(), payload.len()), (loopback, message.len()));
+        assert_eq!((payload[0], &payload[6..10]), (reply, &[0, 1, b'h', b'i'][..]));
     }
 }
 
