@@ -742,7 +742,12 @@ mod tests {
             };
             let resolver = Resolver::new("/nonexistent");
             let mut worker = Worker::new(network, Vec::new(), resolver, 1).expect("a worker");
-            let far = LinkFd { kind: LinkKind::TapPlain, fd: far.into(), notes: Vec::new() };
+            let far = LinkFd {
+                kind: LinkKind::TapPlain,
+                udp_segmentation: false,
+                fd: far.into(),
+                notes: Vec::new(),
+            };
             worker.add_link(Link::new(far), MAC).expect("a link");
             let stop = worker.stopper();
             Self { link, stop, worker: Some(thread::spawn(|| worker.run())) }

@@ -47,6 +47,8 @@ pub enum Offload {
     None,
     /// Checksums are finished and TCP is segmented by the kernel, as the virtio-net header says.
     ChecksumAndTso,
+    /// The same, and UDP is segmented too (Linux 6.2).
+    ChecksumTsoAndUso,
 }
 
 /// What the link said about a frame from the guest (its virtio-net header, decoded).

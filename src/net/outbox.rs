@@ -56,6 +56,15 @@ pub enum TxOffload {
         /// As in `Checksum`.
         start: u16,
     },
+    /// Cut into UDP datagrams of `datagram_bytes` payload bytes, and finish their checksums.
+    Uso {
+        /// Bytes of all headers, Ethernet's included.
+        header_bytes: u16,
+        /// Payload bytes in a datagram; the last may have fewer.
+        datagram_bytes: u16,
+        /// As in `Checksum`.
+        start: u16,
+    },
 }
 
 /// A range of [`Outbox::payload`]: one datagram, or several of one size, of which the last may be shorter.
@@ -80,14 +89,19 @@ impl PayloadRange {
 
     /// The range with a datagram of `len` bytes that was stored behind it; `None` if that may not follow.
     fn followed_by(self, len: usize) -> Option<Self> {
-        let whole = self.len();
-        let follows = len > 0
-            && len <= self.datagram_bytes
-            && whole % self.datagram_bytes == 0
-            && whole / self.datagram_bytes < MAX_SEGMENTS
-            && whole + len <= MAX_SEND_BYTES;
+        let follows = may_follow(self.len(), self.datagram_bytes, len);
         follows.then_some(Self { end: self.end + len, ..self })
     }
+}
+
+/// Whether a datagram of `len` bytes may stand behind datagrams of `datagram_bytes` that are `whole` bytes together,
+/// so that the kernel can cut them apart again.
+pub(super) fn may_follow(whole: usize, datagram_bytes: usize, len: usize) -> bool {
+    len > 0
+        && len <= datagram_bytes
+        && whole % datagram_bytes == 0
+        && whole / datagram_bytes < MAX_SEGMENTS
+        && whole + len <= MAX_SEND_BYTES
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +189,27 @@ impl Outbox {
             (None, Some(fill)) => fill(&mut vec![0; len]).1,
             (None, None) => unreachable!("the writer ran and gave a result"),
         }
+    }
+
+    /// The newest frame that waits: its port, its bytes, and what the link must do.
+    pub fn newest_frame(&self) -> Option<(PortId, &[u8], TxOffload)> {
+        let slot = self.frames.back()?;
+        Some((slot.port, &self.arena[slot.start + HEADROOM..slot.start + slot.len], slot.offload))
+    }
+
+    /// Appends `bytes` to the newest frame and lets `finish` make its headers right. `false`, and nothing done, if there
+    /// is no such frame or no room.
+    pub fn extend_frame(&mut self, bytes: &[u8], finish: impl FnOnce(&mut [u8]) -> TxOffload) -> bool {
+        let Some(slot) = self.frames.back_mut() else { return false };
+        let end = self.used + bytes.len();
+        if end > self.arena.len() || end - slot.start > HEADROOM + MAX_FRAME_BYTES {
+            return false;
+        }
+        self.arena[self.used..end].copy_from_slice(bytes);
+        slot.offload = finish(&mut self.arena[slot.start + HEADROOM..end]);
+        slot.len = end - slot.start;
+        self.used = end;
+        true
     }
 
     /// The oldest frame: its port, its bytes behind [`HEADROOM`] free ones, and what the link must do.

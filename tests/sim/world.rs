@@ -36,7 +36,7 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::new(false, 576, Offload::None),
         Self::new(false, 576, Offload::ChecksumAndTso),
         Self::new(false, 1500, Offload::None),
@@ -47,6 +47,9 @@ impl Setting {
         Self::new(false, 65520, Offload::ChecksumAndTso),
         Self::new(true, 65520, Offload::None),
         Self::new(true, 65520, Offload::ChecksumAndTso),
+        Self::new(false, 1500, Offload::ChecksumTsoAndUso),
+        Self::new(true, 1500, Offload::ChecksumTsoAndUso),
+        Self::new(false, 65520, Offload::ChecksumTsoAndUso),
     ];
 
     const fn new(ipv6: bool, mtu: u16, offload: Offload) -> Self {
