@@ -99,7 +99,7 @@ impl PayloadRange {
 pub(super) fn may_follow(whole: usize, datagram_bytes: usize, len: usize) -> bool {
     len > 0
         && len <= datagram_bytes
-        && whole % datagram_bytes == 0
+        && whole.is_multiple_of(datagram_bytes)
         && whole / datagram_bytes < MAX_SEGMENTS
         && whole + len <= MAX_SEND_BYTES
 }
