@@ -30,7 +30,7 @@ const USAGE: &str = "usage: datapath [--packets [TEXT] | --connections | --memor
   --connections     time per connection, opened and closed
   --memory          memory per idle connection
   --check           fails if a packet allocates in steady state, or costs more the more flows there are";
-const OFFLOADS: [Offload; 2] = [Offload::None, Offload::ChecksumAndTso];
+const OFFLOADS: [Offload; 3] = [Offload::None, Offload::ChecksumAndTso, Offload::ChecksumTsoAndUso];
 const MTUS: [u16; 2] = [1500, 65_520];
 /// Flows whose memory is measured, and the most that packets are measured with.
 const MANY: usize = 10_000;
@@ -73,13 +73,13 @@ fn links() -> impl Iterator<Item = Link> {
 }
 
 fn label(path: Path, link: Link) -> String {
-    format!("{:<20}  {:<14}  {:>5}", path.name(), format!("{:?}", link.offload), link.mtu)
+    format!("{:<20}  {:<17}  {:>5}", path.name(), format!("{:?}", link.offload), link.mtu)
 }
 
 fn print_packets(text: &str) {
     println!("ns per packet, by number of flows that carry traffic (last: one does, among {MANY})");
     println!(
-        "{:<20}  {:<14}  {:>5}  {:>7}  {:>6}  {SOME:>6}  {MANY:>6}  {:>6}  {:>5}  {:>11}",
+        "{:<20}  {:<17}  {:>5}  {:>7}  {:>6}  {SOME:>6}  {MANY:>6}  {:>6}  {:>5}  {:>11}",
         "path", "offload", "MTU", "payload", 1, "one of", "ratio", "allocations"
     );
     for link in links() {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use rnet::config::MacAddr;
 use rnet::net::outbox::ETHERNET_BYTES;
 use rnet::net::packet::{ETHERTYPE_IPV4, IPV4_HEADER_BYTES, UDP_HEADER_BYTES, pseudo_header};
-use rnet::net::{Offload, RxOffload};
+use rnet::net::{Offload, RxOffload, TxOffload};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr,
@@ -74,7 +74,7 @@ impl Packet {
         let mut frame = ip_frame(IpProtocol::Tcp, segment.buffer_len());
         let mut packet = TcpPacket::new_unchecked(&mut frame[TRANSPORT..]);
         segment.emit(&mut packet, &ADDRESS.into(), &REMOTE.into(), &ChecksumCapabilities::ignored());
-        let partial_checksum = link.offload == Offload::ChecksumAndTso;
+        let partial_checksum = link.offload != Offload::None;
         let segment_bytes = (payload.len() > usize::from(link.mss())).then_some(link.mss());
         let rx = RxOffload { partial_checksum, segment_bytes };
         Self { frame, payload_sum: checksum::data(payload), rx }
@@ -92,7 +92,7 @@ impl Packet {
             |room| room.copy_from_slice(payload),
             &ChecksumCapabilities::ignored(),
         );
-        let partial_checksum = link.offload == Offload::ChecksumAndTso;
+        let partial_checksum = link.offload != Offload::None;
         let rx = RxOffload { partial_checksum, segment_bytes: None };
         Self { frame, payload_sum: checksum::data(payload), rx }
     }
@@ -159,6 +159,16 @@ fn ip_frame(protocol: IpProtocol, len: usize) -> Vec<u8> {
 
 fn pseudo_sum(protocol: IpProtocol, len: u32) -> u16 {
     pseudo_header(IpAddr::V4(ADDRESS), IpAddr::V4(REMOTE), protocol, len)
+}
+
+/// How many packets the link makes of a frame with datagrams.
+pub(crate) fn packets(frame: &[u8], offload: TxOffload) -> u64 {
+    match offload {
+        TxOffload::Uso { header_bytes, datagram_bytes, .. } => {
+            (frame.len() - usize::from(header_bytes)).div_ceil(datagram_bytes.into()) as u64
+        }
+        _ => 1,
+    }
 }
 
 /// What a TCP segment from the gateway says.

@@ -95,7 +95,7 @@ pub(crate) struct Rig {
     /// The flow of the guest socket that is being opened.
     opened: Option<FlowId>,
     sent_datagrams: u64,
-    received_frames: u64,
+    received_packets: u64,
     released: u64,
 }
 
@@ -121,7 +121,7 @@ impl Rig {
             connecting: Vec::new(),
             opened: None,
             sent_datagrams: 0,
-            received_frames: 0,
+            received_packets: 0,
             released: 0,
         }
     }
@@ -136,9 +136,9 @@ impl Rig {
         self.sent_datagrams
     }
 
-    /// Frames that the guest got.
-    pub(crate) fn received_frames(&self) -> u64 {
-        self.received_frames
+    /// Frames that the guest got; one of several datagrams counts as those.
+    pub(crate) fn received_packets(&self) -> u64 {
+        self.received_packets
     }
 
     /// Host sockets that were released.
@@ -263,19 +263,21 @@ impl Rig {
             match op {
                 HostOp::Connect { flow, .. } => self.connecting.push(flow),
                 HostOp::OpenUdp { flow, .. } => self.opened = Some(flow),
-                HostOp::Send { .. } => self.sent_datagrams += 1,
+                HostOp::Send { payload, .. } => {
+                    self.sent_datagrams += self.gateway.outbox().datagrams(payload).count() as u64;
+                }
                 HostOp::Release { .. } => self.released += 1,
                 HostOp::OpenPing { .. } | HostOp::Reply { .. } | HostOp::RefreshResolvers => {}
             }
         }
         self.gateway.outbox().clear_payload();
-        while let Some((_, frame, _)) = self.gateway.outbox().front_frame() {
+        while let Some((_, frame, offload)) = self.gateway.outbox().front_frame() {
             if let Some(heard) = guest::hear(&frame[HEADROOM..]) {
                 let flow = &mut self.flows[usize::from(heard.port - FIRST_PORT)];
                 flow.acknowledged = heard.next;
                 flow.received += heard.len as u64;
             }
-            self.received_frames += 1;
+            self.received_packets += guest::packets(&frame[HEADROOM..], offload);
             self.gateway.outbox().pop_frame();
         }
     }

@@ -15,7 +15,7 @@ use crate::rig::Rig;
 
 /// Payload of a small packet: a request, say, or its response.
 pub(crate) const SMALL_BYTES: usize = 100;
-/// Segments of a bulk transfer that arrive together, as far as they fit into [`BURST_BYTES`].
+/// Segments and datagrams of a bulk transfer that arrive together, as far as they fit into [`BURST_BYTES`].
 const BURST_PACKETS: usize = 16;
 const BURST_BYTES: usize = 65_536;
 /// Visits of every flow before anything counts: tables and queues have their size.
@@ -91,8 +91,8 @@ impl Traffic {
             if path.is_tcp() { rig.open_tcp() } else { rig.open_udp() }
         }
         let burst = match path {
-            Path::TcpOut | Path::TcpIn => (BURST_BYTES / payload_bytes).clamp(1, BURST_PACKETS),
-            Path::UdpOut | Path::UdpIn | Path::Exchange => 1,
+            Path::Exchange => 1,
+            _ => (BURST_BYTES / payload_bytes).clamp(1, BURST_PACKETS),
         };
         let mut traffic = Self { rig, path, payload_bytes, burst, active, next: 0, sent_packets: 0 };
         (0..traffic.warm_up_visits() * active).for_each(|_| traffic.visit());
@@ -120,11 +120,11 @@ impl Traffic {
                 rig.turn();
             }
             Path::UdpOut => {
-                rig.send_datagram(at);
+                (0..self.burst).for_each(|_| rig.send_datagram(at));
                 rig.turn();
             }
             Path::UdpIn => {
-                rig.host_sends_datagram(at);
+                (0..self.burst).for_each(|_| rig.host_sends_datagram(at));
                 rig.turn();
             }
             Path::Exchange => {
@@ -157,7 +157,7 @@ impl Traffic {
             Path::TcpIn => received() == bytes,
             Path::Exchange => written() == bytes && received() == bytes,
             Path::UdpOut => self.rig.sent_datagrams() == self.sent_packets + self.rig.flows().len() as u64,
-            Path::UdpIn => self.rig.received_frames() == self.sent_packets,
+            Path::UdpIn => self.rig.received_packets() == self.sent_packets,
         }
     }
 }

@@ -39,7 +39,7 @@ pub enum Listener {
         /// Where it listens.
         address: SocketAddr,
     },
-    /// Receives datagrams, through [`datagram::receive`].
+    /// Receives datagrams, through a [`datagram::Batch`].
     Udp {
         /// Nonblocking.
         socket: OwnedFd,

@@ -27,14 +27,18 @@ const F_NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
 /// Where the checksum is in a TCP header (RFC 9293 section 3.1).
 const TCP_CHECKSUM_OFFSET: u16 = 16;
+/// Where it is in a UDP header (RFC 768).
+const UDP_CHECKSUM_OFFSET: u16 = 6;
 
 /// A guest's link; nonblocking.
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
     kind: LinkKind,
+    offload: Offload,
 }
 
 impl Link {
@@ -44,15 +48,17 @@ impl Link {
 
     /// Takes over a link.
     pub fn new(link: LinkFd) -> Self {
-        Self { fd: link.fd, kind: link.kind }
+        let offload = match link.kind {
+            LinkKind::TapPlain => Offload::None,
+            _ if link.udp_segmentation => Offload::ChecksumTsoAndUso,
+            _ => Offload::ChecksumAndTso,
+        };
+        Self { fd: link.fd, kind: link.kind, offload }
     }
 
     /// What the kernel does for frames on this link.
     pub fn offload(&self) -> Offload {
-        match self.kind {
-            LinkKind::TapPlain => Offload::None,
-            LinkKind::Auto | LinkKind::Tap | LinkKind::Packet => Offload::ChecksumAndTso,
-        }
+        self.offload
     }
 
     /// The next frame from the guest, read into `buffer` ([`Self::BUFFER_BYTES`] long); `None` if none waits. A
@@ -96,10 +102,7 @@ impl Link {
     }
 
     fn header_bytes(&self) -> usize {
-        match self.offload() {
-            Offload::None => 0,
-            Offload::ChecksumAndTso => VNET_HEADER_BYTES,
-        }
+        if self.offload == Offload::None { 0 } else { VNET_HEADER_BYTES }
     }
 }
 
@@ -134,6 +137,9 @@ fn encode(offload: TxOffload) -> [u8; VNET_HEADER_BYTES] {
             let gso_type = if ipv6 { GSO_TCPV6 } else { GSO_TCPV4 };
             (gso_type, header_bytes, mss, start, TCP_CHECKSUM_OFFSET)
         }
+        TxOffload::Uso { header_bytes, datagram_bytes, start } => {
+            (GSO_UDP_L4, header_bytes, datagram_bytes, start, UDP_CHECKSUM_OFFSET)
+        }
     };
     let [h0, h1] = header_bytes.to_ne_bytes();
     let [g0, g1] = gso_size.to_ne_bytes();
@@ -157,6 +163,16 @@ mod tests {
         let seen = decode(&header);
         assert_eq!(seen.segment_bytes, Some(1440));
         assert!(seen.partial_checksum);
+    }
+
+    #[test]
+    fn joined_datagrams_say_their_size() {
+        let header = encode(TxOffload::Uso { header_bytes: 42, datagram_bytes: 1400, start: 34 });
+        let mut expected = vec![F_NEEDS_CSUM, GSO_UDP_L4];
+        for field in [42u16, 1400, 34, 6] {
+            expected.extend(field.to_ne_bytes());
+        }
+        assert_eq!(header.as_slice(), expected);
     }
 
     #[test]

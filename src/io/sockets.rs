@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use mio::net::TcpStream;
+use nix::errno::Errno;
 
 use crate::net::tcp::HostStream;
 use crate::net::{Family, FlowId};
+use crate::sys::datagram::{self, Envelope};
 
 /// A flow's host socket.
 pub(super) enum Socket {
@@ -24,6 +26,57 @@ pub(super) struct Datagrams {
     pub(super) queued: bool,
     /// Its error queue may hold something.
     pub(super) failed: bool,
+    pub(super) cutting: Cutting,
+}
+
+/// What is known of how the kernel cuts payloads into datagrams on a socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cutting {
+    /// Datagrams of this size and larger it refused to cut: a path has a smaller MTU, or no checksum offload.
+    refused_bytes: u16,
+}
+
+impl Default for Cutting {
+    fn default() -> Self {
+        Self { refused_bytes: u16::MAX }
+    }
+}
+
+impl Cutting {
+    /// Sends `payload` in one call if the kernel takes it, else datagram by datagram; `failed` is told of each that
+    /// could not be sent.
+    pub(super) fn send(
+        &mut self,
+        fd: &impl AsFd,
+        payload: &[u8],
+        envelope: &Envelope,
+        mut failed: impl FnMut(io::Error),
+    ) {
+        let single = Envelope { segment_bytes: None, ..*envelope };
+        let Some(bytes) = envelope.segment_bytes else {
+            return datagram::send(fd, payload, &single).unwrap_or_else(failed);
+        };
+        if bytes < self.refused_bytes && self.send_whole(fd, payload, envelope, bytes) {
+            return;
+        }
+        for datagram in payload.chunks(bytes.into()) {
+            datagram::send(fd, datagram, &single).unwrap_or_else(&mut failed);
+        }
+    }
+
+    /// `false` if the datagrams should be tried one by one.
+    fn send_whole(&mut self, fd: &impl AsFd, payload: &[u8], envelope: &Envelope, bytes: u16) -> bool {
+        let Err(error) = datagram::send(fd, payload, envelope) else { return true };
+        match error.raw_os_error().map(Errno::from_raw) {
+            // What finds no room now would not find it in pieces.
+            Some(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => return true,
+            Some(Errno::EINVAL | Errno::EIO | Errno::EMSGSIZE | Errno::ENOPROTOOPT) => {
+                self.refused_bytes = bytes;
+            }
+            _ => {}
+        }
+        false
+    }
 }
 
 /// The table.
@@ -79,5 +132,63 @@ pub(super) fn connection_result(stream: &TcpStream) -> Option<io::Result<()>> {
         Ok(_) => Some(Ok(())),
         Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
         Err(error) => Some(Err(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    #[test]
+    fn one_payload_arrives_as_its_datagrams() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(peer) = UdpSocket::bind(address) else { continue };
+            let mut cutting = Cutting::default();
+            assert_eq!(send(&mut cutting, &peer, 1000, 300), []);
+            assert_eq!(received(&peer), [300, 300, 300, 100]);
+            assert_eq!(cutting.refused_bytes, u16::MAX, "the kernel has cut it");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_cut_is_sent_one_by_one_from_then_on() {
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        let mut cutting = Cutting::default();
+        // More datagrams than any kernel cuts at once.
+        assert_eq!(send(&mut cutting, &peer, 600, 3), []);
+        assert_eq!(received(&peer), [3; 200]);
+        assert_eq!(cutting.refused_bytes, 3);
+        assert_eq!(send(&mut cutting, &peer, 25, 10), []);
+        assert_eq!(received(&peer), [10, 10, 5]);
+        assert_eq!(send(&mut cutting, &peer, 5, 2), []);
+        assert_eq!((received(&peer), cutting.refused_bytes), (vec![2, 2, 1], 3));
+    }
+
+    #[test]
+    fn every_datagram_that_fails_is_told() {
+        let socket = datagram::open_udp("127.0.0.1:0".parse().expect("an address")).expect("loopback");
+        let to = "198.51.100.1:9".parse().expect("an address");
+        let mut failures = 0;
+        let envelope = Envelope { segment_bytes: Some(4), ..Envelope::to(to) };
+        Cutting::default().send(&socket, &[1; 12], &envelope, |_| failures += 1);
+        assert_eq!(failures, 3, "loopback's address does not leave the machine");
+    }
+
+    /// Sends `len` bytes in datagrams of `segment_bytes` and returns what failed.
+    fn send(cutting: &mut Cutting, peer: &UdpSocket, len: usize, segment_bytes: u16) -> Vec<io::ErrorKind> {
+        let to = peer.local_addr().expect("bound");
+        let socket = datagram::open_udp(std::net::SocketAddr::new(to.ip(), 0)).expect("loopback");
+        let mut failures = Vec::new();
+        let envelope = Envelope { segment_bytes: Some(segment_bytes), ..Envelope::to(to) };
+        cutting.send(&socket, &vec![7; len], &envelope, |error| failures.push(error.kind()));
+        failures
+    }
+
+    fn received(peer: &UdpSocket) -> Vec<usize> {
+        peer.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
+        let mut buffer = [0; 2000];
+        std::iter::from_fn(|| peer.recv(&mut buffer).ok()).collect()
     }
 }

@@ -22,23 +22,25 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
-use super::sockets::{Datagrams, Socket, Sockets, connection_result};
+use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
 use crate::config::{MacAddr, Network, Publish};
 use crate::error::{Context, Result};
 use crate::net::gateway::Gateway;
 use crate::net::{
     Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release,
 };
-use crate::sys::datagram;
+use crate::sys::datagram::{self, Batch, Envelope, Received};
 
 /// Events taken from one poll.
 const EVENTS: usize = 1024;
 /// Frames read from one link before other sources have their turn.
 const FRAMES_PER_TURN: usize = 64;
-/// Datagrams read from one socket before others have their turn.
-const DATAGRAMS_PER_TURN: usize = 64;
+/// How often one socket is read, [`Batch::MESSAGES`] at a time, before others have their turn.
+const BATCHES_PER_TURN: usize = 2;
 /// Errors taken from one socket's error queue at once.
 const ERRORS_PER_TURN: usize = 32;
+/// The most that is read of the datagram that an error is about: more than any ICMP error quotes.
+const QUOTE_BYTES: usize = 2048;
 /// Connections accepted from one listener before other sources have their turn.
 const ACCEPTS_PER_TURN: usize = 256;
 /// Flows whose deadlines are handled in one turn.
@@ -73,7 +75,10 @@ pub struct Worker {
     readable: VecDeque<FlowId>,
     outcomes: VecDeque<Outcome>,
     frame: Box<[u8]>,
-    datagram: Box<[u8]>,
+    batch: Batch,
+    /// Where the datagrams of the batch come from.
+    source: Source,
+    quote: Box<[u8]>,
 }
 
 /// Ends a worker from another thread.
@@ -112,6 +117,15 @@ struct Published {
     listener: Listener,
     readable: bool,
     resting_until: Option<Instant>,
+    cutting: Cutting,
+}
+
+/// A socket that datagrams are read from.
+#[derive(Clone, Copy)]
+enum Source {
+    Flow(FlowId),
+    /// Its place in the list of listeners.
+    Published(usize),
 }
 
 /// What an operation led to, told to the gateway when there is room.
@@ -152,7 +166,9 @@ impl Worker {
             readable: VecDeque::new(),
             outcomes: VecDeque::new(),
             frame: vec![0; Link::BUFFER_BYTES].into_boxed_slice(),
-            datagram: vec![0; usize::from(u16::MAX) + 1].into_boxed_slice(),
+            batch: Batch::new(),
+            source: Source::Published(0),
+            quote: vec![0; QUOTE_BYTES].into_boxed_slice(),
         };
         for (publish, listener) in listeners {
             worker.add_listener(publish, listener)?;
@@ -175,7 +191,12 @@ impl Worker {
         register_listener(self.poll.registry(), &mut listener, token)
             .context("cannot poll", format!("port {}", publish.guest_port))?;
         self.gateway.publish(publish.transport, publish.guest_port, PortId(0));
-        self.listeners.push(Published { listener, readable: true, resting_until: None });
+        self.listeners.push(Published {
+            listener,
+            readable: true,
+            resting_until: None,
+            cutting: Cutting::default(),
+        });
         Ok(())
     }
 
@@ -335,6 +356,9 @@ impl Worker {
     }
 
     fn read_datagrams(&mut self) {
+        if !self.deliver() {
+            return;
+        }
         for _ in 0..self.readable.len() {
             let Some(flow) = self.readable.pop_front() else { return };
             if !(self.read_errors(flow) && self.read_socket(flow)) {
@@ -347,18 +371,15 @@ impl Worker {
 
     /// Reads a flow's datagrams; `false` if there are more.
     fn read_socket(&mut self, flow: FlowId) -> bool {
-        let now = now(self.clock);
-        for _ in 0..DATAGRAMS_PER_TURN {
-            if !self.has_room() {
+        for _ in 0..BATCHES_PER_TURN {
+            if !self.deliver() {
                 return false;
             }
             let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return true };
-            match datagram::receive(&socket.fd, &mut self.datagram) {
-                Ok(received) => {
-                    let payload = &self.datagram[..received.len];
-                    let (from, hop_limit) = (received.from, received.hop_limit);
-                    self.gateway.handle_host(HostEvent::Datagram { flow, from, hop_limit, payload }, now);
-                }
+            self.source = Source::Flow(flow);
+            match self.batch.receive(&socket.fd) {
+                Ok(Batch::MESSAGES) => {}
+                Ok(_) => return self.deliver(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => {
                     socket.failed = true;
@@ -367,6 +388,30 @@ impl Worker {
             }
         }
         false
+    }
+
+    /// Passes on what the batch holds; `false` if a link has no room for all of it.
+    fn deliver(&mut self) -> bool {
+        let now = now(self.clock);
+        while !self.batch.is_empty() {
+            if !self.has_room() {
+                return false;
+            }
+            let Some(Received { from, to, hop_limit, payload }) = self.batch.front() else { break };
+            match (self.source, to) {
+                (Source::Flow(flow), _) => {
+                    self.gateway.handle_host(HostEvent::Datagram { flow, from, hop_limit, payload }, now);
+                }
+                (Source::Published(index), Some(to)) => {
+                    let publish = publish_id(index);
+                    self.gateway
+                        .handle_host(HostEvent::PublishedDatagram { publish, from, to, payload }, now);
+                }
+                (Source::Published(_), None) => {}
+            }
+            self.batch.pop();
+        }
+        true
     }
 
     /// Passes on the ICMP errors that the host's kernel has queued for a flow; `false` if there are more.
@@ -380,11 +425,11 @@ impl Worker {
             if !socket.failed {
                 return true;
             }
-            let Ok(Some((error, len))) = datagram::take_error(&socket.fd, &mut self.datagram) else {
+            let Ok(Some((error, len))) = datagram::take_error(&socket.fd, &mut self.quote) else {
                 socket.failed = false;
                 return true;
             };
-            let payload = &self.datagram[..len];
+            let payload = &self.quote[..len];
             self.gateway.handle_host(HostEvent::SendFailed { flow, error, payload }, now);
         }
         false
@@ -447,20 +492,19 @@ impl Worker {
     }
 
     fn read_published(&mut self, index: usize) {
-        let now = now(self.clock);
-        for _ in 0..DATAGRAMS_PER_TURN {
-            if !self.has_room() {
+        for _ in 0..BATCHES_PER_TURN {
+            if !self.deliver() {
                 return;
             }
             let published = &mut self.listeners[index];
             let Listener::Udp { socket, .. } = &published.listener else { return };
-            match datagram::receive(socket, &mut self.datagram) {
-                Ok(received) => {
-                    let Some(to) = received.to else { continue };
-                    let payload = &self.datagram[..received.len];
-                    let (publish, from) = (publish_id(index), received.from);
-                    self.gateway
-                        .handle_host(HostEvent::PublishedDatagram { publish, from, to, payload }, now);
+            self.source = Source::Published(index);
+            match self.batch.receive(socket) {
+                Ok(Batch::MESSAGES) => {}
+                Ok(_) => {
+                    let delivered = self.deliver();
+                    self.listeners[index].readable = !delivered;
+                    return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     published.readable = false;
@@ -528,19 +572,24 @@ impl Worker {
             HostOp::OpenPing { flow, family } => self.open(flow, family, datagram::open_ping(family)),
             HostOp::Send { flow, to, hop_limit, payload } => {
                 let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return };
+                let segment_bytes = payload.segment_bytes();
+                let envelope = Envelope { to, from: None, hop_limit: Some(hop_limit), segment_bytes };
                 let bytes = self.gateway.outbox().payload(payload);
-                let sent = datagram::send(&socket.fd, bytes, to, None, Some(hop_limit));
-                if let Some(error) = sent.err().and_then(|error| unroutable(&error, socket.family, to)) {
-                    self.outcomes.push_back(Outcome::SendFailed(flow, error));
-                }
+                let Datagrams { fd, family, cutting, .. } = socket;
+                cutting.send(fd, bytes, &envelope, |error| {
+                    let error = unroutable(&error, *family, to);
+                    self.outcomes.extend(error.map(|error| Outcome::SendFailed(flow, error)));
+                });
             }
             HostOp::Reply { publish, to, from, payload } => {
-                let Some(published) = self.listeners.get(publish.0 as usize) else { return };
+                let Some(published) = self.listeners.get_mut(publish.0 as usize) else { return };
                 let Listener::Udp { socket, .. } = &published.listener else { return };
+                let segment_bytes = payload.segment_bytes();
+                let envelope = Envelope { to, from: Some(from), hop_limit: None, segment_bytes };
                 let bytes = self.gateway.outbox().payload(payload);
-                if let Err(error) = datagram::send(socket, bytes, to, Some(from), None) {
+                published.cutting.send(socket, bytes, &envelope, |error| {
                     tracing::debug!(%to, %error, "cannot answer a client");
-                }
+                });
             }
             HostOp::Release { flow, how } => match (self.sockets.take(flow), how) {
                 (Some(Socket::Stream(stream) | Socket::Connecting(stream)), Release::Reset) => reset(stream),
@@ -576,7 +625,8 @@ impl Worker {
         });
         match registered {
             Ok(fd) => {
-                let socket = Datagrams { fd, family, queued: false, failed: false };
+                let socket =
+                    Datagrams { fd, family, queued: false, failed: false, cutting: Cutting::default() };
                 self.sockets.put(flow, Socket::Datagram(socket));
             }
             Err(error) => self.outcomes.push_back(Outcome::OpenFailed(flow, host::host_error(&error))),
@@ -694,7 +744,12 @@ mod tests {
             };
             let resolver = Resolver::new("/nonexistent");
             let mut worker = Worker::new(network, Vec::new(), resolver, 1).expect("a worker");
-            let far = LinkFd { kind: LinkKind::TapPlain, fd: far.into(), notes: Vec::new() };
+            let far = LinkFd {
+                kind: LinkKind::TapPlain,
+                udp_segmentation: false,
+                fd: far.into(),
+                notes: Vec::new(),
+            };
             worker.add_link(Link::new(far), MAC).expect("a link");
             let stop = worker.stopper();
             Self { link, stop, worker: Some(thread::spawn(|| worker.run())) }

@@ -47,6 +47,8 @@ pub enum Offload {
     None,
     /// Checksums are finished and TCP is segmented by the kernel, as the virtio-net header says.
     ChecksumAndTso,
+    /// The same, and UDP is segmented too (Linux 6.2).
+    ChecksumTsoAndUso,
 }
 
 /// What the link said about a frame from the guest (its virtio-net header, decoded).
@@ -108,7 +110,7 @@ pub enum HostOp {
         /// Its family.
         family: Family,
     },
-    /// Send a datagram on the flow's socket. For a ping socket the payload is the whole ICMP message.
+    /// Send datagrams on the flow's socket. For a ping socket the payload is the whole ICMP message.
     Send {
         /// The flow.
         flow: FlowId,
@@ -119,7 +121,7 @@ pub enum HostOp {
         /// Bytes in [`Outbox::payload`].
         payload: outbox::PayloadRange,
     },
-    /// Send a datagram from a published UDP port.
+    /// Send datagrams from a published UDP port.
     Reply {
         /// The published port's socket.
         publish: PublishId,
@@ -139,6 +141,16 @@ pub enum HostOp {
     },
     /// Make the host's resolver list current: re-read it if it changed.
     RefreshResolvers,
+}
+
+impl HostOp {
+    /// What it sends, if it does.
+    pub fn payload(&self) -> Option<outbox::PayloadRange> {
+        match self {
+            Self::Send { payload, .. } | Self::Reply { payload, .. } => Some(*payload),
+            _ => None,
+        }
+    }
 }
 
 /// Why a connection attempt or a datagram failed, as far as it matters to the guest.

@@ -27,6 +27,11 @@ const RESERVE_FRAMES: usize = 3;
 /// Slots kept for that: the fragments of one datagram of 65,535 bytes at the smallest MTU, 576, and a few more.
 const RESERVE_SLOTS: usize = 128;
 
+/// Datagrams that the kernel cuts out of one payload or frame at most (UDP_MAX_SEGMENTS; since Linux 6.9 it is 128).
+const MAX_SEGMENTS: usize = 64;
+/// The most that they have together: a UDP payload in IPv4, the smaller of both families'.
+const MAX_SEND_BYTES: usize = 65_535 - 20 - 8;
+
 /// What the kernel must still do to a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TxOffload {
@@ -51,13 +56,52 @@ pub enum TxOffload {
         /// As in `Checksum`.
         start: u16,
     },
+    /// Cut into UDP datagrams of `datagram_bytes` payload bytes, and finish their checksums.
+    Uso {
+        /// Bytes of all headers, Ethernet's included.
+        header_bytes: u16,
+        /// Payload bytes in a datagram; the last may have fewer.
+        datagram_bytes: u16,
+        /// As in `Checksum`.
+        start: u16,
+    },
 }
 
-/// A range of [`Outbox::payload`].
+/// A range of [`Outbox::payload`]: one datagram, or several of one size, of which the last may be shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PayloadRange {
     start: usize,
     end: usize,
+    /// Length of the first datagram.
+    datagram_bytes: usize,
+}
+
+impl PayloadRange {
+    /// The size of the datagrams if they are several.
+    pub fn segment_bytes(self) -> Option<u16> {
+        let several = self.len() > self.datagram_bytes;
+        several.then(|| u16::try_from(self.datagram_bytes).ok()).flatten()
+    }
+
+    fn len(self) -> usize {
+        self.end - self.start
+    }
+
+    /// The range with a datagram of `len` bytes that was stored behind it; `None` if that may not follow.
+    fn followed_by(self, len: usize) -> Option<Self> {
+        let follows = may_follow(self.len(), self.datagram_bytes, len);
+        follows.then_some(Self { end: self.end + len, ..self })
+    }
+}
+
+/// Whether a datagram of `len` bytes may stand behind datagrams of `datagram_bytes` that are `whole` bytes together,
+/// so that the kernel can cut them apart again.
+pub(super) fn may_follow(whole: usize, datagram_bytes: usize, len: usize) -> bool {
+    len > 0
+        && len <= datagram_bytes
+        && whole.is_multiple_of(datagram_bytes)
+        && whole / datagram_bytes < MAX_SEGMENTS
+        && whole + len <= MAX_SEND_BYTES
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +191,27 @@ impl Outbox {
         }
     }
 
+    /// The newest frame that waits: its port, its bytes, and what the link must do.
+    pub fn newest_frame(&self) -> Option<(PortId, &[u8], TxOffload)> {
+        let slot = self.frames.back()?;
+        Some((slot.port, &self.arena[slot.start + HEADROOM..slot.start + slot.len], slot.offload))
+    }
+
+    /// Appends `bytes` to the newest frame and lets `finish` make its headers right. `false`, and nothing done, if there
+    /// is no such frame or no room.
+    pub fn extend_frame(&mut self, bytes: &[u8], finish: impl FnOnce(&mut [u8]) -> TxOffload) -> bool {
+        let Some(slot) = self.frames.back_mut() else { return false };
+        let end = self.used + bytes.len();
+        if end > self.arena.len() || end - slot.start > HEADROOM + MAX_FRAME_BYTES {
+            return false;
+        }
+        self.arena[self.used..end].copy_from_slice(bytes);
+        slot.offload = finish(&mut self.arena[slot.start + HEADROOM..end]);
+        slot.len = end - slot.start;
+        self.used = end;
+        true
+    }
+
     /// The oldest frame: its port, its bytes behind [`HEADROOM`] free ones, and what the link must do.
     pub fn front_frame(&mut self) -> Option<(PortId, &mut [u8], TxOffload)> {
         let slot = *self.frames.front()?;
@@ -167,6 +232,21 @@ impl Outbox {
         self.ops.push_back(op);
     }
 
+    /// Appends the operation that `op` makes of a stored copy of `datagram`. If the newest operation sends datagrams
+    /// of the same size in the same way, it sends this one too.
+    pub fn send(&mut self, datagram: &[u8], op: impl Fn(PayloadRange) -> HostOp) {
+        let stored = self.store(datagram);
+        if let Some(last) = self.ops.back_mut()
+            && let Some(range) = last.payload().filter(|range| range.end == stored.start)
+            && let Some(longer) = range.followed_by(datagram.len())
+            && op(range) == *last
+        {
+            *last = op(longer);
+        } else {
+            self.ops.push_back(op(stored));
+        }
+    }
+
     /// Takes the oldest operation. Payload ranges stay valid until [`Self::clear_payload`].
     pub fn pop_op(&mut self) -> Option<HostOp> {
         self.ops.pop_front()
@@ -176,12 +256,19 @@ impl Outbox {
     pub fn store(&mut self, bytes: &[u8]) -> PayloadRange {
         let start = self.payload.len();
         self.payload.extend_from_slice(bytes);
-        PayloadRange { start, end: self.payload.len() }
+        PayloadRange { start, end: self.payload.len(), datagram_bytes: bytes.len() }
     }
 
     /// The bytes of a range.
     pub fn payload(&self, range: PayloadRange) -> &[u8] {
         &self.payload[range.start..range.end]
+    }
+
+    /// The datagrams of a range.
+    pub fn datagrams(&self, range: PayloadRange) -> impl Iterator<Item = &[u8]> {
+        let whole = self.payload(range);
+        let empty = whole.is_empty().then_some(whole);
+        whole.chunks(range.datagram_bytes.max(1)).chain(empty)
     }
 
     /// Forgets all payloads; called when no operation is left.
@@ -197,5 +284,50 @@ impl Outbox {
     /// Whether neither a frame nor an operation waits.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty() && self.ops.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::FlowId;
+
+    const TO: &str = "198.51.100.7:7";
+    const ELSEWHERE: &str = "198.51.100.7:8";
+
+    #[test]
+    fn datagrams_of_one_size_that_go_the_same_way_are_one_operation() {
+        let sent = sent(&[(TO, 5), (TO, 5), (TO, 3)]);
+        assert_eq!(sent, [(13, Some(5))]);
+    }
+
+    #[test]
+    fn other_sizes_and_destinations_start_anew() {
+        assert_eq!(sent(&[(TO, 5), (TO, 6), (TO, 6)]), [(5, None), (12, Some(6))]);
+        assert_eq!(sent(&[(TO, 5), (ELSEWHERE, 5), (TO, 5)]), [(5, None), (5, None), (5, None)]);
+        assert_eq!(
+            sent(&[(TO, 5), (TO, 3), (TO, 3)]),
+            [(8, Some(5)), (3, None)],
+            "a shorter one is the last"
+        );
+        assert_eq!(sent(&[(TO, 0), (TO, 0), (TO, 5), (TO, 0)]), [(0, None), (0, None), (5, None), (0, None)]);
+    }
+
+    #[test]
+    fn one_operation_has_what_the_kernel_cuts_at_once() {
+        assert_eq!(sent(&[(TO, 9); 65]), [(9 * 64, Some(9)), (9, None)]);
+        assert_eq!(sent(&[(TO, 30_000); 3]), [(60_000, Some(30_000)), (30_000, None)]);
+    }
+
+    /// Length and segments of each operation that comes of datagrams of these sizes to these destinations.
+    fn sent(datagrams: &[(&str, usize)]) -> Vec<(usize, Option<u16>)> {
+        let mut outbox = Outbox::new();
+        let flow = FlowId::from_parts(0, 0);
+        for (to, len) in datagrams {
+            let to = to.parse().expect("an address");
+            outbox.send(&vec![1; *len], |payload| HostOp::Send { flow, to, hop_limit: 9, payload });
+        }
+        let ops = std::iter::from_fn(|| outbox.pop_op()).filter_map(|op| op.payload());
+        ops.map(|range| (range.len(), range.segment_bytes())).collect()
     }
 }

@@ -5,11 +5,12 @@
 //! the [`Outbox`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 use smoltcp::wire::checksum;
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
 
-use super::outbox::ETHERNET_BYTES;
+use super::outbox::{ETHERNET_BYTES, may_follow};
 use super::{DropReason, Offload, Outbox, PortId, TxOffload};
 use crate::config::MacAddr;
 
@@ -271,7 +272,7 @@ impl Ethernet {
     }
 
     /// Sends a UDP datagram, in fragments if it exceeds the MTU; the checksum of one that does not is left to a link
-    /// that finishes it. `false` if it is too long for UDP, the families differ or the outbox is full.
+    /// that finishes it, and it joins the frame before it if the link cuts them apart again. `false` if it is too long for UDP, the families differ or the outbox is full.
     pub fn udp(
         &self,
         outbox: &mut Outbox,
@@ -291,12 +292,38 @@ impl Ethernet {
             let header = udp_header(source, destination, payload);
             return header.is_some_and(|header| self.ip(outbox, ip, &header, payload));
         }
-        let offload = TxOffload::Checksum {
-            start: (ETHERNET_BYTES + ip.bytes()) as u16,
-            offset: UDP_CHECKSUM_OFFSET as u16,
-        };
-        let header = partial_udp_header(source, destination, payload.len());
-        header.is_some_and(|header| self.packet(outbox, ip, None, &header, payload, offload))
+        let head = |payload_bytes| UdpHead::new(self, ip, (source, destination), payload_bytes);
+        if self.offload == Offload::ChecksumTsoAndUso && self.join(outbox, head, payload) {
+            return true;
+        }
+        let head = head(payload.len());
+        outbox.frame(self.port, head.len + payload.len(), |frame| {
+            head.write(frame);
+            frame[head.len..].copy_from_slice(payload);
+            TxOffload::Checksum { start: head.udp_at(), offset: UDP_CHECKSUM_OFFSET as u16 }
+        })
+    }
+
+    /// Appends a datagram to the newest frame, if that holds datagrams of its size and with its `head`.
+    fn join(&self, outbox: &mut Outbox, head: impl Fn(usize) -> UdpHead, payload: &[u8]) -> bool {
+        let Some((port, frame, offload)) = outbox.newest_frame() else { return false };
+        let Some((header_bytes, datagram_bytes)) = datagrams_in(frame, offload) else { return false };
+        let whole = frame.len() - header_bytes;
+        if port != self.port || !may_follow(whole, datagram_bytes, payload.len()) {
+            return false;
+        }
+        let head = head(whole + payload.len());
+        if head.len != header_bytes || !head.is_same_way(frame) {
+            return false;
+        }
+        outbox.extend_frame(payload, |frame| {
+            head.write(frame);
+            TxOffload::Uso {
+                header_bytes: head.len as u16,
+                datagram_bytes: datagram_bytes as u16,
+                start: head.udp_at(),
+            }
+        })
     }
 
     /// Sends an IP packet whose payload is `head` followed by `tail`, in fragments if it exceeds the MTU. `head`
@@ -355,6 +382,62 @@ impl Ethernet {
     }
 }
 
+/// The bytes of all headers of a frame with UDP, and of the first datagram in it.
+fn datagrams_in(frame: &[u8], offload: TxOffload) -> Option<(usize, usize)> {
+    match offload {
+        TxOffload::Uso { header_bytes, datagram_bytes, .. } => {
+            Some((header_bytes.into(), datagram_bytes.into()))
+        }
+        TxOffload::Checksum { start, offset } if usize::from(offset) == UDP_CHECKSUM_OFFSET => {
+            let header_bytes = usize::from(start) + UDP_HEADER_BYTES;
+            Some((header_bytes, frame.len() - header_bytes))
+        }
+        _ => None,
+    }
+}
+
+/// The headers of a frame with UDP whose checksum the link finishes.
+struct UdpHead {
+    bytes: [u8; Self::MAX_BYTES],
+    len: usize,
+}
+
+impl UdpHead {
+    const MAX_BYTES: usize = ETHERNET_BYTES + IPV6_HEADER_BYTES + UDP_HEADER_BYTES;
+
+    /// `ends` are of one family, and the packet is at most 65,535 bytes long.
+    fn new(ethernet: &Ethernet, ip: IpHeader, ends: (SocketAddr, SocketAddr), payload_bytes: usize) -> Self {
+        let mut bytes = [0; Self::MAX_BYTES];
+        let udp_at = ETHERNET_BYTES + ip.bytes();
+        ethernet.header(&mut bytes, ip.ethertype());
+        let packet_bytes = ip.bytes() + UDP_HEADER_BYTES + payload_bytes;
+        ip.emit_for(packet_bytes, &mut bytes[ETHERNET_BYTES..udp_at], None);
+        let udp = partial_udp_header(ends.0, ends.1, payload_bytes).unwrap_or_default();
+        bytes[udp_at..udp_at + UDP_HEADER_BYTES].copy_from_slice(&udp);
+        Self { bytes, len: udp_at + UDP_HEADER_BYTES }
+    }
+
+    fn udp_at(&self) -> u16 {
+        (self.len - UDP_HEADER_BYTES) as u16
+    }
+
+    fn write(&self, frame: &mut [u8]) {
+        frame[..self.len].copy_from_slice(&self.bytes[..self.len]);
+    }
+
+    /// Whether `frame` has these headers but for lengths and checksums.
+    fn is_same_way(&self, frame: &[u8]) -> bool {
+        let ip = ETHERNET_BYTES;
+        let udp_lengths = self.len - 4;
+        let same: &[Range<usize>] = if self.bytes[ip] >> 4 == 4 {
+            &[0..ip + 2, ip + 4..ip + 10, ip + 12..udp_lengths]
+        } else {
+            &[0..ip + 4, ip + 6..udp_lengths]
+        };
+        same.iter().all(|range| self.bytes[range.clone()] == frame[range.clone()])
+    }
+}
+
 /// The start of a packet that a guest had sent, rebuilt for an ICMP error to quote.
 pub struct Quote {
     bytes: [u8; Self::MAX_BYTES],
@@ -409,21 +492,32 @@ impl IpHeader {
 
     /// Writes the header to the start of `packet`, whose length is the packet's.
     pub(super) fn emit(&self, packet: &mut [u8], fragment: Option<Fragment>) {
+        self.emit_for(packet.len(), packet, fragment);
+    }
+
+    /// Writes the header of a packet of `packet_bytes` to the start of `bytes`.
+    fn emit_for(&self, packet_bytes: usize, bytes: &mut [u8], fragment: Option<Fragment>) {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                self.emit_v4(packet, source, destination, fragment)
+                self.emit_v4(packet_bytes, bytes, (source, destination), fragment)
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                self.emit_v6(packet, source, destination, fragment)
+                self.emit_v6(packet_bytes, bytes, (source, destination), fragment)
             }
-            _ => packet.fill(0),
+            _ => bytes.fill(0),
         }
     }
 
-    fn emit_v4(&self, bytes: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr, fragment: Option<Fragment>) {
+    fn emit_v4(
+        &self,
+        packet_bytes: usize,
+        bytes: &mut [u8],
+        (source, destination): (Ipv4Addr, Ipv4Addr),
+        fragment: Option<Fragment>,
+    ) {
         bytes[..IPV4_HEADER_BYTES].fill(0);
         // The MTU and the outbox bound every packet to 65,535 bytes.
-        let total = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        let total = u16::try_from(packet_bytes).unwrap_or(u16::MAX);
         let mut packet = Ipv4Packet::new_unchecked(bytes);
         packet.set_version(4);
         packet.set_header_len(IPV4_HEADER_BYTES as u8);
@@ -443,9 +537,15 @@ impl IpHeader {
         packet.fill_checksum();
     }
 
-    fn emit_v6(&self, bytes: &mut [u8], source: Ipv6Addr, destination: Ipv6Addr, fragment: Option<Fragment>) {
+    fn emit_v6(
+        &self,
+        packet_bytes: usize,
+        bytes: &mut [u8],
+        (source, destination): (Ipv6Addr, Ipv6Addr),
+        fragment: Option<Fragment>,
+    ) {
         bytes[..IPV6_HEADER_BYTES].fill(0);
-        let payload = u16::try_from(bytes.len() - IPV6_HEADER_BYTES).unwrap_or(u16::MAX);
+        let payload = u16::try_from(packet_bytes - IPV6_HEADER_BYTES).unwrap_or(u16::MAX);
         if let Some(fragment) = fragment {
             let header = &mut bytes[IPV6_HEADER_BYTES..IPV6_HEADER_BYTES + FRAGMENT_HEADER_BYTES];
             header[0] = self.protocol.into();
@@ -535,6 +635,57 @@ mod tests {
             assert_eq!(outbox.front_frame().map(|(_, _, offload)| offload), Some(TxOffload::None));
             let whole = joined(&fixture::packets(&mut outbox));
             assert!(fixture::parse(&whole).expect("a packet").transport_checksum_is_valid());
+        }
+    }
+
+    #[test]
+    fn datagrams_of_one_size_join_in_one_frame() {
+        for (source, destination) in ENDS {
+            let mut link = Joining::new(source, destination);
+            for len in [500, 500, 500, 20] {
+                assert!(link.send(4000, 64, len));
+            }
+            let frames = link.frames();
+            let [(frame, TxOffload::Uso { header_bytes, datagram_bytes, start })] = &frames[..] else {
+                panic!("{frames:?}");
+            };
+            assert_eq!((*datagram_bytes, header_bytes - start), (500, 8));
+            let ip = fixture::parse(&frame[ETHERNET_BYTES..]).expect("a packet");
+            assert_eq!((ip.payload().len(), ip.payload()[8..] == [1; 1520]), (1528, true));
+            let udp = partial_udp_header(link.from(4000), link.to, 1520).expect("short");
+            assert_eq!(ip.payload()[..8], udp, "the sum of the whole");
+        }
+    }
+
+    #[test]
+    fn what_differs_does_not_join() {
+        for (source, destination) in ENDS {
+            for (port, hop_limit, len) in [(4001, 64, 500), (4000, 63, 500), (4000, 64, 501), (4000, 64, 0)] {
+                let mut link = Joining::new(source, destination);
+                assert!(link.send(4000, 64, 500) && link.send(port, hop_limit, len));
+                assert_eq!(link.frames().len(), 2, "{port} {hop_limit} {len}");
+            }
+            let mut link = Joining::new(source, destination);
+            assert!(link.send(4000, 64, 500) && link.send(4000, 64, 9) && link.send(4000, 64, 9));
+            assert_eq!(link.frames().len(), 2, "only the last may be shorter");
+            assert!(link.send(4000, 64, 500));
+            link.ethernet.to = MacAddr([2; 6]);
+            assert!(link.send(4000, 64, 500));
+            assert_eq!(link.frames().len(), 2, "another station");
+        }
+    }
+
+    #[test]
+    fn joined_datagrams_are_as_many_as_the_kernel_cuts() {
+        for (source, destination) in ENDS {
+            let mut link = Joining::new(source, destination);
+            assert!((0..65).all(|_| link.send(4000, 64, 10)));
+            assert_eq!(link.frames().len(), 2);
+            assert!((0..45).all(|_| link.send(4000, 64, 1452)));
+            let sizes: Vec<usize> = link.frames().iter().map(|(frame, _)| frame.len() / 1452).collect();
+            assert_eq!(sizes, [45]);
+            assert!((0..46).all(|_| link.send(4000, 64, 1452)));
+            assert_eq!(link.frames().len(), 2, "an IP packet has 65,535 bytes");
         }
     }
 
@@ -677,5 +828,39 @@ mod tests {
             }
         }
         panic!("the fragments do not join");
+    }
+
+    /// A link that cuts joined datagrams apart.
+    struct Joining {
+        ethernet: Ethernet,
+        outbox: Outbox,
+        from: IpAddr,
+        to: SocketAddr,
+    }
+
+    impl Joining {
+        fn new(source: &str, destination: &str) -> Self {
+            let ethernet = Ethernet { offload: Offload::ChecksumTsoAndUso, ..fixture::ethernet(1500) };
+            let to = SocketAddr::new(fixture::ip(destination), 7);
+            Self { ethernet, outbox: Outbox::new(), from: fixture::ip(source), to }
+        }
+
+        fn from(&self, port: u16) -> SocketAddr {
+            SocketAddr::new(self.from, port)
+        }
+
+        fn send(&mut self, port: u16, hop_limit: u8, len: usize) -> bool {
+            let from = self.from(port);
+            self.ethernet.udp(&mut self.outbox, from, self.to, hop_limit, &vec![1; len])
+        }
+
+        fn frames(&mut self) -> Vec<(Vec<u8>, TxOffload)> {
+            let mut frames = Vec::new();
+            while let Some((_, frame, offload)) = self.outbox.front_frame() {
+                frames.push((frame[HEADROOM..].to_vec(), offload));
+                self.outbox.pop_frame();
+            }
+            frames
+        }
     }
 }

@@ -167,13 +167,13 @@ impl Bench {
     /// Takes the operations, and shows those that send on a flow's socket.
     pub(super) fn sent(&mut self) -> Vec<Sent> {
         let ops = self.ops();
-        let sent = ops.into_iter().filter_map(|op| match op {
-            HostOp::Send { flow, to, hop_limit, payload } => {
-                Some(Sent { flow, to, hop_limit, payload: self.core.outbox.payload(payload).to_vec() })
-            }
-            _ => None,
-        });
-        sent.collect()
+        let mut sent = Vec::new();
+        for op in ops {
+            let HostOp::Send { flow, to, hop_limit, payload } = op else { continue };
+            let datagrams = self.core.outbox.datagrams(payload);
+            sent.extend(datagrams.map(|datagram| Sent { flow, to, hop_limit, payload: datagram.to_vec() }));
+        }
+        sent
     }
 
     /// The one datagram that went to the host since.

@@ -147,8 +147,7 @@ fn outward(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datagram<'_>, tar
     flow.only_dns &= target.port() == 53;
     flow.permits.grant(&core.network, target, datagram.destination);
     for payload in datagram.payloads() {
-        let payload = core.outbox.store(payload);
-        core.outbox.op(HostOp::Send { flow: id, to: target, hop_limit, payload });
+        core.outbox.send(payload, |payload| HostOp::Send { flow: id, to: target, hop_limit, payload });
     }
     refresh(core, id);
 }
@@ -336,8 +335,7 @@ fn to_published_client(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datag
         refresh(core, id);
     }
     for payload in datagram.payloads() {
-        let payload = core.outbox.store(payload);
-        core.outbox.op(HostOp::Reply { publish, to, from, payload });
+        core.outbox.send(payload, |payload| HostOp::Reply { publish, to, from, payload });
     }
 }
 

@@ -1,13 +1,10 @@
 //! UDP and ping sockets with all that IP says beside the payload: both addresses, the hop limit, ICMP errors.
 //!
-//! udp(7), ip(7), ipv6(7) and icmp(7) describe the options. A call moves one datagram and allocates nothing.
-//! Control messages are laid out here by the kernel's own rules (CMSG_ALIGN is the word size), not the C
-//! library's, so that only the two system calls are unsafe.
-
-#![allow(unsafe_code)]
+//! udp(7), ip(7), ipv6(7) and icmp(7) describe the options. [`send`] hands over one datagram, or several of one size
+//! for the kernel to cut; a [`Batch`] receives many at a time. No call allocates.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -16,20 +13,18 @@ use nix::sys::socket::{
 };
 use socket2::SockAddr;
 
+mod batch;
+mod message;
+
+pub use batch::{Batch, Received};
+use message::{Control, Message, send_message, socket_address};
+
 use crate::net::{Family, IcmpError};
 
 /// What the kernel is asked to queue each way, in bytes; it may grant less (net.core.rmem_max, wmem_max).
 const QUEUE_BYTES: usize = 1024 * 1024;
-/// Room for an address, a hop limit and an extended error with its offender: about 140 bytes.
-const CONTROL_BYTES: usize = 256;
-/// Length of the largest socket address.
-const NAME_BYTES: usize = size_of::<libc::sockaddr_storage>();
-/// Length of `struct cmsghdr`: a word and two ints.
-const CMSG_HEADER_BYTES: usize = size_of::<usize>() + 8;
 /// Length of `struct sock_extended_err` (include/uapi/linux/errqueue.h).
 const EXTENDED_ERROR_BYTES: usize = 16;
-/// Assumed where the kernel does not say with which one a datagram came.
-const USUAL_HOP_LIMIT: u8 = 64;
 
 /// Destination unreachable, fragmentation needed (RFC 1191); packet too big (RFC 4443 section 3.2).
 const TOO_BIG_V4: (u8, u8) = (3, 4);
@@ -59,19 +54,6 @@ mod option {
     );
 }
 
-/// A datagram that arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// Who sent it.
-    pub from: SocketAddr,
-    /// The local address that it was sent to, from which an answer should leave.
-    pub to: Option<IpAddr>,
-    /// TTL or hop limit with which it arrived.
-    pub hop_limit: u8,
-    /// Bytes in the buffer.
-    pub len: usize,
-}
-
 /// Opens a nonblocking UDP socket bound to `address`; port 0 lets the kernel choose. An IPv6 one is for IPv6
 /// only. Datagrams up to 65,507 bytes are sent, in fragments where the known path MTU asks for it.
 pub fn open_udp(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -88,6 +70,8 @@ pub fn open_published_udp(address: SocketAddr) -> io::Result<OwnedFd> {
     if family == Family::V6 {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
+    // Before Linux 5.0 there is none: every datagram comes alone.
+    let _ = setsockopt(&fd, sockopt::UdpGroSegment, &true);
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(fd)
 }
@@ -104,45 +88,30 @@ pub fn open_ping(family: Family) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Receives the next datagram into `buffer`; 65,535 bytes hold any. `WouldBlock` if none waits. An ICMP error
-/// that is pending is left to [`take_error`].
-pub fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
-    // A pending error is reported in place of a datagram, once.
-    let mut message = Message::new();
-    let len = again_unless_idle(|| message.receive(fd, buffer, 0))?;
-    let mut received = Received {
-        from: message.name().ok_or(io::ErrorKind::InvalidData)?,
-        to: None,
-        hop_limit: USUAL_HOP_LIMIT,
-        len,
-    };
-    for (level, kind, data) in message.controls() {
-        match (level, kind) {
-            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
-                let hop_limit = data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
-                received.hop_limit =
-                    hop_limit.and_then(|hop_limit| u8::try_from(hop_limit).ok()).unwrap_or(USUAL_HOP_LIMIT);
-            }
-            // in_pktinfo: the interface, the local address, the header's destination (maybe a broadcast).
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) => received.to = ipv4_at(data, 4),
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => received.to = ipv6_at(data, 0),
-            _ => {}
-        }
-    }
-    Ok(received)
+/// How a payload is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Destination; the port is 0 for a ping socket.
+    pub to: SocketAddr,
+    /// The local address to send from, if it matters.
+    pub from: Option<IpAddr>,
+    /// TTL or hop limit, if it matters.
+    pub hop_limit: Option<u8>,
+    /// The payload is several datagrams of this size, the last of them maybe shorter (UDP_SEGMENT, Linux 4.18).
+    pub segment_bytes: Option<u16>,
 }
 
-/// Sends `payload` to `to`, from the local address `from` and with `hop_limit` if they are given. An ICMP error
-/// that is pending from earlier is left to [`take_error`] and does not count.
-pub fn send(
-    fd: &impl AsFd,
-    payload: &[u8],
-    to: SocketAddr,
-    from: Option<IpAddr>,
-    hop_limit: Option<u8>,
-) -> io::Result<()> {
+impl Envelope {
+    /// One datagram to `to`, the rest left to the kernel.
+    pub fn to(to: SocketAddr) -> Self {
+        Self { to, from: None, hop_limit: None, segment_bytes: None }
+    }
+}
+
+/// Sends `payload`. An ICMP error that is pending from earlier is left to [`take_error`] and does not count.
+pub fn send(fd: &impl AsFd, payload: &[u8], envelope: &Envelope) -> io::Result<()> {
     let mut control = Control::new();
-    match from {
+    match envelope.from {
         Some(IpAddr::V4(from)) => {
             let mut info = [0; 12];
             info[4..8].copy_from_slice(&from.octets());
@@ -155,14 +124,17 @@ pub fn send(
         }
         None => {}
     }
-    if let Some(hop_limit) = hop_limit {
+    if let Some(hop_limit) = envelope.hop_limit {
         let hop_limit = i32::from(hop_limit.max(1)).to_ne_bytes();
-        match to {
+        match envelope.to {
             SocketAddr::V4(_) => control.push(libc::IPPROTO_IP, libc::IP_TTL, &hop_limit),
             SocketAddr::V6(_) => control.push(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, &hop_limit),
         }
     }
-    let to = SockAddr::from(to);
+    if let Some(segment_bytes) = envelope.segment_bytes {
+        control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment_bytes.to_ne_bytes());
+    }
+    let to = SockAddr::from(envelope.to);
     again_unless_idle(|| send_message(fd, payload, &to, &control)).map(drop)
 }
 
@@ -232,112 +204,6 @@ fn again_unless_idle(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result
     }
 }
 
-/// Bytes aligned as the kernel's structures want them.
-#[repr(C, align(8))]
-struct Aligned<const LEN: usize>([u8; LEN]);
-
-/// Control messages to send.
-struct Control {
-    bytes: Aligned<CONTROL_BYTES>,
-    used: usize,
-}
-
-impl Control {
-    fn new() -> Self {
-        Self { bytes: Aligned([0; CONTROL_BYTES]), used: 0 }
-    }
-
-    fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
-        let start = self.used;
-        let len = CMSG_HEADER_BYTES + data.len();
-        let message = &mut self.bytes.0[start..start + len];
-        let (word, rest) = message.split_at_mut(size_of::<usize>());
-        word.copy_from_slice(&len.to_ne_bytes());
-        rest[..4].copy_from_slice(&level.to_ne_bytes());
-        rest[4..8].copy_from_slice(&kind.to_ne_bytes());
-        rest[8..].copy_from_slice(data);
-        self.used = start + len.next_multiple_of(size_of::<usize>());
-    }
-}
-
-/// What comes with a received datagram.
-struct Message {
-    name: Aligned<NAME_BYTES>,
-    name_len: usize,
-    control: Aligned<CONTROL_BYTES>,
-    control_len: usize,
-}
-
-impl Message {
-    fn new() -> Self {
-        Self {
-            name: Aligned([0; NAME_BYTES]),
-            name_len: 0,
-            control: Aligned([0; CONTROL_BYTES]),
-            control_len: 0,
-        }
-    }
-
-    fn receive(&mut self, fd: &impl AsFd, buffer: &mut [u8], flags: libc::c_int) -> nix::Result<usize> {
-        let mut payload = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        let mut header = empty_header();
-        header.msg_name = self.name.0.as_mut_ptr().cast();
-        header.msg_namelen = NAME_BYTES as libc::socklen_t;
-        header.msg_iov = &raw mut payload;
-        header.msg_iovlen = 1;
-        header.msg_control = self.control.0.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL_BYTES as _;
-        // SAFETY: name, payload and control point to memory that is ours to write, of the lengths given, and
-        // outlive the call.
-        let len = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, flags) };
-        let len = Errno::result(len)?;
-        self.name_len = (header.msg_namelen as usize).min(NAME_BYTES);
-        #[allow(clippy::unnecessary_cast, reason = "usize in glibc, u32 in musl")]
-        let control_len = header.msg_controllen as usize;
-        self.control_len = control_len.min(CONTROL_BYTES);
-        Ok(len as usize)
-    }
-
-    fn name(&self) -> Option<SocketAddr> {
-        socket_address(&self.name.0[..self.name_len])
-    }
-
-    /// Level, type and data of each control message.
-    fn controls(&self) -> impl Iterator<Item = (i32, i32, &[u8])> {
-        let mut rest = &self.control.0[..self.control_len];
-        std::iter::from_fn(move || {
-            let (word, after) = rest.split_first_chunk()?;
-            let len = usize::from_ne_bytes(*word);
-            let level = i32::from_ne_bytes(*after.first_chunk()?);
-            let kind = i32::from_ne_bytes(*after.get(4..)?.first_chunk()?);
-            let data = rest.get(CMSG_HEADER_BYTES..len)?;
-            rest = rest.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
-            Some((level, kind, data))
-        })
-    }
-}
-
-fn send_message(fd: &impl AsFd, payload: &[u8], to: &SockAddr, control: &Control) -> nix::Result<usize> {
-    let mut payload = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
-    let mut header = empty_header();
-    header.msg_name = to.as_ptr().cast_mut().cast();
-    header.msg_namelen = to.len();
-    header.msg_iov = &raw mut payload;
-    header.msg_iovlen = 1;
-    if control.used > 0 {
-        header.msg_control = control.bytes.0.as_ptr().cast_mut().cast();
-        header.msg_controllen = control.used as _;
-    }
-    // SAFETY: the kernel only reads what the header points to, which has the lengths given and outlives the call.
-    let sent = unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
-    Errno::result(sent).map(|sent| sent as usize)
-}
-
-fn empty_header() -> libc::msghdr {
-    // SAFETY: msghdr is plain data; all zeroes is a value, with null pointers and no lengths.
-    unsafe { std::mem::zeroed() }
-}
-
 /// Reads a `struct sock_extended_err` and the offender's address behind it.
 fn icmp_error(data: &[u8], to: SocketAddr) -> Option<IcmpError> {
     let (error, offender) = data.split_first_chunk::<EXTENDED_ERROR_BYTES>()?;
@@ -357,37 +223,10 @@ fn icmp_error(data: &[u8], to: SocketAddr) -> Option<IcmpError> {
     Some(IcmpError { offender: offender.map(|offender| offender.ip()), kind, code, info, to })
 }
 
-/// Reads a `struct sockaddr_in` or `sockaddr_in6`.
-fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
-    let family = u16::from_ne_bytes(*bytes.first_chunk()?);
-    let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
-    match i32::from(family) {
-        libc::AF_INET => Some(SocketAddr::new(ipv4_at(bytes, 4)?, port)),
-        libc::AF_INET6 => {
-            let IpAddr::V6(address) = ipv6_at(bytes, 8)? else {
-                return None;
-            };
-            let scope = u32::from_ne_bytes(*bytes.get(24..)?.first_chunk()?);
-            Some(SocketAddrV6::new(address, port, 0, scope).into())
-        }
-        _ => None,
-    }
-}
-
-fn ipv4_at(bytes: &[u8], offset: usize) -> Option<IpAddr> {
-    let octets: [u8; 4] = *bytes.get(offset..)?.first_chunk()?;
-    Some(Ipv4Addr::from(octets).into())
-}
-
-fn ipv6_at(bytes: &[u8], offset: usize) -> Option<IpAddr> {
-    let octets: [u8; 16] = *bytes.get(offset..)?.first_chunk()?;
-    Some(Ipv6Addr::from(octets).into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
+    use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
     use std::time::{Duration, Instant};
 
     const PATIENCE: Duration = Duration::from_secs(5);
@@ -403,11 +242,11 @@ mod tests {
             // Sets the TTL of IPv4 only.
             let _ = peer.set_ttl(9);
             peer.send_to(b"hello", (loopback, port)).expect("sent");
-            let mut buffer = [0; 100];
-            let received = wait(|| receive(&socket, &mut buffer)).expect("a datagram");
+            let batch = wait(&socket);
+            let received = batch.front().expect("a datagram");
             assert_eq!(received.from, peer.local_addr().expect("bound"));
             assert_eq!(received.to, Some(loopback));
-            assert_eq!(received.len, 5);
+            assert_eq!(received.payload, b"hello");
             if loopback.is_ipv4() {
                 assert_eq!(received.hop_limit, 9);
             }
@@ -422,9 +261,10 @@ mod tests {
         let (peer, port) = udp("127.0.0.1:0").expect("loopback");
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let from = IpAddr::from([127, 0, 0, 77]);
-        send(&socket, b"answer", to, Some(from), Some(5)).expect("sent");
-        let mut buffer = [0; 100];
-        let received = wait(|| receive(&peer, &mut buffer)).expect("a datagram");
+        let envelope = Envelope { from: Some(from), hop_limit: Some(5), ..Envelope::to(to) };
+        send(&socket, b"answer", &envelope).expect("sent");
+        let batch = wait(&peer);
+        let received = batch.front().expect("a datagram");
         assert_eq!((received.from.ip(), received.hop_limit), (from, 5));
     }
 
@@ -437,21 +277,20 @@ mod tests {
             let loopback = loopback(wildcard);
             let closed = UdpSocket::bind((loopback, 0)).and_then(|socket| socket.local_addr());
             let closed = closed.expect("loopback");
-            send(&socket, b"anyone?", closed, None, None).expect("sent");
-            let mut buffer = [0; 100];
+            send(&socket, b"anyone?", &Envelope::to(closed)).expect("sent");
             let (peer, port) = udp(&SocketAddr::new(loopback, 0).to_string()).expect("loopback");
             let open = SocketAddr::new(loopback, port);
-            send(&socket, b"next", open, None, None).expect("the older error does not stop it");
-            assert_eq!(wait(|| receive(&peer, &mut buffer)).expect("a datagram").len, 4);
+            send(&socket, b"next", &Envelope::to(open)).expect("the older error does not stop it");
+            assert_eq!(taken(&mut wait(&peer)), [b"next"]);
 
+            let mut buffer = [0; 100];
             let (error, len) = take_error(&socket, &mut buffer).expect("queue").expect("an error");
             assert_eq!(&buffer[..len], b"anyone?");
             assert_eq!((error.to, error.offender), (closed, Some(loopback)));
             let port_unreachable = if loopback.is_ipv4() { (3, 3) } else { (1, 4) };
             assert_eq!((error.kind, error.code), port_unreachable);
             assert_eq!(take_error(&socket, &mut buffer).expect("queue"), None);
-            let idle = receive(&socket, &mut buffer).expect_err("nothing waits");
-            assert_eq!(idle.kind(), io::ErrorKind::WouldBlock);
+            assert_idle(&socket);
         }
     }
 
@@ -460,16 +299,14 @@ mod tests {
         let published = open_published_udp(SocketAddr::from(([127, 0, 0, 1], 0))).map(UdpSocket::from);
         let published = published.expect("loopback");
         let address = published.local_addr().expect("bound");
-        let mut buffer = [0; 100];
         for _ in 0..3000 {
             let gone = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-            send(&published, b"answer", gone.expect("loopback"), None, None).expect("sent");
-            let idle = receive(&published, &mut buffer).expect_err("nothing waits");
-            assert_eq!(idle.kind(), io::ErrorKind::WouldBlock);
+            send(&published, b"answer", &Envelope::to(gone.expect("loopback"))).expect("sent");
+            assert_idle(&published);
         }
         let client = UdpSocket::bind("127.0.0.1:0").expect("loopback");
         client.send_to(b"hello", address).expect("sent");
-        assert_eq!(wait(|| receive(&published, &mut buffer)).expect("a datagram").len, 5);
+        assert_eq!(taken(&mut wait(&published)), [b"hello"]);
     }
 
     #[test]
@@ -480,10 +317,36 @@ mod tests {
         let (peer, port) = udp("127.0.0.1:0").expect("loopback");
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let payload: Vec<u8> = (0..65_507u32).map(|n| n as u8).collect();
-        send(&socket, &payload, to, None, None).expect("sent");
-        let mut buffer = vec![0; 65_535];
-        let received = wait(|| receive(&peer, &mut buffer)).expect("a datagram");
-        assert!(buffer[..received.len] == payload);
+        send(&socket, &payload, &Envelope::to(to)).expect("sent");
+        assert!(taken(&mut wait(&peer)) == [payload]);
+    }
+
+    #[test]
+    fn a_batch_holds_datagrams_in_their_order_joined_or_not() {
+        let (socket, _) = udp("127.0.0.1:0").expect("loopback");
+        let (peer, port) = udp("127.0.0.1:0").expect("loopback");
+        let to = Envelope::to(SocketAddr::from(([127, 0, 0, 1], port)));
+        let joined = Envelope { segment_bytes: Some(4), ..to };
+        send(&socket, b"first", &to).expect("sent");
+        send(&socket, b"one.two.six", &joined).expect("sent");
+        send(&socket, b"", &to).expect("sent");
+        send(&socket, b"last", &to).expect("sent");
+        let expected = ["first", "one.", "two.", "six", "", "last"].map(|text| text.as_bytes().to_vec());
+        assert_eq!(taken(&mut wait(&peer)), expected);
+    }
+
+    #[test]
+    fn more_than_a_batch_comes_in_two() {
+        let (socket, _) = udp("127.0.0.1:0").expect("loopback");
+        let (peer, port) = udp("127.0.0.1:0").expect("loopback");
+        let to = Envelope::to(SocketAddr::from(([127, 0, 0, 1], port)));
+        for n in 0..=Batch::MESSAGES {
+            send(&socket, &[n as u8], &to).expect("sent");
+        }
+        let mut batch = wait(&peer);
+        assert_eq!(taken(&mut batch).len(), Batch::MESSAGES);
+        assert_eq!(batch.receive(&peer).expect("one more"), 1);
+        assert_eq!(taken(&mut batch), [[Batch::MESSAGES as u8]]);
     }
 
     #[test]
@@ -527,15 +390,31 @@ mod tests {
         }
     }
 
-    fn wait<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        let deadline = Instant::now() + PATIENCE;
+    /// What arrives next.
+    fn wait(socket: &impl AsFd) -> Batch {
+        let (mut batch, deadline) = (Batch::new(), Instant::now() + PATIENCE);
         loop {
-            match attempt() {
+            match batch.receive(socket) {
+                Ok(_) => return batch,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                done => return done,
+                Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    fn taken(batch: &mut Batch) -> Vec<Vec<u8>> {
+        let mut taken = Vec::new();
+        while let Some(received) = batch.front() {
+            taken.push(received.payload.to_vec());
+            batch.pop();
+        }
+        taken
+    }
+
+    fn assert_idle(socket: &impl AsFd) {
+        let idle = Batch::new().receive(socket).expect_err("nothing waits");
+        assert_eq!(idle.kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -22,14 +22,16 @@ use crate::error::{Context, Error, Result};
 const TX_QUEUE_FRAMES: u32 = 10_000;
 /// Longest text of notes that is passed over, in bytes.
 const MAX_NOTES_BYTES: usize = 16 * 1024;
-/// What is passed in front of the notes: the kind and their length.
-const PREAMBLE_BYTES: usize = 5;
+/// What is passed in front of the notes: the kind, whether UDP is segmented, and their length.
+const PREAMBLE_BYTES: usize = 6;
 
 /// A link's end that rnet holds.
 #[derive(Debug)]
 pub struct LinkFd {
     /// What it is; never [`LinkKind::Auto`].
     pub kind: LinkKind,
+    /// The kernel segments UDP for it, besides TCP; never on a plain TAP.
+    pub udp_segmentation: bool,
     /// Nonblocking, close-on-exec.
     pub fd: OwnedFd,
     /// Remarks for `--verbose`: why better kinds were not taken, what is missing.
@@ -53,7 +55,7 @@ pub fn create(spec: &LinkSpec, network: &Network) -> Result<LinkFd> {
     if let Some(far_end) = &mut opened.far_end {
         far_end.await_carrier()?;
     }
-    Ok(LinkFd { kind, fd: opened.fd, notes })
+    Ok(LinkFd { kind, udp_segmentation: opened.udp_segmentation, fd: opened.fd, notes })
 }
 
 /// Passes a link to the process at the other end of `socket`.
@@ -61,7 +63,7 @@ pub fn send(link: &LinkFd, socket: &UnixStream) -> io::Result<()> {
     let mut notes = link.notes.join("\n");
     notes.truncate(notes.floor_char_boundary(MAX_NOTES_BYTES));
     let [a, b, c, d] = (notes.len() as u32).to_ne_bytes();
-    let preamble = [code(link.kind), a, b, c, d];
+    let preamble = [code(link.kind), link.udp_segmentation.into(), a, b, c, d];
     let sent = socket.send_with_fd(&preamble, &[link.fd.as_raw_fd()])?;
     if sent != PREAMBLE_BYTES {
         return Err(io::ErrorKind::WriteZero.into());
@@ -80,19 +82,20 @@ pub fn receive(socket: &UnixStream) -> io::Result<LinkFd> {
     // SAFETY: the kernel has just made this fd for us, and nothing else knows of it.
     let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    let [kind, a, b, c, d] = preamble;
+    let [kind, udp_segmentation, a, b, c, d] = preamble;
     let notes_bytes = u32::from_ne_bytes([a, b, c, d]) as usize;
     let kind = kind_of(kind).filter(|_| len == PREAMBLE_BYTES && notes_bytes <= MAX_NOTES_BYTES);
     let kind = kind.ok_or(io::ErrorKind::InvalidData)?;
     let mut notes = vec![0; notes_bytes];
     (&*socket).read_exact(&mut notes)?;
     let notes = String::from_utf8_lossy(&notes).lines().map(str::to_owned).collect();
-    Ok(LinkFd { kind, fd, notes })
+    Ok(LinkFd { kind, udp_segmentation: udp_segmentation != 0, fd, notes })
 }
 
 /// A link whose guest end is still down.
 struct Opened {
     fd: OwnedFd,
+    udp_segmentation: bool,
     far_end: Option<FarEnd>,
 }
 
@@ -114,15 +117,20 @@ fn open(kind: LinkKind, spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> R
         LinkKind::Auto | LinkKind::Tap => {
             let tap = tun::open_offload(&spec.ifname)?;
             if !tap.udp_segmentation {
-                notes.push("tap: the kernel segments UDP itself (it has no USO)".into());
+                notes.push("tap: the kernel does not segment UDP (it has no USO)".into());
             }
-            Ok(Opened { fd: tap.fd, far_end: None })
+            Ok(Opened { fd: tap.fd, udp_segmentation: tap.udp_segmentation, far_end: None })
         }
-        LinkKind::TapPlain => Ok(Opened { fd: tun::open_plain(&spec.ifname)?, far_end: None }),
+        LinkKind::TapPlain => {
+            Ok(Opened { fd: tun::open_plain(&spec.ifname)?, udp_segmentation: false, far_end: None })
+        }
         LinkKind::Packet => {
             let link = packet::open(&spec.ifname, spec.mac, mtu)?;
             notes.extend(link.remark);
-            Ok(Opened { fd: link.fd, far_end: Some(link.far_end) })
+            if !link.udp_segmentation {
+                notes.push("packet: the kernel does not segment UDP (it has no USO)".into());
+            }
+            Ok(Opened { fd: link.fd, udp_segmentation: link.udp_segmentation, far_end: Some(link.far_end) })
         }
     }
 }

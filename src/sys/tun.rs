@@ -32,7 +32,7 @@ mod ioctl {
 pub struct OffloadTap {
     /// Nonblocking.
     pub fd: OwnedFd,
-    /// Whether the guest's UDP segmentation arrives unsegmented (Linux 6.2), beside TCP's.
+    /// Whether UDP in both directions is segmented by the kernel (Linux 6.2), beside TCP.
     pub udp_segmentation: bool,
 }
 

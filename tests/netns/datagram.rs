@@ -1,6 +1,7 @@
 //! UDP and echo requests from the guest, and the ICMP errors that answer them.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::Duration;
 
 use crate::lab::{Host, PROHIBITED, REMOTE, REMOTE6, ROUTER, Root, UNREACHABLE, UNREACHABLE6, skip};
 use crate::services::{udp, udp_echo};
@@ -11,6 +12,9 @@ over_links![
     datagrams_of_every_size_come_back,
     answers_may_come_from_anywhere,
     icmp_errors_reach_the_sender,
+    bursts_of_datagrams_come_back_whole_and_in_order,
+    bursts_pass_a_published_port_whole_and_in_order,
+    an_error_amid_a_burst_reaches_the_sender,
     echo_requests_go_beyond_the_gateway,
     traceroute_shows_the_way,
 ];
@@ -30,9 +34,61 @@ fn datagrams_of_every_size_come_back(host: &Host) {
     }
 }
 
+/// What is sent at once; the sizes of datagrams that follow each other.
+const SIZES: [&[&str]; 4] = [&["64"], &["1400"], &["64", "1400", "700", "700", "700", "3"], &["8000"]];
+
+fn bursts_of_datagrams_come_back_whole_and_in_order(host: &Host) {
+    let v4 = udp_echo(host.remote(), (Ipv4Addr::UNSPECIFIED, 7000));
+    let v6 = udp_echo(host.remote(), (Ipv6Addr::UNSPECIFIED, 7001));
+    for mtu in ["1500", "65520"] {
+        for (addr, port) in [(REMOTE.to_string(), v4.port()), (REMOTE6.to_string(), v6.port())] {
+            for sizes in SIZES {
+                let port = port.to_string();
+                let args = [&["blast", &addr, &port, "625"], sizes].concat();
+                let seen = host.python(&["--mtu", mtu], UDP, &args);
+                assert_eq!(seen, "2500\n", "{sizes:?} to {addr} at MTU {mtu}");
+            }
+        }
+    }
+}
+
+fn bursts_pass_a_published_port_whole_and_in_order(host: &Host) {
+    let mut guest = host.start_python(&["-p", "5000:5001/udp"], UDP, &["reflect", "5001"]);
+    guest.wait_for_output("ready\n");
+    let clients =
+        host.remote().within(|| [(); 4].map(|()| UdpSocket::bind((REMOTE, 0)).expect("a free port")));
+    for client in &clients {
+        client.connect((crate::lab::HOST, 5000)).expect("a route");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
+        // A burst would overflow the queue of a neighbour that is still being looked for.
+        client.send(b"first").expect("sent");
+        client.recv(&mut [0; 5]).expect("it comes back");
+    }
+    for size in [64, 1400] {
+        for round in 0..40u8 {
+            let sent: Vec<Vec<u8>> = (0..16).map(|n| vec![round % 10 * 25 + n; size]).collect();
+            let send = |client: &UdpSocket| sent.iter().for_each(|bytes| drop(client.send(bytes)));
+            clients.iter().for_each(send);
+            for (client, expected) in
+                clients.iter().flat_map(|client| sent.iter().map(move |sent| (client, sent)))
+            {
+                let mut buffer = [0; 2000];
+                let len = client.recv(&mut buffer).expect("it comes back");
+                assert!(buffer[..len] == *expected, "{len} bytes, round {round}");
+            }
+        }
+    }
+}
+
+fn an_error_amid_a_burst_reaches_the_sender(host: &Host) {
+    for addr in [REMOTE.to_string(), REMOTE6.to_string()] {
+        assert_eq!(host.python(&[], UDP, &["volley", &addr, "9"]), "ECONNREFUSED\n", "{addr}");
+    }
+}
+
 fn answers_may_come_from_anywhere(host: &Host) {
     // The answer leaves from another port than was asked.
-    let other = host.remote().within(|| std::net::UdpSocket::bind((REMOTE, 7002)).expect("a free port"));
+    let other = host.remote().within(|| UdpSocket::bind((REMOTE, 7002)).expect("a free port"));
     let _service = udp(host.remote(), (REMOTE, 7000), move |datagram, from| {
         let _ = other.send_to(datagram, from);
         None

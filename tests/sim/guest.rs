@@ -536,7 +536,7 @@ impl Device for Nic {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ip;
         caps.max_transmission_unit = self.mtu.into();
-        if self.offload == Offload::ChecksumAndTso {
+        if self.offload != Offload::None {
             caps.checksum = ChecksumCapabilities::ignored();
             caps.checksum.ipv4 = Checksum::Both;
             caps.checksum.tcp = Checksum::Rx;
@@ -549,7 +549,7 @@ impl Device for Nic {
 
 impl Nic {
     fn transmission(&mut self) -> Transmission<'_> {
-        let partial = self.offload == Offload::ChecksumAndTso;
+        let partial = self.offload != Offload::None;
         Transmission { tx: &mut self.tx, partial, meta: self.meta }
     }
 }

@@ -1,12 +1,12 @@
-//! What the kernel does between the gateway and the guest: it judges every frame, finishes checksums and cuts large
-//! TCP segments.
+//! What the kernel does between the gateway and the guest: it judges every frame, finishes checksums, and cuts large
+//! TCP segments and joined datagrams.
 
 use rnet::config::MacAddr;
 use rnet::net::TxOffload;
 use rnet::net::packet::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetFrame, IpPacket, pseudo_header,
 };
-use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum};
+use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket, checksum};
 
 pub(crate) const ETHERNET_BYTES: usize = 14;
 /// Where the checksum stands in the two headers.
@@ -20,6 +20,9 @@ pub(crate) fn finish(frame: &[u8], offload: TxOffload, mtu: u16) -> Vec<Vec<u8>>
         TxOffload::Checksum { start, offset } => vec![finish_checksum(frame, start, offset)],
         TxOffload::Tso { ipv6, header_bytes, mss, start } => {
             cut(frame, ipv6, header_bytes.into(), mss, start.into())
+        }
+        TxOffload::Uso { header_bytes, datagram_bytes, start } => {
+            cut_datagrams(frame, header_bytes.into(), datagram_bytes.into(), start.into())
         }
     };
     for frame in &frames {
@@ -88,6 +91,32 @@ fn cut(frame: &[u8], ipv6: bool, header_bytes: usize, mss: u16, start: usize) ->
             piece
         })
         .collect()
+}
+
+/// As Linux has it in net/ipv4/udp_offload.c: at most 64 datagrams, and the sum is that of the whole.
+fn cut_datagrams(frame: &[u8], header_bytes: usize, datagram_bytes: usize, start: usize) -> Vec<Vec<u8>> {
+    let ip = parse(&frame[ETHERNET_BYTES..]).expect("a well-formed IP packet");
+    assert_eq!((ip.protocol, ip.fragment), (IpProtocol::Udp, None));
+    assert_eq!((start, header_bytes), (ETHERNET_BYTES + ip.header_bytes, start + 8));
+    let datagram = UdpPacket::new_checked(ip.payload()).expect("a well-formed datagram");
+    let len = ip.payload().len() as u32;
+    assert_eq!(u32::from(datagram.len()), len);
+    assert_eq!(datagram.checksum(), pseudo_header(ip.source, ip.destination, IpProtocol::Udp, len));
+    let (header, payload) = frame.split_at(header_bytes);
+    assert!(payload.len() > datagram_bytes, "nothing to cut");
+    assert!(payload.len() <= 64 * datagram_bytes, "more datagrams than Linux cuts");
+    payload.chunks(datagram_bytes).map(|chunk| finish_datagram([header, chunk].concat(), start)).collect()
+}
+
+fn finish_datagram(mut frame: Vec<u8>, start: usize) -> Vec<u8> {
+    set_length(&mut frame[ETHERNET_BYTES..]);
+    let ip = parse(&frame[ETHERNET_BYTES..]).expect("a well-formed IP packet");
+    let (source, destination) = (ip.source.into(), ip.destination.into());
+    let len = (frame.len() - start) as u16;
+    let mut datagram = UdpPacket::new_unchecked(&mut frame[start..]);
+    datagram.set_len(len);
+    datagram.fill_checksum(&source, &destination);
+    frame
 }
 
 /// Makes the headers of one piece of a large segment right.

@@ -10,7 +10,7 @@ use rnet::config::{HostAccess, Ipv4Plan, Ipv6Plan, MacAddr, Network, Timeouts, T
 use rnet::net::gateway::Gateway;
 use rnet::net::outbox::HEADROOM;
 use rnet::net::packet::Ethernet;
-use rnet::net::{Duration, HostOp, Instant, Offload, Outbox, PortId, PublishId, Release, RxOffload};
+use rnet::net::{Duration, Instant, Offload, Outbox, PortId, PublishId, Release, RxOffload};
 
 use crate::end::{End, Ending, Report};
 use crate::guest::{self, Guest};
@@ -36,7 +36,7 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::new(false, 576, Offload::None),
         Self::new(false, 576, Offload::ChecksumAndTso),
         Self::new(false, 1500, Offload::None),
@@ -47,6 +47,9 @@ impl Setting {
         Self::new(false, 65520, Offload::ChecksumAndTso),
         Self::new(true, 65520, Offload::None),
         Self::new(true, 65520, Offload::ChecksumAndTso),
+        Self::new(false, 1500, Offload::ChecksumTsoAndUso),
+        Self::new(true, 1500, Offload::ChecksumTsoAndUso),
+        Self::new(false, 65520, Offload::ChecksumTsoAndUso),
     ];
 
     const fn new(ipv6: bool, mtu: u16, offload: Offload) -> Self {
@@ -402,13 +405,14 @@ impl World {
 
     fn flush(&mut self) {
         while let Some(op) = self.gateway.outbox().pop_op() {
-            let payload = match &op {
-                HostOp::Send { payload, .. } | HostOp::Reply { payload, .. } => {
-                    self.gateway.outbox().payload(*payload).to_vec()
+            match op.payload() {
+                Some(range) => {
+                    for datagram in self.gateway.outbox().datagrams(range) {
+                        self.host.execute(op.clone(), datagram, self.now);
+                    }
                 }
-                _ => Vec::new(),
-            };
-            self.host.execute(op, &payload, self.now);
+                None => self.host.execute(op, &[], self.now),
+            }
         }
         self.gateway.outbox().clear_payload();
         assert_eq!(self.gateway.outbox().lost(), 0, "a frame did not fit");

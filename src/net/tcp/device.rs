@@ -89,7 +89,7 @@ fn capabilities(ethernet: &Ethernet) -> DeviceCapabilities {
             caps.max_transmission_unit = usize::from(ethernet.mtu);
             caps.checksum.tcp = Checksum::Tx;
         }
-        Offload::ChecksumAndTso => {
+        Offload::ChecksumAndTso | Offload::ChecksumTsoAndUso => {
             caps.max_transmission_unit = OFFLOAD_MTU;
             caps.segmentation.tcpv4 = NonZeroUsize::new(OFFLOAD_MTU);
             caps.segmentation.tcpv6 = NonZeroUsize::new(OFFLOAD_MTU);
