@@ -186,6 +186,10 @@ impl Default for Timeouts {
     }
 }
 
+/// DNS servers that are used at most, the list's first: a query that asked more in turn would outlive the patience of
+/// its sender. (The C libraries stop at 3.)
+pub const MAX_DNS_SERVERS: usize = 8;
+
 /// Everything the gateway needs to know of its network.
 #[derive(Clone, Debug)]
 pub struct Network {

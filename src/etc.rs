@@ -6,10 +6,7 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::config::{Config, EtcFiles};
-
-/// Most servers that the forwarder asks in turn. The C libraries stop at 3.
-pub const MAX_NAMESERVERS: usize = 8;
+use crate::config::{Config, EtcFiles, MAX_DNS_SERVERS};
 
 /// Names under which a guest finds the gateway, rnet's own and those that other runtimes made a habit.
 const HOST_NAMES: &str = "host.rnet.internal host.containers.internal host.docker.internal";
@@ -17,7 +14,7 @@ const HOST_NAMES: &str = "host.rnet.internal host.containers.internal host.docke
 /// What a resolv.conf says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResolvConf {
-    /// Servers in order, none twice; at most [`MAX_NAMESERVERS`].
+    /// Servers in order, none twice; at most [`MAX_DNS_SERVERS`].
     pub nameservers: Vec<IpAddr>,
     /// Domains of the last `search` or `domain` line, joined by blanks.
     pub search: String,
@@ -59,7 +56,7 @@ impl ResolvConf {
         let Ok(addr) = word.parse() else {
             return;
         };
-        if self.nameservers.len() < MAX_NAMESERVERS && !self.nameservers.contains(&addr) {
+        if self.nameservers.len() < MAX_DNS_SERVERS && !self.nameservers.contains(&addr) {
             self.nameservers.push(addr);
         }
     }
@@ -149,7 +146,7 @@ mod tests {
     #[test]
     fn the_number_of_servers_is_bounded() {
         let text: String = (0..100).map(|last| format!("nameserver 192.0.2.{last}\n")).collect();
-        assert_eq!(ResolvConf::parse(&text).nameservers.len(), MAX_NAMESERVERS);
+        assert_eq!(ResolvConf::parse(&text).nameservers.len(), MAX_DNS_SERVERS);
     }
 
     #[test]

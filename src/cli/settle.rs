@@ -12,10 +12,9 @@ use super::args::{HelloArgs, LogArgs, NetworkArgs, RunArgs};
 use super::values::{EnvSpec, PublishSpec, VolumeSpec};
 use super::{Note, Request, Surroundings, subnet};
 use crate::config::{
-    Config, Container, HostAccess, Ipv4Plan, Ipv6Plan, LinkSpec, Log, LogLevel, MacAddr, Network, Publish,
-    RootFs, Timeouts, Transport, Volume,
+    Config, Container, HostAccess, Ipv4Plan, Ipv6Plan, LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MacAddr,
+    Network, Publish, RootFs, Timeouts, Transport, Volume,
 };
-use crate::etc::MAX_NAMESERVERS;
 
 /// Most ports that one container publishes: each takes up to two sockets.
 const MAX_PUBLISHED: u32 = 16_384;
@@ -33,8 +32,8 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     network.publish = published(&args.publish)?;
     network.host_access = host_access(&args, &network)?;
     network.timeouts = timeouts(&args);
-    if args.dns.len() > MAX_NAMESERVERS {
-        return Err(format!("--dns is given more than {MAX_NAMESERVERS} times"));
+    if args.dns.len() > MAX_DNS_SERVERS {
+        return Err(format!("--dns is given more than {MAX_DNS_SERVERS} times"));
     }
     network.dns_servers = args.dns;
 

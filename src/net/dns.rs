@@ -12,7 +12,7 @@ use super::gateway::{Core, Flow, FromGuest};
 use super::{
     DropReason, Duration, Family, FlowId, HostError, HostOp, IcmpError, PortId, Release, icmp, nat, udp,
 };
-use crate::config::MacAddr;
+use crate::config::{MAX_DNS_SERVERS, MacAddr};
 
 /// Where servers listen.
 const PORT: u16 = 53;
@@ -22,8 +22,6 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 const LIST_TIMEOUT: Duration = Duration::from_millis(50);
 /// How often the whole list is gone through.
 const ROUNDS: usize = 2;
-/// Servers that are used, the list's first: a query with more would outlive the patience of its sender.
-const MAX_SERVERS: usize = 8;
 /// Queries being answered; they are kept whole.
 const MAX_IN_FLIGHT: usize = 1024;
 /// Largest query; even a signed update stays far below it.
@@ -193,7 +191,7 @@ pub(super) fn answered(core: &mut Core, server: SocketAddr) {
 /// Replaces the list of servers, most preferred first. Queries in flight start anew with it.
 pub(super) fn set_resolvers(core: &mut Core, servers: &[IpAddr]) {
     let port_53 = |ip: &IpAddr| SocketAddr::new(*ip, PORT);
-    let servers: Vec<SocketAddr> = servers.iter().take(MAX_SERVERS).map(port_53).collect();
+    let servers: Vec<SocketAddr> = servers.iter().take(MAX_DNS_SERVERS).map(port_53).collect();
     if servers == core.dns.servers {
         return;
     }

@@ -30,8 +30,6 @@ const MAX_FLOWS: usize = 65_536;
 /// Where DHCP servers listen (RFC 2131 section 4.1, RFC 8415 section 7.2).
 const DHCP_V4_SERVER: u16 = 67;
 const DHCP_V6_SERVER: u16 = 547;
-/// TTL of what the gateway itself says.
-const HOP_LIMIT: u8 = 64;
 
 /// The router of one network, with one port per guest link.
 pub struct Gateway {
@@ -439,7 +437,7 @@ impl Core {
         let to = SocketAddr::from(reply.destination);
         // Clients without an address read packet sockets, and see a checksum that nobody has finished.
         let ethernet = Ethernet { offload: Offload::None, ..self.ethernet(packet.port, mac) };
-        ethernet.udp(&mut self.outbox, from, to, HOP_LIMIT, &reply.payload);
+        ethernet.udp(&mut self.outbox, from, to, icmp::HOP_LIMIT, &reply.payload);
         Ok(())
     }
 
@@ -447,7 +445,7 @@ impl Core {
         let reply = dhcp::reply_v6(&self.network, message).ok_or(DropReason::Unsupported)?;
         let from = SocketAddr::from((neighbor::LINK_LOCAL, DHCP_V6_SERVER));
         let to = SocketAddr::new(packet.ip.source, port);
-        self.ethernet(packet.port, packet.mac).udp(&mut self.outbox, from, to, HOP_LIMIT, &reply);
+        self.ethernet(packet.port, packet.mac).udp(&mut self.outbox, from, to, icmp::HOP_LIMIT, &reply);
         Ok(())
     }
 }
