@@ -104,14 +104,17 @@ def _busy_seconds():
     return (fields[0] + fields[1] + fields[2] + fields[7]) / TICK
 
 
-def _our_seconds():
-    """Time of every process of this PID namespace and of those that they have waited for."""
-    total = 0
+def processes():
+    """Number and fields after the name (proc_pid_stat(5), from the state on) of every process of this PID namespace."""
     for path in glob.glob("/proc/[0-9]*/stat"):
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
-                fields = file.read().rpartition(")")[2].split()
+                yield int(path.split("/")[2]), file.read().rpartition(")")[2].split()
         except OSError:
             continue
-        total += sum(int(field) for field in fields[11:15])
+
+
+def _our_seconds():
+    """Time of every process of this PID namespace and of those that they have waited for."""
+    total = sum(int(field) for _, fields in processes() for field in fields[11:15])
     return total / TICK

@@ -5,7 +5,6 @@ namespace, if it is not root). Its network namespace is the fake host, where the
 The remote machine is another one, at the other end of a veth pair; further links to it are slow or lossy.
 """
 
-import glob
 import json
 import os
 import re
@@ -15,6 +14,8 @@ import signal
 import subprocess
 import sys
 import time
+
+from . import machine
 
 # Tools and guests run as this user, who needs no entry in /etc/passwd, if the program was started as root.
 USER = 65533
@@ -252,16 +253,7 @@ def until(condition, what):
 
 def _children():
     """The processes whose parent is this one, the first of its PID namespace; orphans are among them."""
-    found = []
-    for path in glob.glob("/proc/[0-9]*/stat"):
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid():
-            found.append(int(path.split("/")[2]))
-    return found
+    return [pid for pid, fields in machine.processes() if int(fields[1]) == os.getpid()]
 
 
 def _namespace(pid):
