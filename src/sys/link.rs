@@ -53,7 +53,7 @@ pub fn create(spec: &LinkSpec, network: &Network) -> Result<LinkFd> {
     };
     configure(spec, network, &mut notes)?;
     if let Some(far_end) = &mut opened.far_end {
-        far_end.await_carrier()?;
+        far_end.activate()?;
     }
     Ok(LinkFd { kind, udp_segmentation: opened.udp_segmentation, fd: opened.fd, notes })
 }

@@ -209,25 +209,6 @@ impl Route {
         self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Whether interface `index` is up and the kernel has noted its carrier (IFF_RUNNING).
-    pub fn is_running(&mut self, index: u32) -> Result<bool, Refused> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        self.send(RouteNetlinkMessage::GetLink(link), 0)?;
-        loop {
-            self.receive()?;
-            for answer in Messages(&self.buffer) {
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                        return Ok(link.header.flags.contains(LinkFlags::Running));
-                    }
-                    NetlinkPayload::Error(error) => return acknowledged(&error).map(|()| false),
-                    _ => {}
-                }
-            }
-        }
-    }
-
     fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refused> {
         self.send(message, NLM_F_ACK | flags)?;
         loop {

@@ -8,8 +8,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::thread::sleep;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -30,9 +28,8 @@ const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 const RECEIVE_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// Below this a burst of full-sized segments overflows the queue.
 const COMFORTABLE_QUEUE_BYTES: usize = 4 * 1024 * 1024;
-/// How often, and at most how many times, the far end is asked for its carrier: a second in all.
-const CARRIER_LOOK_INTERVAL: Duration = Duration::from_micros(500);
-const CARRIER_LOOKS: u32 = 2000;
+/// Queue length of the far end, which has no queue; any but the kernel's own 1000 will do.
+const FAR_QUEUE_FRAMES: u32 = 10_000;
 
 mod option {
     use nix::{setsockopt_impl, sockopt_impl};
@@ -77,17 +74,14 @@ pub struct FarEnd {
 }
 
 impl FarEnd {
-    /// Waits until the kernel has noted that the link has a carrier; the guest's end must be up. It does so some
-    /// time after both ends came up, and until then swallows what is sent.
-    pub fn await_carrier(&mut self) -> Result<()> {
-        let refused = |cause: Refused| Error::new("cannot look at", "the far end of the packet link", cause);
-        for _ in 0..CARRIER_LOOKS {
-            if self.route.is_running(self.index).map_err(refused)? {
-                return Ok(());
-            }
-            sleep(CARRIER_LOOK_INTERVAL);
-        }
-        Err(Error::new("cannot use", "the packet link", "its two ends do not find each other"))
+    /// Makes the far end ready to send; the guest's end must be up. Of the two ends the one that was up first swallows
+    /// what it is given until the kernel's link watch has noted the carrier, whenever that is. (Its flags do not tell:
+    /// an end that was never looked at counts as running.) A new queue length makes it ready at once.
+    pub fn activate(&mut self) -> Result<()> {
+        let ready = LinkChange { tx_queue_len: Some(FAR_QUEUE_FRAMES), ..LinkChange::default() };
+        self.route
+            .set_link(self.index, ready)
+            .map_err(|cause| Error::new("cannot make ready", "the far end of the packet link", cause))
     }
 }
 
