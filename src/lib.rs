@@ -2,7 +2,7 @@
 //!
 //! The map, outermost first:
 //!
-//! - [`run`], [`hello`]: the parts put together.
+//! - [`run`], [`attach`], [`hello`]: the parts put together; [`serve`] is what they share.
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`io`]: the shell around the core: links, host sockets and the worker's event loop.
@@ -15,6 +15,7 @@
 //! Dependencies point one way: `main -> cli -> {config, etc}`, `main -> run -> container -> sys`,
 //! `run -> io -> {net, sys, etc}`, `net -> config`.
 
+pub mod attach;
 pub mod cli;
 pub mod config;
 pub mod container;
@@ -25,4 +26,5 @@ pub mod io;
 pub mod log;
 pub mod net;
 pub mod run;
+pub mod serve;
 pub mod sys;

@@ -3,32 +3,17 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::thread::{self, JoinHandle};
-
-use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::config::{Config, LinkKind, LogLevel, Publish};
 use crate::container::{self, Launch, Running};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::etc;
-use crate::io::host::{self, Listener};
-use crate::io::link::Link;
-use crate::io::resolver::Resolver;
-use crate::io::worker::{Stop, Worker};
-use crate::net::Instant;
-
-/// The host's resolver configuration.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+use crate::serve::{Alarm, FileLimit, Prepared, Serving};
 
 /// A container with its network, ready for its command.
 pub struct Session {
     running: Running,
-    stop: Stop,
-    worker: JoinHandle<Result<()>>,
-    published: Vec<(Publish, SocketAddr)>,
-    link: LinkKind,
+    serving: Serving,
 }
 
 /// Runs the command of `config`; its exit status by docker's convention.
@@ -45,11 +30,8 @@ impl Session {
     pub fn prepare(config: &Config, seed: u64) -> Result<Self> {
         let files = FileLimit::read()?;
         files.raise()?;
-        let mut resolver = Resolver::new(RESOLV_CONF);
-        resolver.refresh(Instant::ZERO);
-        let listeners = bind(&config.network.publish)?;
-        let published = listeners.iter().map(|(publish, listener)| (*publish, listener.address())).collect();
-        let etc = etc::files(config, resolver.conf());
+        let prepared = Prepared::new(&config.network)?;
+        let etc = etc::files(config, prepared.resolv_conf());
         let launch =
             Launch { container: &config.container, link: &config.link, network: &config.network, etc: &etc };
         files.restore()?;
@@ -58,29 +40,18 @@ impl Session {
         let link = running
             .take_link()
             .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
-        for note in &link.notes {
-            tracing::info!("{note}");
-        }
-        tracing::info!(kind = %link.kind, "link");
-        let kind = link.kind;
-        let mut worker = Worker::new(config.network.clone(), listeners, resolver, seed)?;
-        worker.add_link(Link::new(link), config.link.mac)?;
-        let stop = worker.stopper();
-        let worker = thread::Builder::new()
-            .name("rnet-worker".into())
-            .spawn(move || serve(worker))
-            .context("cannot start", "the worker thread")?;
-        Ok(Self { running, stop, worker, published, link: kind })
+        let serving = prepared.serve(&config.network, link, seed, Alarm::Failure)?;
+        Ok(Self { running, serving })
     }
 
     /// The published ports with the addresses that they got.
     pub fn published(&self) -> &[(Publish, SocketAddr)] {
-        &self.published
+        self.serving.published()
     }
 
     /// The kind of link that was made.
     pub fn link(&self) -> LinkKind {
-        self.link
+        self.serving.link()
     }
 
     /// Prints the ports that the kernel chose, unless the user wants silence.
@@ -88,7 +59,7 @@ impl Session {
         if level == LogLevel::Error {
             return;
         }
-        for (publish, address) in &self.published {
+        for (publish, address) in self.published() {
             if publish.host_port.is_none() {
                 // A standard error that is closed or full is no reason to end.
                 let _ = writeln!(io::stderr(), "{}/{} -> {address}", publish.guest_port, publish.transport);
@@ -104,57 +75,6 @@ impl Session {
     /// Forwards signals until the command ends; its exit status.
     pub fn wait(self) -> Result<u8> {
         let status = self.running.wait();
-        self.stop.stop();
-        match self.worker.join() {
-            Ok(served) => served.and(status),
-            Err(_) => Err(Error::new("cannot serve", "the guest's network", "the worker panicked")),
-        }
-    }
-}
-
-/// The worker's thread. Without it the guest has no network: however it fails, that ends rnet and the guest, as
-/// SIGTERM would.
-fn serve(worker: Worker) -> Result<()> {
-    let alarm = Alarm;
-    worker.run()?;
-    std::mem::forget(alarm);
-    Ok(())
-}
-
-/// Ends rnet when dropped, by a panic too.
-struct Alarm;
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        let _ = kill(Pid::this(), Signal::SIGTERM);
-    }
-}
-
-fn bind(publish: &[Publish]) -> Result<Vec<(Publish, Listener)>> {
-    let mut listeners = Vec::new();
-    for publish in publish {
-        listeners.extend(host::listen(publish)?.into_iter().map(|listener| (*publish, listener)));
-    }
-    Ok(listeners)
-}
-
-/// The limit on open files: as high as it goes for rnet, whose flows each have one, and as it was for the command.
-struct FileLimit {
-    soft: rlim_t,
-    hard: rlim_t,
-}
-
-impl FileLimit {
-    fn read() -> Result<Self> {
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read", "RLIMIT_NOFILE")?;
-        Ok(Self { soft, hard })
-    }
-
-    fn raise(&self) -> Result<()> {
-        setrlimit(Resource::RLIMIT_NOFILE, self.hard, self.hard).context("cannot raise", "RLIMIT_NOFILE")
-    }
-
-    fn restore(&self) -> Result<()> {
-        setrlimit(Resource::RLIMIT_NOFILE, self.soft, self.hard).context("cannot restore", "RLIMIT_NOFILE")
+        self.serving.stop().and(status)
     }
 }

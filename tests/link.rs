@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rnet::config::{HostAccess, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MacAddr, Network, Timeouts};
+use rnet::config::{Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MacAddr, Network, Setup};
 use rnet::io::link::Link;
 use rnet::net::outbox::ETHERNET_BYTES;
 use rnet::net::packet::{
@@ -329,19 +329,13 @@ fn ethernet() -> Ethernet {
 }
 
 fn spec(kind: LinkKind) -> LinkSpec {
-    LinkSpec { kind, ifname: "tap0".into(), mac: STATION }
+    LinkSpec { kind, ifname: "tap0".into(), mac: Some(STATION), take_over: false, setup: Setup::Plan }
 }
 
 fn network() -> Network {
-    Network {
-        ipv4: Ipv4Plan::new("10.0.2.0/24".parse().unwrap()).unwrap(),
-        ipv6: Ipv6Plan::new("fd00::/64".parse().unwrap()),
-        mtu: MTU,
-        dns_servers: Vec::new(),
-        publish: Vec::new(),
-        host_access: HostAccess::default(),
-        timeouts: Timeouts::default(),
-    }
+    let ipv4 = Ipv4Plan::new("10.0.2.0/24".parse().unwrap()).unwrap();
+    let ipv6 = Ipv6Plan::new("fd00::/64".parse().unwrap());
+    Network { mtu: MTU, ..Network::new(ipv4, ipv6) }
 }
 
 fn interfaces() -> Vec<String> {

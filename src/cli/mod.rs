@@ -18,7 +18,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
-use crate::config::{Config, LogLevel};
+use crate::config::{Attach, Config, LogLevel};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -44,6 +44,8 @@ pub struct Surroundings {
 pub enum Command {
     /// `rnet run`: run a command in a container.
     Run(Request),
+    /// `rnet attach`: give an existing namespace a network.
+    Attach(Request<Attach>),
     /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
     /// published ports and the command `/rnet`; the show itself fills in the rest.
     Hello(Request),
@@ -53,9 +55,9 @@ pub enum Command {
 
 /// A settled configuration and what was decided on the way to it.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct Request<C = Config> {
     /// All that is needed to do it.
-    pub config: Box<Config>,
+    pub config: Box<C>,
     /// To be logged once logging stands.
     pub notes: Vec<Note>,
 }
@@ -99,6 +101,9 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Run(run) => {
             settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
         }
+        CommandArgs::Attach(attach) => settle::attach(*attach, surroundings)
+            .map(Command::Attach)
+            .map_err(|cause| mistake("attach", &cause)),
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }

@@ -13,7 +13,7 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::unistd::{read, write};
 
-use crate::config::LinkKind;
+use crate::config::{LinkKind, MacAddr};
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM, MAX_FRAME_BYTES};
 use crate::net::{Offload, RxOffload, TxOffload};
 use crate::sys::link::LinkFd;
@@ -41,6 +41,7 @@ const UDP_CHECKSUM_OFFSET: u16 = 6;
 pub struct Link {
     fd: OwnedFd,
     kind: LinkKind,
+    mac: Option<MacAddr>,
     offload: Offload,
 }
 
@@ -56,7 +57,12 @@ impl Link {
             _ if JOINS_UDP && link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
-        Self { fd: link.fd, kind: link.kind, offload }
+        Self { fd: link.fd, kind: link.kind, mac: link.mac, offload }
+    }
+
+    /// The guest's station, if it is known.
+    pub fn mac(&self) -> Option<MacAddr> {
+        self.mac
     }
 
     /// What the kernel does for frames on this link.

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,9 +23,10 @@ use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
-use crate::config::{MacAddr, Network, Publish};
+use crate::config::{MacAddr, Network, Outbound, Publish};
 use crate::error::{Context, Result};
 use crate::net::gateway::Gateway;
+use crate::net::policy::Service;
 use crate::net::{
     Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release,
 };
@@ -79,10 +80,11 @@ pub struct Worker {
     /// Where the datagrams of the batch come from.
     source: Source,
     quote: Box<[u8]>,
+    outbound: Outbound,
 }
 
 /// Ends a worker from another thread.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Stop {
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
@@ -149,7 +151,7 @@ impl Worker {
         let poll = Poll::new().context("cannot create", "an epoll instance")?;
         let waker = Waker::new(poll.registry(), WAKER_TOKEN).context("cannot create", "an eventfd")?;
         let clock = Clock::now();
-        let given = network.dns_servers.clone();
+        let (given, outbound) = (network.dns_servers.clone(), network.outbound);
         let resolver = given.is_empty().then_some(resolver);
         let mut gateway = Gateway::new(Arc::new(network), seed, now(clock));
         gateway.set_resolvers(resolver.as_ref().map_or(&given, |resolver| &resolver.conf().nameservers));
@@ -169,6 +171,7 @@ impl Worker {
             batch: Batch::new(),
             source: Source::Published(0),
             quote: vec![0; QUOTE_BYTES].into_boxed_slice(),
+            outbound,
         };
         for (publish, listener) in listeners {
             worker.add_listener(publish, listener)?;
@@ -177,8 +180,8 @@ impl Worker {
     }
 
     /// Plugs a guest's link in.
-    pub fn add_link(&mut self, mut link: Link, mac: MacAddr) -> Result<()> {
-        let port = self.gateway.add_port(mac, link.offload());
+    pub fn add_link(&mut self, mut link: Link) -> Result<()> {
+        let port = self.gateway.add_port(link.mac().unwrap_or(MacAddr::BROADCAST), link.offload());
         let token = special(LINK_TOKENS, self.links.len());
         self.poll.registry().register(&mut link, token, BOTH).context("cannot poll", "the guest's link")?;
         debug_assert_eq!(usize::from(port.0), self.links.len());
@@ -190,7 +193,8 @@ impl Worker {
         let token = special(LISTENER_TOKENS, self.listeners.len());
         register_listener(self.poll.registry(), &mut listener, token)
             .context("cannot poll", format!("port {}", publish.guest_port))?;
-        self.gateway.publish(publish.transport, publish.guest_port, PortId(0));
+        let service = Service { addr: publish.guest_addr, port: publish.guest_port };
+        self.gateway.publish(publish.transport, service, PortId(0));
         self.listeners.push(Published {
             listener,
             readable: true,
@@ -567,9 +571,11 @@ impl Worker {
         match op {
             HostOp::Connect { flow, to } => self.connect(flow, to),
             HostOp::OpenUdp { flow, family } => {
-                self.open(flow, family, datagram::open_udp(unspecified(family)))
+                self.open(flow, family, host::open_udp(&self.outbound, family));
             }
-            HostOp::OpenPing { flow, family } => self.open(flow, family, datagram::open_ping(family)),
+            HostOp::OpenPing { flow, family } => {
+                self.open(flow, family, host::open_ping(&self.outbound, family));
+            }
             HostOp::Send { flow, to, hop_limit, payload } => {
                 let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return };
                 let segment_bytes = payload.segment_bytes();
@@ -605,7 +611,7 @@ impl Worker {
     }
 
     fn connect(&mut self, flow: FlowId, to: SocketAddr) {
-        let connecting = host::connect(to).and_then(|mut stream| {
+        let connecting = host::connect(to, &self.outbound).and_then(|mut stream| {
             self.poll.registry().register(&mut stream, token(flow), BOTH)?;
             Ok(stream)
         });
@@ -652,13 +658,6 @@ fn publish_id(index: usize) -> PublishId {
     PublishId(u32::try_from(index).unwrap_or(u32::MAX))
 }
 
-fn unspecified(family: Family) -> SocketAddr {
-    match family {
-        Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    }
-}
-
 fn register_listener(registry: &Registry, listener: &mut Listener, token: Token) -> io::Result<()> {
     match listener {
         Listener::Tcp { socket, .. } => registry.register(socket, token, Interest::READABLE),
@@ -697,7 +696,7 @@ mod tests {
 
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-    use crate::config::{HostAccess, Ipv4Plan, LinkKind, Timeouts};
+    use crate::config::{Ipv4Plan, LinkKind};
     use crate::sys::link::LinkFd;
 
     const ETHERNET_BYTES: usize = 14;
@@ -733,24 +732,19 @@ mod tests {
             }
             link.set_read_timeout(Some(Duration::from_secs(5))).expect("not zero");
             far.set_nonblocking(true).expect("a flag");
-            let network = Network {
-                ipv4: Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan"),
-                ipv6: None,
-                mtu: 1500,
-                dns_servers: Vec::new(),
-                publish: Vec::new(),
-                host_access: HostAccess { loopback: true, allowed: Vec::new() },
-                timeouts: Timeouts::default(),
-            };
+            let plan = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan");
+            let mut network = Network { mtu: 1500, ..Network::new(plan, None) };
+            network.host_access.loopback = true;
             let resolver = Resolver::new("/nonexistent");
             let mut worker = Worker::new(network, Vec::new(), resolver, 1).expect("a worker");
             let far = LinkFd {
                 kind: LinkKind::TapPlain,
                 udp_segmentation: false,
+                mac: Some(MAC),
                 fd: far.into(),
                 notes: Vec::new(),
             };
-            worker.add_link(Link::new(far), MAC).expect("a link");
+            worker.add_link(Link::new(far)).expect("a link");
             let stop = worker.stopper();
             Self { link, stop, worker: Some(thread::spawn(|| worker.run())) }
         }

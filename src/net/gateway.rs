@@ -16,7 +16,7 @@ use super::nat::Notices;
 use super::outbox::Outbox;
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, EthernetFrame, IpPacket};
 use super::ping::PingFlow;
-use super::policy;
+use super::policy::{self, Service};
 use super::reassembly::Reassembly;
 use super::table::{FlowId, Table};
 use super::tcp::{self, Endpoint, HostStream, Refusal, TcpFlow};
@@ -65,7 +65,7 @@ pub(super) struct Core {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Published {
     pub(super) transport: Transport,
-    pub(super) guest_port: u16,
+    pub(super) service: Service,
     pub(super) port: PortId,
 }
 
@@ -102,7 +102,7 @@ impl Gateway {
         Self { core: Core::new(network, seed, now), reassembly: Reassembly::new() }
     }
 
-    /// Plugs a guest link in, whose guest has the address `mac`.
+    /// Plugs a guest link in, whose guest has the address `mac`; [`MacAddr::BROADCAST`] until it is learned.
     pub fn add_port(&mut self, mac: MacAddr, offload: Offload) -> PortId {
         let core = &mut self.core;
         // Links are few: a network's containers.
@@ -170,12 +170,12 @@ impl Gateway {
         }
     }
 
-    /// A listening socket of the host stands for `guest_port` of the guest on `port`, from now on.
-    pub fn publish(&mut self, transport: Transport, guest_port: u16, port: PortId) -> PublishId {
+    /// A listening socket of the host stands for `service` of the guest on `port`, from now on.
+    pub fn publish(&mut self, transport: Transport, service: Service, port: PortId) -> PublishId {
         let published = &mut self.core.published;
         // The host has 65,535 ports for each of two transports.
         let id = PublishId(u32::try_from(published.len()).unwrap_or(u32::MAX));
-        published.push(Published { transport, guest_port, port });
+        published.push(Published { transport, service, port });
         id
     }
 
@@ -277,10 +277,7 @@ impl Core {
 
     /// The gateway's address in the family of `like`.
     pub(super) fn gateway_address(&self, like: IpAddr) -> IpAddr {
-        match (like, self.network.ipv6) {
-            (IpAddr::V6(_), Some(plan)) => plan.gateway.into(),
-            _ => self.network.ipv4.gateway.into(),
-        }
+        policy::gateway_like(&self.network, like)
     }
 
     /// Puts a TCP flow on the ready list.
@@ -325,12 +322,9 @@ impl Core {
 
     /// Published connections go where the guest's addresses were last heard from: its station may change.
     fn learn_station(&mut self, port: PortId, mac: MacAddr, source: IpAddr) {
-        let guest = match source {
-            IpAddr::V4(source) => source == self.network.ipv4.guest,
-            IpAddr::V6(source) => self.network.ipv6.is_some_and(|plan| source == plan.guest),
-        };
-        if guest {
-            self.ports[usize::from(port.0)].mac = mac;
+        let port = &mut self.ports[usize::from(port.0)];
+        if policy::is_guest(&self.network, source) || port.mac.is_group() {
+            port.mac = mac;
         }
     }
 

@@ -1,7 +1,7 @@
 //! Who has which address on the guest's link: ARP and IPv6 neighbour discovery, the answering half.
 //!
-//! The gateway answers for its own addresses and the forwarder's, always with [`MacAddr::GATEWAY`], and
-//! advertises itself as the router to those who solicit. It keeps no cache and learns nothing: a guest's
+//! The gateway answers for its own addresses, the forwarder's and those that stand for the host's, and in a shared
+//! subnet for all but the guest's own, always with [`MacAddr::GATEWAY`], and advertises itself as the router to those who solicit. It keeps no cache and learns nothing: a guest's
 //! station is taken from its frames. Advertisements and redirects of guests are ignored, and nothing is sent
 //! unasked.
 
@@ -42,7 +42,8 @@ const OPTION_TARGET_LINK_LAYER: u8 = 2;
 const OPTION_MTU: u8 = 5;
 const OPTION_RDNSS: u8 = 25;
 
-/// Answers an ARP request for the gateway's or the forwarder's address (RFC 826), probes included (RFC 5227).
+/// Answers an ARP request for an address of the gateway (RFC 826), probes for those that are surely its own included
+/// (RFC 5227).
 ///
 /// `payload` is the frame's, `ethernet` the way back to its source. Replies and requests for other addresses
 /// are no error.
@@ -60,7 +61,8 @@ pub fn arp(
     }
     let request = packet.to_packet().try_eth_ipv4().map_err(|_| DropReason::Unsupported)?;
     let target = Ipv4Addr::from(request.target_ipv4).into();
-    let is_ours = policy::is_gateway(network, target) || policy::is_forwarder(network, target);
+    let is_probe = Ipv4Addr::from(request.sender_ipv4).is_unspecified();
+    let is_ours = policy::is_own(network, target) || (!is_probe && policy::is_neighbor(network, target));
     if request.operation != ArpOperation::REQUEST || !is_ours {
         return Ok(());
     }
@@ -89,7 +91,7 @@ pub fn ndp(
     ip: &IpPacket<'_>,
 ) -> Result<(), DropReason> {
     let (IpAddr::V6(source), IpAddr::V6(destination), IpProtocol::Icmpv6, Some(plan)) =
-        (ip.source, ip.destination, ip.protocol, &network.ipv6)
+        (ip.source, ip.destination, ip.protocol, network.ipv6)
     else {
         return Err(DropReason::Unsupported);
     };
@@ -98,10 +100,15 @@ pub fn ndp(
         return Err(DropReason::Malformed);
     }
     match kind {
-        TYPE_NEIGHBOR_SOLICITATION => solicited_neighbor(ethernet, plan, outbox, source, destination, body),
+        TYPE_NEIGHBOR_SOLICITATION => {
+            solicited_neighbor(ethernet, network, outbox, source, destination, body)
+        }
         TYPE_ROUTER_SOLICITATION => {
             check_options(source, body)?;
-            advertise_router(ethernet, plan, outbox, source)
+            if network.autoconfiguration.router_advertisements {
+                return advertise_router(ethernet, &plan, outbox, source);
+            }
+            Ok(())
         }
         TYPE_ROUTER_ADVERTISEMENT | TYPE_NEIGHBOR_ADVERTISEMENT | TYPE_REDIRECT_MESSAGE => Ok(()),
         _ => Err(DropReason::Unsupported),
@@ -111,7 +118,7 @@ pub fn ndp(
 /// RFC 4861 sections 7.1.1 (validity) and 7.2.4 (answer).
 fn solicited_neighbor(
     ethernet: &Ethernet,
-    plan: &Ipv6Plan,
+    network: &Network,
     outbox: &mut Outbox,
     source: Ipv6Addr,
     destination: Ipv6Addr,
@@ -124,7 +131,11 @@ fn solicited_neighbor(
         return Err(DropReason::Malformed);
     }
     check_options(source, options)?;
-    if ![plan.gateway, plan.dns, LINK_LOCAL].contains(&target) {
+    let is_probe = source.is_unspecified();
+    let is_ours = target == LINK_LOCAL
+        || policy::is_own(network, target.into())
+        || (!is_probe && policy::is_neighbor(network, target.into()));
+    if !is_ours {
         return Ok(());
     }
     let flags =
@@ -161,7 +172,7 @@ fn advertise_router(
     body.extend(link_layer_option(OPTION_SOURCE_LINK_LAYER));
     body.extend(mtu_option(ethernet.mtu));
     body.extend(prefix.to_bytes());
-    body.extend(rdnss_option(plan.dns));
+    body.extend(plan.dns.into_iter().flat_map(rdnss_option));
     answer(ethernet, outbox, LINK_LOCAL, to, header, &body)
 }
 

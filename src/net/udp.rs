@@ -296,7 +296,7 @@ fn admit(
     if core.udp_clients.len() >= MAX_CLIENTS {
         return Err(DropReason::Limit);
     }
-    let (way, other) = policy::inbound(&core.network, client, published.guest_port);
+    let (way, other) = policy::inbound(&core.network, client, published.service);
     let (port, guest) = (published.port, way.guest);
     let remote = free_remote(core, port, way).ok_or(DropReason::Limit)?;
     let flow = PublishedFlow { publish, port, client, host, guest, remote, other };
@@ -785,7 +785,8 @@ mod tests {
     /// A bench that publishes port 80 of the guest.
     fn publishing() -> Bench {
         let mut bench = Bench::new();
-        bench.core.published.push(Published { transport: Transport::Udp, guest_port: 80, port: PortId(0) });
+        let service = policy::Service { addr: None, port: 80 };
+        bench.core.published.push(Published { transport: Transport::Udp, service, port: PortId(0) });
         bench
     }
 

@@ -29,6 +29,7 @@ use super::policy::{self, DenyReason, Inbound, Verdict};
 use super::{
     DropReason, Duration, FlowId, FlowKey, HostError, HostOp, Instant, PortId, PublishId, Release, dns, nat,
 };
+use crate::config::Denial;
 pub(super) use endpoint::{Endpoint, Refusal};
 pub(super) use flow::TcpFlow;
 use flow::{Outcome, Stage};
@@ -128,7 +129,7 @@ fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr
         Verdict::Deny(DenyReason::NotUnicast) => return core.counters.drop(DropReason::Denied),
         Verdict::Deny(reason) => {
             nat::log_denied(core, "tcp", guest, remote, reason);
-            return refuse(core, packet, DropReason::Denied);
+            return deny(core, packet);
         }
     };
     if core.connecting >= MAX_CONNECTING {
@@ -170,6 +171,17 @@ fn time_exceeded(core: &mut Core, ethernet: &Ethernet, ip: &IpPacket<'_>) {
     core.counters.drop(DropReason::HopLimit);
     let from = core.gateway_address(ip.source);
     icmp::error(ethernet, &mut core.outbox, from, ip.bytes, ip.source, Unreachable::HopLimit);
+}
+
+/// Answers what the policy forbids.
+fn deny(core: &mut Core, packet: &FromGuest<'_>) {
+    match core.network.denial {
+        Denial::Refused => refuse(core, packet, DropReason::Denied),
+        Denial::Unreachable => {
+            core.counters.drop(DropReason::Denied);
+            nat::tell(core, packet, Unreachable::Network);
+        }
+    }
 }
 
 /// Answers with a reset.
@@ -245,7 +257,7 @@ pub(super) fn connect_failed(core: &mut Core, id: FlowId, error: HostError) {
 pub(super) fn accepted(core: &mut Core, publish: PublishId, client: SocketAddr) -> Option<FlowId> {
     let published = core.published.get(publish.0 as usize)?;
     let port = published.port;
-    let (way, fallback) = policy::inbound(&core.network, client, published.guest_port);
+    let (way, fallback) = policy::inbound(&core.network, client, published.service);
     let ethernet = core.ethernet(port, core.ports[usize::from(port.0)].mac);
     let (key, source) = free_key(core, port, way)?;
     let endpoint = opening_endpoint(core, &ethernet, source, way.guest, fallback.is_some())?;

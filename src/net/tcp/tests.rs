@@ -14,6 +14,7 @@ use crate::net::fixture::{self, GUEST_MAC, Random};
 use crate::net::gateway::Gateway;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM};
 use crate::net::packet::{ETHERTYPE_IPV4, EthernetFrame, IpHeader};
+use crate::net::policy::Service;
 use crate::net::testing::at;
 use crate::net::{
     Duration, FlowId, HostEvent, HostOp, Instant, Offload, PortId, PublishId, Release, RxOffload,
@@ -66,7 +67,7 @@ fn the_guests_latest_attempt_is_the_one_that_is_answered() {
 #[test]
 fn a_guest_may_change_its_station() {
     let mut bench = Bench::new();
-    let publish = bench.gateway.publish(Transport::Tcp, 80, PortId(0));
+    let publish = bench.gateway.publish(Transport::Tcp, Service { addr: None, port: 80 }, PortId(0));
     bench.open(1000);
     bench.mac = OTHER_MAC;
     let acknowledged = bench.acknowledged;
@@ -84,7 +85,7 @@ fn a_guest_may_change_its_station() {
 #[test]
 fn a_guest_in_time_wait_gets_another_syn_at_once() {
     let mut bench = Bench::new();
-    bench.gateway.publish(Transport::Tcp, at(GUEST).port(), PortId(0));
+    bench.gateway.publish(Transport::Tcp, Service { addr: None, port: at(GUEST).port() }, PortId(0));
     bench.gateway.accept(PublishId(0), at(REMOTE), bench.now).expect("room");
     bench.serve();
     let first = bench.segment();

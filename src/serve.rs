@@ -1,0 +1,142 @@
+//! A network in service, whoever its guest is: published ports bound first, then a worker's thread with the guest's
+//! link.
+
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::config::{LinkKind, Network, Publish};
+use crate::error::{Context, Error, Result};
+use crate::etc::ResolvConf;
+use crate::io::host::{self, Listener};
+use crate::io::link::Link;
+use crate::io::resolver::{RESOLV_CONF, Resolver};
+use crate::io::worker::{Stop, Worker};
+use crate::net::Instant;
+use crate::sys::link::LinkFd;
+
+/// What can be had before there is a guest: a conflict shows before anything is made.
+#[derive(Debug)]
+pub struct Prepared {
+    resolver: Resolver,
+    listeners: Vec<(Publish, Listener)>,
+}
+
+impl Prepared {
+    /// Reads the host's `resolv.conf` and binds the published ports of `network`.
+    pub fn new(network: &Network) -> Result<Self> {
+        let mut resolver = Resolver::new(RESOLV_CONF);
+        resolver.refresh(Instant::ZERO);
+        let mut listeners = Vec::new();
+        for publish in &network.publish {
+            listeners.extend(host::listen(publish)?.into_iter().map(|listener| (*publish, listener)));
+        }
+        Ok(Self { resolver, listeners })
+    }
+
+    /// The host's resolver configuration.
+    pub fn resolv_conf(&self) -> &ResolvConf {
+        self.resolver.conf()
+    }
+
+    /// Serves `network` over `link`. `seed` feeds the gateway's random choices. No process can be forked any more.
+    pub fn serve(self, network: &Network, link: LinkFd, seed: u64, alarm: Alarm) -> Result<Serving> {
+        for note in &link.notes {
+            tracing::info!("{note}");
+        }
+        let kind = link.kind;
+        tracing::info!(%kind, "link");
+        let published =
+            self.listeners.iter().map(|(publish, listener)| (*publish, listener.address())).collect();
+        let mut worker = Worker::new(network.clone(), self.listeners, self.resolver, seed)?;
+        worker.add_link(Link::new(link))?;
+        let stop = worker.stopper();
+        let worker = thread::Builder::new()
+            .name("rnet-worker".into())
+            .spawn(move || run(worker, alarm))
+            .context("cannot start", "the worker thread")?;
+        Ok(Serving { stop, worker, published, link: kind })
+    }
+}
+
+/// A network that is being served.
+#[derive(Debug)]
+pub struct Serving {
+    stop: Stop,
+    worker: JoinHandle<Result<()>>,
+    published: Vec<(Publish, SocketAddr)>,
+    link: LinkKind,
+}
+
+impl Serving {
+    /// The published ports with the addresses that they got.
+    pub fn published(&self) -> &[(Publish, SocketAddr)] {
+        &self.published
+    }
+
+    /// The kind of link that was made.
+    pub fn link(&self) -> LinkKind {
+        self.link
+    }
+
+    /// Ends it; an error if it had failed before.
+    pub fn stop(self) -> Result<()> {
+        self.stop.stop();
+        match self.worker.join() {
+            Ok(served) => served,
+            Err(_) => Err(Error::new("cannot serve", "the guest's network", "the worker panicked")),
+        }
+    }
+}
+
+/// When the end of the worker ends rnet, as SIGTERM would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// When it fails: without it the guest has no network.
+    Failure,
+    /// When its guest's link is gone, too.
+    AnyEnd,
+}
+
+/// The worker's thread.
+fn run(worker: Worker, alarm: Alarm) -> Result<()> {
+    let bell = Bell;
+    worker.run()?;
+    if alarm == Alarm::Failure {
+        std::mem::forget(bell);
+    }
+    Ok(())
+}
+
+/// Ends rnet when dropped, by a panic too.
+struct Bell;
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        let _ = kill(Pid::this(), Signal::SIGTERM);
+    }
+}
+
+/// The limit on open files: as high as it goes for rnet, whose flows each have one, and as it was for the command.
+pub(crate) struct FileLimit {
+    soft: rlim_t,
+    hard: rlim_t,
+}
+
+impl FileLimit {
+    pub(crate) fn read() -> Result<Self> {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read", "RLIMIT_NOFILE")?;
+        Ok(Self { soft, hard })
+    }
+
+    pub(crate) fn raise(&self) -> Result<()> {
+        setrlimit(Resource::RLIMIT_NOFILE, self.hard, self.hard).context("cannot raise", "RLIMIT_NOFILE")
+    }
+
+    pub(crate) fn restore(&self) -> Result<()> {
+        setrlimit(Resource::RLIMIT_NOFILE, self.soft, self.hard).context("cannot restore", "RLIMIT_NOFILE")
+    }
+}
