@@ -276,7 +276,7 @@ impl Worker {
                 let closed = event.is_read_closed() || event.is_error();
                 self.gateway.host_ready(flow, event.is_readable() || closed, event.is_writable() || closed);
             }
-            Some(Socket::Connecting(stream)) => match connection_result(stream) {
+            Some(Socket::Connecting(stream)) => match connection_result(stream, event) {
                 None => {}
                 Some(Ok(())) => {
                     self.sockets.connected(flow);
@@ -478,11 +478,7 @@ impl Worker {
     }
 
     fn accepted(&mut self, index: usize, mut stream: TcpStream, client: SocketAddr, now: Instant) {
-        let flow = match host::tune(&stream) {
-            Ok(()) => self.gateway.accept(publish_id(index), client, now),
-            Err(_) => None,
-        };
-        let Some(flow) = flow else { return reset(stream) };
+        let Some(flow) = self.gateway.accept(publish_id(index), client, now) else { return reset(stream) };
         if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
             tracing::warn!(%error, "cannot poll a client's socket");
             // Nothing will be announced of it: its first read must end it.
