@@ -9,6 +9,7 @@ use crate::container::{self, Launch, Running};
 use crate::error::{Error, Result};
 use crate::etc;
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::sys::memory;
 
 /// A container with its network, ready for its command.
 pub struct Session {
@@ -69,7 +70,9 @@ impl Session {
 
     /// Starts the command.
     pub fn start(&mut self) -> Result<()> {
-        self.running.start()
+        self.running.start()?;
+        memory::unmap_used_code();
+        Ok(())
     }
 
     /// Forwards signals until the command ends; its exit status.

@@ -16,7 +16,7 @@ use crate::config::{Attach, Target};
 use crate::container::{self, Foreground, Namespaces};
 use crate::error::{Context, Error, Result};
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
-use crate::sys::{link, process};
+use crate::sys::{link, memory, process};
 
 /// Serves `config`'s target until it ends; the exit status, which is 0. With [`Lifecycle::detach`] it returns as soon
 /// as that goes on in the background. No thread may have been started before. `seed` feeds the gateway's random
@@ -57,6 +57,7 @@ fn serve(
         // Nobody may wait any more.
         let _ = std::fs::File::from(ready).write_all(b"1");
     }
+    memory::unmap_used_code();
     let end = vigil.keep();
     if let Ok(end) = &end {
         tracing::info!(?end, "the network ends");

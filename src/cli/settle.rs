@@ -110,7 +110,6 @@ fn request(
 ) -> Request {
     let config = Config {
         network,
-        subnet_given: args.cidr.is_some(),
         link: link(args, surroundings),
         container,
         log: Log { level: log_level(log), format: log.log_format },
