@@ -53,7 +53,7 @@ impl Link {
     /// Takes over a link.
     pub fn new(link: LinkFd) -> Self {
         let offload = match link.kind {
-            LinkKind::TapPlain => Offload::None,
+            LinkKind::TapPlain | LinkKind::Socket => Offload::None,
             _ if JOINS_UDP && link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
@@ -76,6 +76,7 @@ impl Link {
     pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], RxOffload)>> {
         let lost = Ok(Some((&[][..], RxOffload::default())));
         let len = match read(&self.fd, buffer) {
+            Ok(0) if self.kind == LinkKind::Socket => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(len) if len < buffer.len() => len,
             Ok(_) => return lost,
             Err(Errno::EINVAL) if self.kind == LinkKind::Packet => return lost,
