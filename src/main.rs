@@ -9,7 +9,7 @@ use rnet::cli::{self, Command, Note, Request, Surroundings};
 use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::sys::{memory, netlink};
-use rnet::{attach, hello, log, run};
+use rnet::{attach, hello, log, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
@@ -31,6 +31,7 @@ fn execute(command: Command, seed: u64) -> Result<u8> {
     match command {
         Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
         Command::Attach(request) => attach::attach(&prepare(request.config.log, request), seed, |_| Ok(())),
+        Command::Ask(question) => port::ask(&question),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
     }

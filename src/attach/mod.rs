@@ -9,11 +9,12 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::vigil::{Signals, Vigil, Watch};
 use crate::config::{Attach, Target};
 use crate::container::{self, Foreground, Namespaces};
+use crate::control::Place;
 use crate::error::{Context, Error, Result};
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
 use crate::sys::{link, memory, process};
@@ -41,11 +42,13 @@ fn serve(
 ) -> Result<u8> {
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
+    let place = Place::of(config.name.as_deref(), number(&config.target))?;
     let prepared = Prepared::new(&config.network)?;
     let (link, watch) = open(config, inherited.target)?;
     let vigil =
         Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
-    let serving = prepared.serve(&config.network, link, seed, Alarm::AnyEnd)?;
+    let mut serving = prepared.serve(&config.network, link, seed, Alarm::AnyEnd)?;
+    place.map_or(Ok(()), |place| serving.answer_at(place))?;
     before_ready(&serving)?;
     if let Some(path) = &config.lifecycle.pid_file {
         write_pid(path)?;
@@ -63,6 +66,14 @@ fn serve(
         tracing::info!(?end, "the network ends");
     }
     serving.stop().and(end.map(|_| 0))
+}
+
+/// By what number a network without a name is called: its process's, or else rnet's.
+fn number(target: &Target) -> u32 {
+    match target {
+        Target::Process { pid, .. } => pid.unsigned_abs(),
+        Target::Path { .. } | Target::Bubblewrap { .. } | Target::Tap { .. } => std::process::id(),
+    }
 }
 
 /// The guest's link, and what to watch for the guest's end.
@@ -108,10 +119,26 @@ impl Inherited {
         if let Some(twice) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Error::new("cannot use descriptor", twice[0], "it is given twice"));
         }
+        seen.extend(named_in_paths(&config.target));
         process::close_all_but(&seen);
         let [ready, exit, target] = fds.map(|fd| fd.map(take).transpose());
         Ok(Self { ready: ready?, exit: exit?, target: target? })
     }
+}
+
+/// Descriptors that the target's paths name, such as `/proc/self/fd/7`.
+fn named_in_paths(target: &Target) -> impl Iterator<Item = RawFd> {
+    let (netns, userns) = match target {
+        Target::Process { userns, .. } => (None, userns.as_ref()),
+        Target::Path { netns, userns } => (Some(netns), userns.as_ref()),
+        Target::Bubblewrap { .. } | Target::Tap { .. } => (None, None),
+    };
+    let number = |path: &PathBuf| {
+        let below = ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"];
+        let number = below.into_iter().find_map(|directory| path.strip_prefix(directory).ok())?;
+        number.to_str()?.parse().ok()
+    };
+    netns.into_iter().chain(userns).filter_map(number)
 }
 
 fn not_open(fd: RawFd) -> Error {
