@@ -109,9 +109,9 @@ It ends with the process, when the path is removed, when the exit descriptor is 
 status is then 0, and 125 if rnet failed.
 
 Examples:
-  unshare --user --map-root-user --net sleep 60 &  rnet attach $!
+  rnet attach $PID          where that runs `unshare --user --map-root-user --net sh`
   rnet attach -p 8080:80 --netns /run/user/1000/netns/box --detach --pid-file box.pid
-  bwrap --unshare-net --info-fd 3 ... 3>info &  rnet attach --bwrap-info-fd 3 3<info";
+  bwrap --unshare-all --info-fd 3 ... 3>fifo &  rnet attach --bwrap-info-fd 3 3<fifo";
 
 const RUN_EXAMPLES: &str = "\
 ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. Options

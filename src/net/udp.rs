@@ -753,6 +753,17 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_port_forgets_its_clients() {
+        let mut bench = publishing();
+        let client = at("198.51.100.7:5000");
+        published(&mut bench.core, PUBLISH, client, client.ip(), b"ask");
+        unpublished(&mut bench.core, PublishId(7));
+        assert_eq!(bench.core.table.len(), 1, "that of another port");
+        unpublished(&mut bench.core, PUBLISH);
+        assert_eq!((bench.core.table.len(), bench.core.udp_clients.len()), (0, 0));
+    }
+
+    #[test]
     fn without_ipv6_its_clients_appear_as_the_gateway() {
         let mut bench = publishing();
         std::sync::Arc::make_mut(&mut bench.core.network).ipv6 = None;
