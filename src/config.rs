@@ -203,6 +203,26 @@ pub struct Publish {
     pub transport: Transport,
 }
 
+impl std::fmt::Display for Publish {
+    /// As `--publish` writes it: `127.0.0.1:8080:80/tcp`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host_addr {
+            Some(IpAddr::V4(addr)) => write!(f, "{addr}:")?,
+            Some(IpAddr::V6(addr)) => write!(f, "[{addr}]:")?,
+            None => {}
+        }
+        match (self.host_port, self.host_addr) {
+            (Some(port), _) => write!(f, "{port}:")?,
+            (None, Some(_)) => write!(f, ":")?,
+            (None, None) => {}
+        }
+        write!(f, "{}/{}", self.guest_port, self.transport)
+    }
+}
+
+/// Most ports that one network publishes: each takes up to two sockets.
+pub const MAX_PUBLISHED: u32 = 16_384;
+
 /// What of the host itself (its loopback and link-local neighbours) a guest may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostAccess {
@@ -373,6 +393,8 @@ pub struct LinkSpec {
     pub take_over: bool,
     /// What of it is configured inside.
     pub setup: Setup,
+    /// Bring `lo` up too. Not where the namespace's maker does: bubblewrap fails if it is not the first.
+    pub loopback: bool,
 }
 
 /// How frames travel between the guest and rnet.
@@ -496,6 +518,8 @@ pub struct Config {
     pub link: LinkSpec,
     /// The container.
     pub container: Container,
+    /// What others call it; `None` is rnet's process id.
+    pub name: Option<String>,
     /// Logging.
     pub log: Log,
 }

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use rnet::cli::{self, Command, Note, Request, Surroundings};
 use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
+use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, hello, log, run};
+use rnet::{attach, hello, log, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
@@ -17,8 +18,8 @@ fn main() -> ExitCode {
         match cli::parse(std::env::args_os(), &surroundings) {
             Ok(command) => execute(command, seed(&surroundings.random)),
             Err(usage) => {
-                // Without a readable standard error the status is all that is left to say.
-                let _ = usage.print();
+                // Without readable standard streams the status is all that is left to say.
+                let _ = usage.print(&mut std::io::stdout(), &mut std::io::stderr());
                 Ok(usage.code())
             }
         }
@@ -30,7 +31,14 @@ fn main() -> ExitCode {
 fn execute(command: Command, seed: u64) -> Result<u8> {
     match command {
         Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
-        Command::Attach(request) => attach::attach(&prepare(request.config.log, request), seed, |_| Ok(())),
+        Command::Attach(request) => {
+            attach::attach(&prepare(request.config.log, request), seed, || Ok(|_: &Serving| Ok(())))
+        }
+        Command::Slirp4netns(config) => {
+            log::init(config.attach.log);
+            attach::slirp4netns(*config, seed)
+        }
+        Command::Ask(question) => port::ask(&question),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
     }

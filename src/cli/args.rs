@@ -31,6 +31,21 @@ pub(super) enum CommandArgs {
     /// Give an existing network namespace a network.
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(Box<AttachArgs>),
+    /// Add, remove and list the published ports of a running network.
+    #[command(after_help = PORT_EXAMPLES)]
+    Port {
+        #[command(subcommand)]
+        verb: PortVerb,
+    },
+    /// List what flows through a running network.
+    Flows {
+        /// The network: its name, or the process id that stands for it.
+        #[arg(value_name = "NETWORK", value_parser = values::name)]
+        network: String,
+        /// Print JSON, with counters.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -51,14 +66,54 @@ Examples:
 
 Under the name slirp4netns, or as `rnet slirp4netns ...`, it takes that program's options.";
 
+/// What can be done about published ports.
+#[derive(Debug, Subcommand)]
+pub(super) enum PortVerb {
+    /// Publish ports; what is published already stays as it is.
+    Add(PortArgs),
+    /// Close ports. Established connections stay.
+    Rm(PortArgs),
+    /// List the ports.
+    Ls {
+        /// The network: its name, or the process id that stands for it.
+        #[arg(value_name = "NETWORK", value_parser = values::name)]
+        network: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Ports of a running network.
+#[derive(Args, Debug)]
+pub(super) struct PortArgs {
+    /// The network: its name, or the process id that stands for it.
+    #[arg(value_name = "NETWORK", value_parser = values::name)]
+    pub(super) network: String,
+    /// Ports, written as for --publish.
+    #[arg(value_name = "PORTS", required = true, value_parser = values::publish)]
+    pub(super) ports: Vec<PublishSpec>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+const PORT_EXAMPLES: &str = "\
+NETWORK is the --name of a run or attach, the PID that was attached to, or the process id of rnet.
+
+Examples:
+  rnet run --name box ./rootfs httpd -f &  rnet port add box 8080:80
+  rnet port ls box
+  rnet port rm box 8080:80";
+
 const ATTACH_EXAMPLES: &str = "\
 It ends with the process, when the path is removed, when the exit descriptor is closed, or by SIGTERM; its
 status is then 0, and 125 if rnet failed.
 
 Examples:
-  unshare --user --map-root-user --net sleep 60 &  rnet attach $!
+  rnet attach $PID          where that runs `unshare --user --map-root-user --net sh`
   rnet attach -p 8080:80 --netns /run/user/1000/netns/box --detach --pid-file box.pid
-  bwrap --unshare-net --info-fd 3 ... 3>info &  rnet attach --bwrap-info-fd 3 3<info";
+  bwrap --unshare-all --info-fd 3 ... 3>fifo &  rnet attach --bwrap-info-fd 3 3<fifo";
 
 const RUN_EXAMPLES: &str = "\
 ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. Options
@@ -100,6 +155,10 @@ pub(super) struct RunArgs {
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]
     pub(super) init: bool,
+
+    /// What `rnet port` calls the network [default: rnet's process id].
+    #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = CONTAINER)]
+    pub(super) name: Option<String>,
 
     /// No effect: standard input always reaches the command.
     #[arg(short, long, help_heading = CONTAINER)]

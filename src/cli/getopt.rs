@@ -50,7 +50,7 @@ impl<'a, T: Copy + PartialEq, I: Iterator<Item = OsString>> Reader<'a, T, I> {
             None => (word, None),
         };
         let shown = String::from_utf8_lossy(name);
-        let option = self.find(name, &shown)?;
+        let option = self.meant(name, &shown)?;
         let (program, long) = (self.program, option.long);
         match argument {
             Some(_) if !option.takes_argument => {
@@ -66,20 +66,20 @@ impl<'a, T: Copy + PartialEq, I: Iterator<Item = OsString>> Reader<'a, T, I> {
     }
 
     /// The option that `name` means; a whole name wins over longer ones that begin with it.
-    fn find(&self, name: &[u8], shown: &str) -> Result<&'a Opt<T>, String> {
-        let meant: Vec<&Opt<T>> = self
+    fn meant(&self, name: &[u8], shown: &str) -> Result<&'a Opt<T>, String> {
+        let candidates: Vec<&Opt<T>> = self
             .options
             .iter()
             .filter(|option| !option.long.is_empty() && option.long.as_bytes().starts_with(name))
             .collect();
-        if let Some(exact) = meant.iter().find(|option| option.long.len() == name.len()) {
+        if let Some(exact) = candidates.iter().find(|option| option.long.len() == name.len()) {
             return Ok(exact);
         }
-        match meant[..] {
+        match candidates[..] {
             [] => Err(format!("{}: unrecognized option '--{shown}'", self.program)),
             [first, ref others @ ..] if others.iter().all(|other| other.is == first.is) => Ok(first),
             _ => {
-                let names: String = meant.iter().map(|option| format!(" '--{}'", option.long)).collect();
+                let names: String = candidates.iter().map(|option| format!(" '--{}'", option.long)).collect();
                 Err(format!("{}: option '--{shown}' is ambiguous; possibilities:{names}", self.program))
             }
         }
@@ -160,7 +160,8 @@ mod tests {
             Operand("tap0".into()),
             Operand("-".into()),
         ];
-        for line in ["7 -m 9 -c tap0 -", "7 -m9 -c tap0 -", "7 --mtu=9 --conf tap0 -", "7 --m 9 --c= tap0 -"] {
+        for line in ["7 -m 9 -c tap0 -", "7 -m9 -c tap0 -", "7 --mtu=9 --conf tap0 -", "7 --m 9 --c= tap0 -"]
+        {
             let line = line.replace("--c=", "--configure");
             assert_eq!(read(&line), Ok(expected.iter().map(copy).collect()), "{line}");
         }

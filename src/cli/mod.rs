@@ -21,7 +21,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
-use crate::config::{Attach, Config, LogLevel, Slirp4netns};
+use crate::config::{Attach, Config, LogLevel, Publish, Slirp4netns};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -49,6 +49,8 @@ pub enum Command {
     Run(Request),
     /// `rnet attach`: give an existing namespace a network.
     Attach(Request<Attach>),
+    /// `rnet port`, `rnet flows`: ask a running network.
+    Ask(Question),
     /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
     /// published ports and the command `/rnet`; the show itself fills in the rest.
     Hello(Request),
@@ -56,6 +58,30 @@ pub enum Command {
     Slirp4netns(Box<Slirp4netns>),
     /// The part of `rnet hello` that runs inside its container, with the address of the page outside.
     HelloGuest(SocketAddr),
+}
+
+/// A question to a running network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// What it is called.
+    pub network: String,
+    /// About what.
+    pub topic: Topic,
+    /// Prints the answer as it comes.
+    pub json: bool,
+}
+
+/// What a network can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Which ports are published.
+    Ports,
+    /// To publish these.
+    Publish(Vec<Publish>),
+    /// To close these.
+    Unpublish(Vec<Publish>),
+    /// What goes on.
+    Flows,
 }
 
 /// A settled configuration and what was decided on the way to it.
@@ -146,6 +172,12 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Attach(attach) => settle::attach(*attach, surroundings)
             .map(Command::Attach)
             .map_err(|cause| mistake("attach", &cause)),
+        CommandArgs::Port { verb } => {
+            settle::port(verb).map(Command::Ask).map_err(|cause| mistake("port", &cause))
+        }
+        CommandArgs::Flows { network, json } => {
+            Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
+        }
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }

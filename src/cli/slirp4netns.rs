@@ -199,6 +199,7 @@ fn judge(said: Said) -> Result<Slirp4netns, Usage> {
             ifname,
             mac,
             take_over: true,
+            loopback: true,
             setup: if said.configure { Setup::Plan } else { Setup::Nothing },
         },
         lifecycle: Lifecycle {

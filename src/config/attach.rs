@@ -82,7 +82,7 @@ pub struct Lifecycle {
 pub enum Setup {
     /// Nothing; it is made, and stays as the kernel makes it.
     Nothing,
-    /// MTU, and the guest's addresses and default routes by the network's plans. It is brought up, and so is `lo`.
+    /// MTU, and the guest's addresses and default routes by the network's plans. It is brought up.
     #[default]
     Plan,
     /// The same with these addresses and routes instead. What cannot be set is a note.

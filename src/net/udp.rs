@@ -282,6 +282,18 @@ pub(super) fn published(core: &mut Core, publish: PublishId, from: SocketAddr, t
     refresh(core, id);
 }
 
+/// The published port is closed: forgets its clients.
+pub(super) fn unpublished(core: &mut Core, publish: PublishId) {
+    let table = &mut core.table;
+    core.udp_clients.retain(|(of, _), id| {
+        let stays = *of != publish;
+        if !stays {
+            table.remove(*id);
+        }
+        stays
+    });
+}
+
 /// Makes the flow of a new client.
 fn admit(
     core: &mut Core,
@@ -289,7 +301,7 @@ fn admit(
     client: SocketAddr,
     host: IpAddr,
 ) -> Result<FlowId, DropReason> {
-    let published = core.published.get(publish.0 as usize).copied();
+    let published = core.published.get(publish.0 as usize).copied().flatten();
     let Some(published) = published.filter(|published| published.transport == Transport::Udp) else {
         return Err(DropReason::NoFlow);
     };
@@ -741,6 +753,17 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_port_forgets_its_clients() {
+        let mut bench = publishing();
+        let client = at("198.51.100.7:5000");
+        published(&mut bench.core, PUBLISH, client, client.ip(), b"ask");
+        unpublished(&mut bench.core, PublishId(7));
+        assert_eq!(bench.core.table.len(), 1, "that of another port");
+        unpublished(&mut bench.core, PUBLISH);
+        assert_eq!((bench.core.table.len(), bench.core.udp_clients.len()), (0, 0));
+    }
+
+    #[test]
     fn without_ipv6_its_clients_appear_as_the_gateway() {
         let mut bench = publishing();
         std::sync::Arc::make_mut(&mut bench.core.network).ipv6 = None;
@@ -786,7 +809,7 @@ mod tests {
     fn publishing() -> Bench {
         let mut bench = Bench::new();
         let service = policy::Service { addr: None, port: 80 };
-        bench.core.published.push(Published { transport: Transport::Udp, service, port: PortId(0) });
+        bench.core.published.push(Some(Published { transport: Transport::Udp, service, port: PortId(0) }));
         bench
     }
 

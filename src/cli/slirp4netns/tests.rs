@@ -164,7 +164,9 @@ fn a_socket_path_that_no_address_holds_is_refused() {
 fn help_and_version_are_what_callers_look_for() {
     let help = parse(words("--help")).expect_err("help");
     assert_eq!(help.code(), 0);
-    for option in OPTIONS.iter().filter(|option| !["no-host-loopback", "create-sandbox"].contains(&option.long)) {
+    for option in
+        OPTIONS.iter().filter(|option| !["no-host-loopback", "create-sandbox"].contains(&option.long))
+    {
         assert!(help.to_string().contains(&format!("--{}", option.long)), "{}", option.long);
     }
     let version = parse(words("-v")).expect_err("version");
