@@ -10,7 +10,7 @@ use libc::c_long;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_no_new_privs;
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::unistd::{Gid, Uid, chdir, pivot_root};
 
 use crate::config::Confinement;
@@ -80,6 +80,8 @@ pub fn confine(how: Confinement) -> Result<()> {
     }
     if how.files {
         privilege::keep_capability(CAP_NET_BIND_SERVICE).context("cannot give up", "capabilities")?;
+        // A change of capabilities hides a process from its own user.
+        set_dumpable(true).context("cannot show to its user", "this process")?;
     }
     if how.system_calls {
         privilege::forbid_calls(FORBIDDEN).context("cannot install", "a seccomp filter").map_err(

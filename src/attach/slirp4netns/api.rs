@@ -107,9 +107,7 @@ fn carry_out(request: Request, ports: &Ports) -> serde_json::Value {
         }
         Request::Remove(number) => match ports.remove_number(PortNumber(number)) {
             Ok(true) => protocol::removed(),
-            Ok(false) => {
-                protocol::failed("bad request: remove_hostfwd: slirp_remove_hostfwd failed: no such id")
-            }
+            Ok(false) => protocol::failed("bad request: remove_hostfwd: bad arguments.id: no port has it"),
             Err(error) => refused("remove_hostfwd: slirp_remove_hostfwd failed", &error),
         },
     }
