@@ -11,9 +11,13 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod pasta;
 mod slirp4netns;
 
 pub use attach::{Attach, GuestRoute, Lifecycle, MAX_NAME_BYTES, Setup, Target};
+pub use pasta::{
+    Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
+};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -300,6 +304,36 @@ pub struct Outbound {
     pub ipv6: Exit,
 }
 
+/// Stations beside the gateway and the guest. They are reached like the rest of the world, and the gateway answers for
+/// them on the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Neighbors {
+    /// There are none.
+    #[default]
+    Nobody,
+    /// The guest's subnet is one that the host is in, and these are its other stations.
+    Subnet,
+    /// Any address may be a neighbor's: the guest has routes of the host's, which need no next hop.
+    Everybody,
+}
+
+/// What of the guest's traffic is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// TCP.
+    pub tcp: bool,
+    /// UDP. DHCP is not concerned.
+    pub udp: bool,
+    /// Echo requests.
+    pub icmp: bool,
+}
+
+impl Default for Protocols {
+    fn default() -> Self {
+        Self { tcp: true, udp: true, icmp: true }
+    }
+}
+
 /// By which protocols the gateway tells a guest its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Autoconfiguration {
@@ -334,9 +368,12 @@ pub struct Network {
     pub aliases: Vec<Alias>,
     /// Opened parts of the host.
     pub host_access: HostAccess,
-    /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
-    /// the gateway answers for all of them on the link. Otherwise nobody else is there.
-    pub shares_subnet: bool,
+    /// Who else there is on the guest's link, by the gateway's answers.
+    pub neighbors: Neighbors,
+    /// Addresses of the guest beside those of the plans.
+    pub further_guest_addresses: Vec<IpAddr>,
+    /// What of the guest's traffic is carried.
+    pub protocols: Protocols,
     /// How closed destinations are answered.
     pub denial: Denial,
     /// From where traffic leaves the host.
@@ -365,7 +402,9 @@ impl Network {
             publish: Vec::new(),
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
             host_access: HostAccess::default(),
-            shares_subnet: false,
+            neighbors: Neighbors::default(),
+            further_guest_addresses: Vec::new(),
+            protocols: Protocols::default(),
             denial: Denial::default(),
             outbound: Outbound::default(),
             autoconfiguration: Autoconfiguration::default(),
@@ -433,6 +472,8 @@ pub enum RootFs {
     HostCopy,
     /// An empty tmpfs that holds only the volumes.
     Empty,
+    /// The host's own root as it is, but for a /proc of the container's processes.
+    Host,
 }
 
 /// A bind mount from the host.

@@ -120,6 +120,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
                 .map_or(Path::new(plan::SCRATCH).join("layers"), |disk| plan::of_host(disk.path())),
         }),
         config::RootFs::Empty => Root::Empty,
+        config::RootFs::Host => Root::Host,
     };
     let sources = container.volumes.iter().map(|volume| existing_source(&volume.source));
     Ok(Survey {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::config::{Alias, Network};
+use crate::config::{Alias, Neighbors, Network};
 
 /// The decision about a new flow from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,15 +73,24 @@ pub fn is_own(network: &Network, ip: IpAddr) -> bool {
 
 /// Whether `ip` is one of the guest's.
 pub fn is_guest(network: &Network, ip: IpAddr) -> bool {
+    if network.further_guest_addresses.contains(&ip) {
+        return true;
+    }
     match ip {
         IpAddr::V4(ip) => ip == network.ipv4.guest || ip == network.ipv4.lease,
         IpAddr::V6(ip) => network.ipv6.is_some_and(|plan| ip == plan.guest),
     }
 }
 
-/// Whether `ip` is of a station in a shared subnet, for which the gateway answers. Link-local addresses are not.
+/// Whether `ip` is of another station on the link, for which the gateway answers. One in the guest's subnet has no
+/// link-local address.
 pub fn is_neighbor(network: &Network, ip: IpAddr) -> bool {
-    network.shares_subnet && is_local(network, ip) && !is_guest(network, ip)
+    let meant = match network.neighbors {
+        Neighbors::Nobody => false,
+        Neighbors::Subnet => is_local(network, ip),
+        Neighbors::Everybody => true,
+    };
+    meant && !is_guest(network, ip)
 }
 
 /// Whether `ip` belongs to the guest's own network.
@@ -109,9 +118,14 @@ fn denied_v4(network: &Network, ip: Ipv4Addr) -> Option<DenyReason> {
         [0 | 127, ..] => Some(DenyReason::HostLoopback),
         [169, 254, ..] if !network.host_access.link_local => Some(DenyReason::LinkLocal),
         [224..=255, ..] => Some(DenyReason::NotUnicast),
-        _ if network.shares_subnet && ip == network.ipv4.subnet.broadcast() => Some(DenyReason::NotUnicast),
+        _ if has_broadcast(network) && ip == network.ipv4.subnet.broadcast() => Some(DenyReason::NotUnicast),
         _ => None,
     }
+}
+
+/// A subnet of one or two addresses has none to spare (RFC 3021).
+fn has_broadcast(network: &Network) -> bool {
+    network.neighbors != Neighbors::Nobody && network.ipv4.subnet.prefix_len() < 31
 }
 
 fn denied_v6(network: &Network, ip: Ipv6Addr) -> Option<DenyReason> {
@@ -366,7 +380,7 @@ mod tests {
     #[test]
     fn a_shared_subnet_has_stations_but_for_the_guest() {
         let mut network = fixture::network();
-        network.shares_subnet = true;
+        network.neighbors = Neighbors::Subnet;
         network.aliases.clear();
         for to in ["10.0.2.2:80", "10.0.2.77:80", "[fd00::77]:80"] {
             assert_eq!(route(&network, socket(to)), Verdict::Connect(socket(to)), "{to}");
