@@ -2,7 +2,7 @@
 //!
 //! The map, outermost first:
 //!
-//! - [`run`], [`attach`], [`hello`]: the parts put together; [`serve`] is what they share.
+//! - [`run`], [`attach`], [`pasta`], [`hello`]: the parts put together; [`serve`] is what they share.
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`control`], [`port`]: how other programs speak to a running network, and the commands that do.
@@ -27,6 +27,7 @@ pub mod hello;
 pub mod io;
 pub mod log;
 pub mod net;
+pub mod pasta;
 pub mod port;
 pub mod run;
 pub mod serve;

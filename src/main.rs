@@ -10,13 +10,13 @@ use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, hello, log, port, run};
+use rnet::{attach, hello, log, pasta, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
     let status = surroundings().and_then(|surroundings| {
         match cli::parse(std::env::args_os(), &surroundings) {
-            Ok(command) => execute(command, seed(&surroundings.random)),
+            Ok(command) => execute(command, &surroundings),
             Err(usage) => {
                 // Without readable standard streams the status is all that is left to say.
                 let _ = usage.print(&mut std::io::stdout(), &mut std::io::stderr());
@@ -28,7 +28,8 @@ fn main() -> ExitCode {
 }
 
 /// Carries the command out; its exit status.
-fn execute(command: Command, seed: u64) -> Result<u8> {
+fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
+    let seed = seed(&surroundings.random);
     match command {
         Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
         Command::Attach(request) => {
@@ -38,6 +39,7 @@ fn execute(command: Command, seed: u64) -> Result<u8> {
             log::init(config.attach.log);
             attach::slirp4netns(*config, seed)
         }
+        Command::Pasta(spec) => pasta::pasta(spec, surroundings, seed),
         Command::Ask(question) => port::ask(&question),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),

@@ -7,6 +7,7 @@
 mod args;
 mod docker;
 mod getopt;
+pub mod pasta;
 mod settle;
 mod slirp4netns;
 mod subnet;
@@ -43,7 +44,7 @@ pub struct Surroundings {
 }
 
 /// What the user wants done.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Command {
     /// `rnet run`: run a command in a container.
     Run(Request),
@@ -56,6 +57,8 @@ pub enum Command {
     Hello(Request),
     /// `rnet slirp4netns`: what slirp4netns(1) would do.
     Slirp4netns(Box<Slirp4netns>),
+    /// `rnet pasta`: what pasta(1) would do, as far as the command line tells.
+    Pasta(pasta::Spec),
     /// The part of `rnet hello` that runs inside its container, with the address of the page outside.
     HelloGuest(SocketAddr),
 }
@@ -164,6 +167,9 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
     let args: Vec<OsString> = args.collect();
     if let Some(words) = words_for(slirp4netns::NAME, &args) {
         return slirp4netns::parse(words).map(Box::new).map(Command::Slirp4netns);
+    }
+    if let Some(words) = words_for(pasta::NAME, &args) {
+        return pasta::parse(words).map(Command::Pasta);
     }
     match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {

@@ -1,0 +1,2 @@
+//! Command lines of pasta.
+
