@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn options_and_operands_mix() {
         use Word::{Operand, Option};
-        let expected = vec![
+        let expected = [
             Operand("7".into()),
             Option(Is::Mtu, "9".into()),
             Option(Is::Configure, "".into()),

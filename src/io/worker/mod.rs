@@ -233,7 +233,8 @@ impl Worker {
     /// How long nothing is due.
     fn wait(&self) -> Duration {
         let blocked = self.links.iter().any(|port| port.blocked);
-        let pending = self.links.iter().any(|port| port.readable && !port.gone)
+        let pending = self.links.iter().all(|port| port.gone)
+            || self.links.iter().any(|port| port.readable && !port.gone)
             || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none())
             || !self.readable.is_empty()
             || !self.outcomes.is_empty()
