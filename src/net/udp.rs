@@ -429,6 +429,7 @@ impl<'a> Refused<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Alias, Denial};
     use crate::net::RxOffload;
     use crate::net::fixture;
     use crate::net::gateway::Published;
@@ -503,6 +504,27 @@ mod tests {
             assert_eq!(bench.core.counters.dropped(DropReason::Denied), 1);
             bench.assert_empty();
         }
+    }
+
+    #[test]
+    fn what_is_closed_can_look_unreachable() {
+        let mut bench = Bench::with(|network| network.denial = Denial::Unreachable);
+        bench.guest_udp(GUEST, "10.0.2.2:5432", b"secret");
+        let (kind, code, _) = bench.got_one().icmp_error();
+        assert_eq!((kind, code), (3, 0));
+    }
+
+    #[test]
+    fn an_alias_answers_under_its_own_name() {
+        let (alias, host) = ("169.254.1.2:53", "192.0.2.5:53");
+        let mut bench = Bench::with(|network| {
+            network.aliases.push(Alias { guest: at(alias).ip(), host: at(host).ip() });
+        });
+        bench.guest_udp(GUEST, alias, b"to");
+        let sent = bench.sent_one();
+        assert_eq!(sent.to, at(host));
+        from_host(&mut bench.core, sent.flow, at(host), 64, b"from");
+        assert_eq!(bench.got_one().udp(), (at(alias), at(GUEST), &b"from"[..]));
     }
 
     #[test]

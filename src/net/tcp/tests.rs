@@ -83,6 +83,33 @@ fn a_guest_may_change_its_station() {
 }
 
 #[test]
+fn a_station_that_is_not_known_is_learned_from_the_guests_first_packet() {
+    let mut gateway = Gateway::new(Arc::new(fixture::network()), 7, Instant::ZERO);
+    gateway.add_port(MacAddr::BROADCAST, Offload::None);
+    let service = Service { addr: Some(at("10.0.2.15:0").ip()), port: 80 };
+    let publish = gateway.publish(Transport::Tcp, service, PortId(0));
+    let mut bench = Bench { gateway, ..Bench::new() };
+    bench.open(1000);
+    bench.segments();
+    bench.gateway.accept(publish, at("203.0.113.9:5000"), bench.now).expect("room");
+    bench.serve();
+    let opening = bench.segment();
+    assert_eq!((opening.control, opening.to_mac), (TcpControl::Syn, GUEST_MAC));
+}
+
+#[test]
+fn the_number_of_a_closed_port_serves_another() {
+    let mut bench = Bench::new();
+    let service = Service { addr: None, port: 80 };
+    let first = bench.gateway.publish(Transport::Tcp, service, PortId(0));
+    let second = bench.gateway.publish(Transport::Tcp, service, PortId(0));
+    bench.gateway.unpublish(first);
+    assert!(bench.gateway.accept(first, at("203.0.113.9:5000"), bench.now).is_none());
+    assert!(bench.gateway.accept(second, at("203.0.113.9:5000"), bench.now).is_some());
+    assert_eq!(bench.gateway.publish(Transport::Udp, service, PortId(0)), first);
+}
+
+#[test]
 fn a_guest_in_time_wait_gets_another_syn_at_once() {
     let mut bench = Bench::new();
     bench.gateway.publish(Transport::Tcp, Service { addr: None, port: at(GUEST).port() }, PortId(0));
