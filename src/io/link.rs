@@ -19,9 +19,6 @@ use crate::net::{Offload, RxOffload, TxOffload};
 use crate::sys::link::LinkFd;
 use crate::sys::tun::VNET_HEADER_BYTES;
 
-/// Whether datagrams to the guest are joined where the kernel cuts them apart again. Not yet: of forty joined ones
-/// Linux 6.18 now and then delivers fewer, and why is not known.
-const JOINS_UDP: bool = false;
 /// Space for an 802.1Q tag in a frame that a guest sends.
 const VLAN_TAG_BYTES: usize = 4;
 
@@ -53,7 +50,7 @@ impl Link {
     pub fn new(link: LinkFd) -> Self {
         let offload = match link.kind {
             LinkKind::TapPlain => Offload::None,
-            _ if JOINS_UDP && link.udp_segmentation => Offload::ChecksumTsoAndUso,
+            _ if link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
         Self { fd: link.fd, kind: link.kind, offload }
