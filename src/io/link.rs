@@ -37,7 +37,6 @@ const UDP_CHECKSUM_OFFSET: u16 = 6;
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
-    kind: LinkKind,
     offload: Offload,
 }
 
@@ -53,7 +52,7 @@ impl Link {
             _ if link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
-        Self { fd: link.fd, kind: link.kind, offload }
+        Self { fd: link.fd, offload }
     }
 
     /// What the kernel does for frames on this link.
@@ -62,14 +61,16 @@ impl Link {
     }
 
     /// The next frame from the guest, read into `buffer` ([`Self::BUFFER_BYTES`] long); `None` if none waits. A
-    /// frame that the link cannot express (BIG TCP, segmentation unknown to the kernel's header) comes as an empty
-    /// one. An error means that the link is gone.
+    /// frame that the link cannot express (BIG TCP, segmentation unknown to the kernel's header) and a call that was
+    /// interrupted come as an empty one. An error means that the link is gone.
     pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], RxOffload)>> {
         let lost = Ok(Some((&[][..], RxOffload::default())));
         let len = match read(&self.fd, buffer) {
             Ok(len) if len < buffer.len() => len,
             Ok(_) => return lost,
-            Err(Errno::EINVAL) if self.kind == LinkKind::Packet => return lost,
+            // The kernel has thrown away a frame that the header cannot describe.
+            Err(Errno::EINVAL) if self.header_bytes() > 0 => return lost,
+            Err(Errno::EINTR) => return lost,
             Err(Errno::EAGAIN) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };

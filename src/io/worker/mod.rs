@@ -437,7 +437,7 @@ impl Worker {
         match connecting {
             Ok(stream) => self.sockets.put(flow, Socket::Connecting(stream)),
             Err(error) => {
-                self.outcomes.push_back(Outcome::ConnectFailed(flow, host::host_error(&error)));
+                self.outcomes.push_back(Outcome::ConnectFailed(flow, host::connect_error(&error, to)));
             }
         }
     }
