@@ -87,7 +87,6 @@ fn request(
     };
     let config = Config {
         network,
-        subnet_given: args.cidr.is_some(),
         link,
         container,
         log: Log { level: log_level(log), format: log.log_format },
