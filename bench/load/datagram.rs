@@ -62,7 +62,7 @@ impl Sizes {
     /// The size of datagram `number`: a golden-ratio sequence, in which neighbours always differ.
     fn of(self, number: u64) -> usize {
         let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        self.least + (scattered as usize * (self.most - self.least + 1) >> 32)
+        self.least + ((scattered as usize * (self.most - self.least + 1)) >> 32)
     }
 
     fn mean(self) -> f64 {
