@@ -167,8 +167,11 @@ fn configure(spec: &LinkSpec, network: &Network, notes: &mut Vec<String>) -> Res
         return Ok(());
     };
     let net = Ipv6Net::new_assert(guest, subnet.prefix_len());
-    match address(&mut route, index, net.into(), gateway.into()) {
-        Ok(()) => {}
+    let usable = address(&mut route, index, net.into(), gateway.into())
+        .and_then(|()| route.wait_until_local(guest.into()));
+    match usable {
+        Ok(true) => {}
+        Ok(false) => notes.push(format!("IPv6: packets to {guest} do not reach the guest yet")),
         Err(cause) if is_family_missing(cause.errno) => {
             notes.push(format!("no IPv6 in the guest: {cause}"));
         }

@@ -25,6 +25,8 @@ pub(super) struct Published {
     pub(super) listener: Listener,
     pub(super) readable: bool,
     pub(super) resting_until: Option<Instant>,
+    /// Clients wait because the host is out of file descriptors, and the log says so.
+    pub(super) exhausted: bool,
     pub(super) cutting: Cutting,
 }
 
@@ -38,6 +40,7 @@ impl Worker {
             listener,
             readable: true,
             resting_until: None,
+            exhausted: false,
             cutting: Cutting::default(),
         });
         Ok(())
@@ -72,10 +75,13 @@ impl Worker {
                 Ok((stream, client)) => self.accepted(index, stream, client, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     published.readable = false;
+                    published.exhausted = false;
                     return;
                 }
                 Err(error) if host::host_error(&error) == HostError::Exhausted => {
-                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    if !std::mem::replace(&mut published.exhausted, true) {
+                        tracing::warn!(port = published.listener.address().port(), %error, "clients wait to be accepted");
+                    }
                     published.resting_until = Some(now + ACCEPT_RETRY.into());
                     return;
                 }
