@@ -24,6 +24,7 @@ over_any_link![
     an_open_tap_is_served,
     a_namespace_with_a_network_is_left_alone,
     mistakes_are_named,
+    a_random_port_is_printed,
     ports_come_and_go,
     a_conflict_leaves_all_as_it_was,
     established_connections_outlive_their_port,
@@ -58,6 +59,16 @@ fn a_published_port_reaches_the_process(host: &Host) {
     guest.wait_for_output("client");
     host.dial_from_remote((HOST, 8080)).expect("published");
     guest.wait_for_output(&REMOTE.to_string());
+}
+
+fn a_random_port_is_printed(host: &Host) {
+    let (_guest, pid) = serving(host);
+    let rnet = attach(host, &["-p", "127.0.0.1::80", &pid]);
+    let printed = wait_for("the port", || {
+        let port = rnet.stderr().strip_prefix("80/tcp -> 127.0.0.1:")?.trim().parse::<u16>();
+        port.ok()
+    });
+    host.dial((Ipv4Addr::LOCALHOST, printed)).expect("published");
 }
 
 fn detached_once_all_is_there(host: &Host) {
