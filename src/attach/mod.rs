@@ -61,6 +61,7 @@ where
     let mut serving = prepared.serve(&config.network, link, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
     before_ready(&serving)?;
+    serving.announce(config.log.level);
     if let Some(path) = &config.lifecycle.pid_file {
         write_pid(path)?;
     }
