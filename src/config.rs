@@ -304,19 +304,6 @@ pub struct Outbound {
     pub ipv6: Exit,
 }
 
-/// Stations beside the gateway and the guest. They are reached like the rest of the world, and the gateway answers for
-/// them on the link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Neighbors {
-    /// There are none.
-    #[default]
-    Nobody,
-    /// The guest's subnet is one that the host is in, and these are its other stations.
-    Subnet,
-    /// Any address may be a neighbor's: the guest has routes of the host's, which need no next hop.
-    Everybody,
-}
-
 /// What of the guest's traffic is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocols {
@@ -368,8 +355,9 @@ pub struct Network {
     pub aliases: Vec<Alias>,
     /// Opened parts of the host.
     pub host_access: HostAccess,
-    /// Who else there is on the guest's link, by the gateway's answers.
-    pub neighbors: Neighbors,
+    /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
+    /// on the link the gateway answers for everything but the guest. Otherwise nobody else is there.
+    pub shares_subnet: bool,
     /// Addresses of the guest beside those of the plans.
     pub further_guest_addresses: Vec<IpAddr>,
     /// What of the guest's traffic is carried.
@@ -402,7 +390,7 @@ impl Network {
             publish: Vec::new(),
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
             host_access: HostAccess::default(),
-            neighbors: Neighbors::default(),
+            shares_subnet: false,
             further_guest_addresses: Vec::new(),
             protocols: Protocols::default(),
             denial: Denial::default(),
@@ -434,6 +422,8 @@ pub struct LinkSpec {
     pub setup: Setup,
     /// Bring `lo` up too. Not where the namespace's maker does: bubblewrap fails if it is not the first.
     pub loopback: bool,
+    /// Record its frames in this file.
+    pub capture: Option<PathBuf>,
 }
 
 /// How frames travel between the guest and rnet.

@@ -35,7 +35,8 @@ fn carry_out(spec: Spec, surroundings: &Surroundings, seed: u64) -> Result<u8> {
     };
     match &config.log_file {
         Some(file) => {
-            log::init_file(level, file).context("cannot open", format!("log file {}", file.path.display()))?;
+            log::init_file(level, file)
+                .context("cannot open", format!("log file {}", file.path.display()))?;
         }
         None => log::init(level),
     }

@@ -1,20 +1,23 @@
 //! A network in service, whoever its guest is: published ports bound first, then a worker's thread with the guest's
 //! link.
 
+use std::io::{self, Write};
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{LinkKind, Network, Publish};
+use crate::config::{LinkKind, LogLevel, Network, Publish};
 use crate::control::{self, Place};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
+use crate::io::capture::Capture;
 use crate::io::command::PortNumber;
 use crate::io::host::{self, Listener};
 use crate::io::link::Link;
-use crate::io::ports::Ports;
+use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::io::worker::{Stop, Worker};
 use crate::net::Instant;
@@ -25,6 +28,7 @@ use crate::sys::link::LinkFd;
 pub struct Prepared {
     resolver: Resolver,
     listeners: Vec<(Publish, Vec<Listener>)>,
+    capture: Option<Capture>,
 }
 
 impl Prepared {
@@ -34,7 +38,14 @@ impl Prepared {
         resolver.refresh(Instant::ZERO);
         let bind = |publish: &Publish| Ok((*publish, host::listen(publish)?));
         let listeners = network.publish.iter().map(bind).collect::<Result<_>>()?;
-        Ok(Self { resolver, listeners })
+        Ok(Self { resolver, listeners, capture: None })
+    }
+
+    /// Has the link's frames recorded in the file `path`.
+    pub fn record(&mut self, path: &Path) -> Result<()> {
+        let capture = Capture::create(path).context("cannot record frames in", path.display())?;
+        self.capture = Some(capture);
+        Ok(())
     }
 
     /// The host's resolver configuration.
@@ -50,13 +61,17 @@ impl Prepared {
         let kind = link.kind;
         tracing::info!(%kind, "link");
         let mut worker = Worker::new(network.clone(), self.resolver, seed)?;
-        worker.add_link(Link::new(link))?;
+        let mut link = Link::new(link);
+        if let Some(capture) = self.capture {
+            link.record(capture);
+        }
+        worker.add_link(link)?;
         let mut first = Vec::new();
         for (number, (publish, listeners)) in (1..).map(PortNumber).zip(self.listeners) {
             first.push(Ports::describe(number, &publish, &listeners));
             worker.publish(number, &publish, listeners)?;
         }
-        let ports = Ports::new(worker.commands(), first);
+        let ports = Ports::new(vec![worker.commands()], first);
         let stop = worker.stopper();
         let worker = thread::Builder::new()
             .name("rnet-worker".into())
@@ -80,6 +95,19 @@ impl Serving {
     /// The published ports; more can be added, from any thread.
     pub fn ports(&self) -> &Ports {
         &self.ports
+    }
+
+    /// Prints the ports that the kernel chose, unless the user wants silence.
+    pub fn announce(&self, level: LogLevel) {
+        if level == LogLevel::Error {
+            return;
+        }
+        for Port { publish, addresses, .. } in self.ports.list() {
+            for address in addresses.iter().filter(|_| publish.host_port.is_none()) {
+                // A standard error that is closed or full is no reason to end.
+                let _ = writeln!(io::stderr(), "{}/{} -> {address}", publish.guest_port, publish.transport);
+            }
+        }
     }
 
     /// Answers requests at `place`, which lasts as long as the network.

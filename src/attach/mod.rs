@@ -53,7 +53,10 @@ where
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
     let place = Place::of(config.name.as_deref(), number(&config.target))?;
-    let prepared = Prepared::new(&config.network)?;
+    let mut prepared = Prepared::new(&config.network)?;
+    if let Some(path) = &config.link.capture {
+        prepared.record(path)?;
+    }
     let (link, watch) = open(config, inherited.target)?;
     let vigil =
         Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
@@ -61,6 +64,7 @@ where
     let mut serving = prepared.serve(&config.network, link, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
     before_ready(&serving)?;
+    serving.announce(config.log.level);
     if let Some(path) = &config.lifecycle.pid_file {
         write_pid(path)?;
     }

@@ -42,7 +42,14 @@ pub(super) struct Reader<'a, T, I> {
 impl<'a, T: Copy + PartialEq, I: Iterator<Item = OsString>> Reader<'a, T, I> {
     /// Reads `words`, which begin after the program's name.
     pub(super) fn new(program: &'a str, options: &'a [Opt<T>], words: I) -> Self {
-        Self { program, options, words, letters: Vec::new(), options_ended: false, operands_end_options: false }
+        Self {
+            program,
+            options,
+            words,
+            letters: Vec::new(),
+            options_ended: false,
+            operands_end_options: false,
+        }
     }
 
     /// The first operand ends the options, as with POSIXLY_CORRECT.
@@ -163,7 +170,7 @@ mod tests {
     #[test]
     fn options_and_operands_mix() {
         use Word::{Operand, Option};
-        let expected = vec![
+        let expected = [
             Operand("7".into()),
             Option(Is::Mtu, "9".into()),
             Option(Is::Configure, "".into()),

@@ -166,10 +166,10 @@ impl std::error::Error for Usage {}
 pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) -> Result<Command, Usage> {
     let args: Vec<OsString> = args.collect();
     if let Some(words) = words_for(slirp4netns::NAME, &args) {
-        return slirp4netns::parse(words).map(Box::new).map(Command::Slirp4netns);
+        return slirp4netns::parse(words.iter().cloned()).map(Box::new).map(Command::Slirp4netns);
     }
     if let Some(words) = words_for(pasta::NAME, &args) {
-        return pasta::parse(words).map(Command::Pasta);
+        return pasta::parse(words.iter().cloned()).map(Command::Pasta);
     }
     match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {
@@ -192,14 +192,12 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
 }
 
 /// The words for the program `name`, if it is called: by rnet's own name in the file system, or as its first word.
-fn words_for(name: &str, args: &[OsString]) -> Option<impl Iterator<Item = OsString> + use<>> {
-    let program = Path::new(args.first()?).file_name();
-    let rest = if program == Some(OsStr::new(name)) {
-        &args[1..]
-    } else {
-        args.split_at_checked(2).filter(|(start, _)| start[1] == name)?.1
-    };
-    Some(rest.to_vec().into_iter())
+fn words_for<'a>(name: &str, args: &'a [OsString]) -> Option<&'a [OsString]> {
+    match args {
+        [program, words @ ..] if Path::new(program).file_name() == Some(OsStr::new(name)) => Some(words),
+        [_, first, words @ ..] if first == name => Some(words),
+        _ => None,
+    }
 }
 
 /// Says of an unknown option what stands in for it, if it is one of docker's. Advice to put a `--` before it would

@@ -141,6 +141,7 @@ fn link(args: &NetworkArgs, surroundings: &Surroundings) -> LinkSpec {
         take_over: false,
         setup: Setup::Plan,
         loopback: true,
+        capture: None,
     }
 }
 
@@ -346,7 +347,9 @@ fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surrounding
         return words;
     }
     let shell = match rootfs {
-        RootFs::HostCopy | RootFs::Host => variable(surroundings, "SHELL").filter(|shell| Path::new(shell).is_absolute()),
+        RootFs::HostCopy | RootFs::Host => {
+            variable(surroundings, "SHELL").filter(|shell| Path::new(shell).is_absolute())
+        }
         RootFs::Directory(_) | RootFs::Empty => None,
     };
     vec![shell.map_or_else(|| DEFAULT_SHELL.into(), OsStr::to_owned)]

@@ -200,6 +200,7 @@ fn judge(said: Said) -> Result<Slirp4netns, Usage> {
             mac,
             take_over: true,
             loopback: true,
+            capture: None,
             setup: if said.configure { Setup::Plan } else { Setup::Nothing },
         },
         lifecycle: Lifecycle {

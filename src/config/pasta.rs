@@ -17,8 +17,6 @@ pub struct Pasta {
     pub outbound: Vec<LoopbackForward>,
     /// Ports that follow what is listened on.
     pub automatic: Automatic,
-    /// Where frames are recorded.
-    pub capture: Option<PathBuf>,
     /// Where log lines go instead of standard error.
     pub log_file: Option<LogFile>,
 }

@@ -1,5 +1,6 @@
 //! The shell around the core: links, host sockets and the worker's event loop.
 
+pub mod capture;
 pub mod command;
 mod holder;
 pub mod host;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::config::{Alias, Neighbors, Network};
+use crate::config::{Alias, Network};
 
 /// The decision about a new flow from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,15 +82,9 @@ pub fn is_guest(network: &Network, ip: IpAddr) -> bool {
     }
 }
 
-/// Whether `ip` is of another station on the link, for which the gateway answers. One in the guest's subnet has no
-/// link-local address.
+/// Whether `ip` is of a station in a shared subnet, for which the gateway answers. Link-local addresses are not.
 pub fn is_neighbor(network: &Network, ip: IpAddr) -> bool {
-    let meant = match network.neighbors {
-        Neighbors::Nobody => false,
-        Neighbors::Subnet => is_local(network, ip),
-        Neighbors::Everybody => true,
-    };
-    meant && !is_guest(network, ip)
+    network.shares_subnet && is_local(network, ip) && !is_guest(network, ip)
 }
 
 /// Whether `ip` belongs to the guest's own network.
@@ -125,7 +119,7 @@ fn denied_v4(network: &Network, ip: Ipv4Addr) -> Option<DenyReason> {
 
 /// A subnet of one or two addresses has none to spare (RFC 3021).
 fn has_broadcast(network: &Network) -> bool {
-    network.neighbors != Neighbors::Nobody && network.ipv4.subnet.prefix_len() < 31
+    network.shares_subnet && network.ipv4.subnet.prefix_len() < 31
 }
 
 fn denied_v6(network: &Network, ip: Ipv6Addr) -> Option<DenyReason> {
@@ -380,7 +374,7 @@ mod tests {
     #[test]
     fn a_shared_subnet_has_stations_but_for_the_guest() {
         let mut network = fixture::network();
-        network.neighbors = Neighbors::Subnet;
+        network.shares_subnet = true;
         network.aliases.clear();
         for to in ["10.0.2.2:80", "10.0.2.77:80", "[fd00::77]:80"] {
             assert_eq!(route(&network, socket(to)), Verdict::Connect(socket(to)), "{to}");

@@ -115,3 +115,38 @@ fn forbidding(calls: &[c_long]) -> Vec<sock_filter> {
     program.push(instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
     program
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel would do about the system call `number` (Documentation/networking/filter.rst).
+    fn verdict(program: &[sock_filter], architecture: u32, number: u32) -> u32 {
+        let (mut at, mut loaded) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            at += 1;
+            match code {
+                LOAD => loaded = if k == NUMBER_AT { number } else { architecture },
+                IF_EQUAL => at += usize::from(if loaded == k { jt } else { jf }),
+                IF_AT_LEAST => at += usize::from(if loaded >= k { jt } else { jf }),
+                _ => return k,
+            }
+        }
+    }
+
+    #[test]
+    fn only_forbidden_calls_of_the_own_kind_are_the_end() {
+        let program = forbidding(&[7, 300]);
+        let of = |number| verdict(&program, ARCHITECTURE.unwrap_or_default(), number);
+        for number in [7, 300, X32_NUMBERS, X32_NUMBERS + 1] {
+            assert_eq!(of(number), libc::SECCOMP_RET_KILL_PROCESS, "{number}");
+        }
+        for number in [0, 6, 8, 299, 301] {
+            assert_eq!(of(number), libc::SECCOMP_RET_ALLOW, "{number}");
+        }
+        if ARCHITECTURE.is_some() {
+            assert_eq!(verdict(&program, 1, 0), libc::SECCOMP_RET_KILL_PROCESS);
+        }
+    }
+}

@@ -20,7 +20,7 @@ over() {
 }
 
 # child COMMAND...: runs it in the namespaces of rootlesskit's child.
-child() { nsenter --target "$(</mnt/home/kit/child_pid)" --user --net --mount --preserve-credentials "$@"; }
+child() { nsenter --target "$(cat /mnt/home/kit/child_pid)" --user --net --mount --preserve-credentials "$@"; }
 
 # publishes PORT_DRIVER SOURCE: its port leads to the child, who sees clients of the host's address as SOURCE.
 publishes() {

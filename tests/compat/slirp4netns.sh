@@ -8,6 +8,7 @@ unlike slirp4netns a_tap_may_be_passed_by_its_descriptor "version 1.2 has no tap
 unlike slirp4netns a_name_for_the_tap_is_optional "version 1.2 wants it"
 unlike slirp4netns the_sandbox_works_with_a_path "it enters the user namespace of a process, and a path has none"
 unlike slirp4netns ipv6_is_there_at_once "its guest waits for an advertisement"
+unlike slirp4netns bess_ends_with_its_guest "it waits, though no other guest can come"
 unlike rnet a_broadcast_reaches_the_loopback "a broadcast is nobody's address"
 unlike rnet several_stations_get_leases "a network has one guest, who always gets the same address"
 unlike rnet sigterm_is_the_end_by_a_signal "rnet ends in order, with status 0"
@@ -136,14 +137,14 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$PROGRAM" -r 9 --netns-type=tapfd 5 9>rea
     in_space ping -c 1 -W 5 10.0.2.2
 }
 
-play_bess_serves_who_connects() {
+# bess: starts it for a guest that asks who has 10.0.2.2, prints the station that answers, and goes.
+bess() {
     mkfifo ready
     cat ready >told &
     "$PROGRAM" --target-type=bess -r 9 /mnt/home/bess 9>ready >said 2>&1 &
     HELPER=$!
     becomes test -S /mnt/home/bess
-    # A guest that asks who has 10.0.2.2, and prints the station that answers.
-    is "$(timeout 10 python3 - <<'PYTHON'
+    timeout 10 python3 - <<'PYTHON'
 import socket
 frames = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 frames.connect("/mnt/home/bess")
@@ -156,9 +157,16 @@ while True:
         print(socket.inet_ntoa(answer[28:32]), answer[:6] == me)
         break
 PYTHON
-)" "10.0.2.2 True"
+}
+
+play_bess_serves_who_connects() {
+    bess >answer
+    is "$(<answer)" "10.0.2.2 True"
     is "$(<told)" 1
-    # The guest has gone, and there is no other.
+}
+
+play_bess_ends_with_its_guest() {
+    bess
     becomes gone "$HELPER"
 }
 

@@ -336,7 +336,9 @@ impl Options {
             Is::ConfigNet => self.config_net = true,
             Is::NoCopyRoutes => self.no_copy_routes = true,
             Is::NoCopyAddrs => self.no_copy_addrs = true,
-            Is::NsMac => self.ns_mac = Some(text.parse().map_err(|_| format!("Invalid MAC address: {text}"))?),
+            Is::NsMac => {
+                self.ns_mac = Some(text.parse().map_err(|_| format!("Invalid MAC address: {text}"))?)
+            }
             Is::TcpPorts => self.tcp_in.push(('t', text.into_owned())),
             Is::UdpPorts => self.udp_in.push(('u', text.into_owned())),
             Is::TcpNs => self.tcp_out.push(('T', text.into_owned())),

@@ -65,10 +65,11 @@ pub(super) fn parse(text: &str, may_bind: bool, ephemeral: Option<(u16, u16)>) -
     let all_but = wanted.is_empty();
     if all_but {
         let (first, last) = ephemeral.unwrap_or(EPHEMERAL);
-        wanted.extend([(1..=first.saturating_sub(1), 1), (last.saturating_add(1)..=u16::MAX, last.saturating_add(1))]);
+        let others = [Some((1, first.saturating_sub(1))), last.checked_add(1).map(|next| (next, u16::MAX))];
+        wanted.extend(others.into_iter().flatten().map(|(first, last)| (first..=last, first..=last)));
     }
     let is_excluded = |port: &u16| excluded.iter().any(|range| range.contains(port));
-    let pairs = wanted.into_iter().flat_map(|(from, to)| from.zip(to..)).filter(|(from, _)| !is_excluded(from));
+    let pairs = wanted.into_iter().flat_map(|(from, to)| from.zip(to)).filter(|(from, _)| !is_excluded(from));
     Some(Spec::Ports(Ports { bind, pairs: pairs.collect(), all_but }))
 }
 
@@ -86,16 +87,15 @@ fn bind(text: &str) -> Option<Bind> {
     Some(Bind { address, interface })
 }
 
-/// A range, and the first port that it leads to.
-fn mapped(text: &str) -> Option<(RangeInclusive<u16>, u16)> {
+/// A range, and the one that it leads to.
+fn mapped(text: &str) -> Option<(RangeInclusive<u16>, RangeInclusive<u16>)> {
     let Some((from, to)) = text.split_once(':') else {
         let from = range(text)?;
-        let first = *from.start();
-        return Some((from, first));
+        return Some((from.clone(), from));
     };
     let (from, to) = (range(from)?, range(to)?);
     let length = |range: &RangeInclusive<u16>| range.end() - range.start();
-    (length(&from) == length(&to)).then_some((from, *to.start()))
+    (length(&from) == length(&to)).then_some((from, to))
 }
 
 fn range(text: &str) -> Option<RangeInclusive<u16>> {
@@ -158,9 +158,32 @@ mod tests {
     #[test]
     fn all_else_is_refused() {
         for text in [
-            "", "abc", "70000", "65536", "80-70", "80-82:90-91", "80,", ",80", "80,foo", "80:", ":80", "-80", "80-",
-            "+80", "80 ", "~", "~abc", "1:2:3", "127.0.0.300/80", "/80", "127.0.0.1/", "127.0.0.1/none", "%/80",
-            "[127.0.0.1]/80", "none,80", "1.2.3.4%aaaaaaaaaaaaaaaa/80",
+            "",
+            "abc",
+            "70000",
+            "65536",
+            "80-70",
+            "80-82:90-91",
+            "80,",
+            ",80",
+            "80,foo",
+            "80:",
+            ":80",
+            "-80",
+            "80-",
+            "+80",
+            "80 ",
+            "~",
+            "~abc",
+            "1:2:3",
+            "127.0.0.300/80",
+            "/80",
+            "127.0.0.1/",
+            "127.0.0.1/none",
+            "%/80",
+            "[127.0.0.1]/80",
+            "none,80",
+            "1.2.3.4%aaaaaaaaaaaaaaaa/80",
         ] {
             assert_eq!(parse(text, true, None), None, "{text}");
         }
@@ -168,7 +191,8 @@ mod tests {
     }
 
     fn shown(bind: Bind) -> String {
-        let parts = [bind.address.map(|address| address.to_string()), bind.interface.map(|name| name.to_string())];
+        let parts =
+            [bind.address.map(|address| address.to_string()), bind.interface.map(|name| name.to_string())];
         parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }

@@ -10,10 +10,10 @@ use super::super::{Note, Request, Surroundings};
 use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
-    Alias, Attach, Automatic, Autoconfiguration, Config, Container, Exit, Forward, GuestRoute, HostAccess,
+    Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
     HostInterface, HostNetwork, IfName, Ipv4Plan, Ipv6Plan, Lifecycle, LinkKind, LinkSpec, Log, LogFormat,
-    LogLevel, LoopbackForward, MAX_PUBLISHED, Neighbors, Network, Outbound, Pasta, PastaGuest, Protocols,
-    Publish, RootFs, Setup, Target, Transport,
+    LogLevel, LoopbackForward, MAX_PUBLISHED, Network, Outbound, Pasta, PastaGuest, Protocols, Publish,
+    RootFs, Setup, Target, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -39,12 +39,11 @@ pub(super) fn settle(
     let families = Families::of(&options, host)?;
     let mtu = mtu(&options, &mut notes);
     let network = network(&options, &families, mtu);
-    let link = link(&options, &families, target.is_none());
+    let link = link(&options, &families, surroundings);
     let (inbound, outbound, automatic) = ports(&options, host, mtu.ipv6 && families.v6.is_some())?;
     let log = Log { level: log_level(&options, target.is_none()), format: LogFormat::Text };
     let absolute = |path: &PathBuf| surroundings.cwd.join(path);
     let log_file = options.log_file();
-    let capture = options.pcap.as_ref().map(absolute);
     let guest = match target {
         Some(target) => PastaGuest::Attached(Box::new(Attach {
             network,
@@ -67,7 +66,7 @@ pub(super) fn settle(
             log,
         })),
     };
-    let config = Box::new(Pasta { guest, inbound, outbound, automatic, capture, log_file });
+    let config = Box::new(Pasta { guest, inbound, outbound, automatic, log_file });
     Ok(Request { config, notes })
 }
 
@@ -215,7 +214,9 @@ fn with_prefix(address: IpAddr, of_host: &[IpNet], netmask: Option<u8>) -> IpNet
                 192..=223 => 24,
                 _ => 32,
             };
-            Ipv4Net::new(address, netmask.unwrap_or(of_class)).unwrap_or(Ipv4Net::new_assert(address, 32)).into()
+            Ipv4Net::new(address, netmask.unwrap_or(of_class))
+                .unwrap_or(Ipv4Net::new_assert(address, 32))
+                .into()
         }
         IpAddr::V6(address) => Ipv6Net::new_assert(address, 64).into(),
     }
@@ -281,7 +282,7 @@ fn network(options: &Options, families: &Families, mtu: Mtu) -> Network {
         dns_servers: options.dns_hosts.clone(),
         aliases: aliases(options, families, &ipv4, ipv6.as_ref()),
         host_access: HostAccess { loopback: true, link_local: true, ..HostAccess::default() },
-        neighbors: Neighbors::Everybody,
+        shares_subnet: true,
         further_guest_addresses: all.map(IpNet::addr).collect(),
         protocols: Protocols { tcp: !options.no_tcp, udp: !options.no_udp, icmp: !options.no_icmp },
         outbound: outbound(options),
@@ -327,12 +328,7 @@ fn ipv6_plan(family: &Family, options: &Options) -> Option<Ipv6Plan> {
 }
 
 /// What stands for the host's loopback comes first: it wins.
-fn aliases(
-    options: &Options,
-    families: &Families,
-    ipv4: &Ipv4Plan,
-    ipv6: Option<&Ipv6Plan>,
-) -> Vec<Alias> {
+fn aliases(options: &Options, families: &Families, ipv4: &Ipv4Plan, ipv6: Option<&Ipv6Plan>) -> Vec<Alias> {
     let mut aliases = Vec::new();
     let plans = [
         (families.v4.as_ref(), Some(IpAddr::from(ipv4.gateway)), IpAddr::from(Ipv4Addr::LOCALHOST)),
@@ -359,7 +355,7 @@ fn outbound(options: &Options) -> Outbound {
     }
 }
 
-fn link(options: &Options, families: &Families, _command: bool) -> LinkSpec {
+fn link(options: &Options, families: &Families, surroundings: &Surroundings) -> LinkSpec {
     let given = options.ifname.as_ref().map(IfName::as_str);
     let ifname = given.or(families.template.as_deref()).unwrap_or(LOCAL_IFNAME);
     let families = || [&families.v4, &families.v6].into_iter().flatten();
@@ -378,14 +374,18 @@ fn link(options: &Options, families: &Families, _command: bool) -> LinkSpec {
         take_over: false,
         setup,
         loopback: true,
+        capture: options.pcap.as_ref().map(|path| surroundings.cwd.join(path)),
     }
 }
 
 fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
     let shell = surroundings.env.iter().find(|(name, _)| name == "SHELL").map(|(_, shell)| shell.clone());
     let shell = shell.filter(|shell| Path::new(shell).is_absolute());
-    let command =
-        if words.is_empty() { vec![shell.unwrap_or_else(|| OsStr::new(DEFAULT_SHELL).into())] } else { words };
+    let command = if words.is_empty() {
+        vec![shell.unwrap_or_else(|| OsStr::new(DEFAULT_SHELL).into())]
+    } else {
+        words
+    };
     Container {
         rootfs: RootFs::Host,
         command,
@@ -438,7 +438,11 @@ fn ports(options: &Options, host: &HostNetwork, has_ipv6: bool) -> Result<Direct
             Transport::Udp => automatic.udp_out = direction.automatic,
         }
         let pairs = direction.ports.into_iter().flat_map(|(ports, _)| ports.pairs);
-        outbound.extend(pairs.map(|(guest_port, host_port)| LoopbackForward { guest_port, host_port, transport }));
+        outbound.extend(pairs.map(|(guest_port, host_port)| LoopbackForward {
+            guest_port,
+            host_port,
+            transport,
+        }));
     }
     let count = inbound.len() + outbound.len();
     let tolerant = inbound.iter().any(|forward| forward.option.is_none());
