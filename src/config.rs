@@ -203,10 +203,19 @@ pub struct Network {
     pub dns_servers: Vec<IpAddr>,
     /// Published ports.
     pub publish: Vec<Publish>,
+    /// Whether the kernel joins loopback clients of published TCP ports with the guest, past the link.
+    pub splice: bool,
     /// Opened parts of the host.
     pub host_access: HostAccess,
     /// Idle times.
     pub timeouts: Timeouts,
+}
+
+impl Network {
+    /// Whether sockets are needed that are made inside the guest's network namespace.
+    pub fn wants_socket_factory(&self) -> bool {
+        self.splice && self.publish.iter().any(|publish| publish.transport == Transport::Tcp)
+    }
 }
 
 /// The link of a container and what its interface looks like inside.

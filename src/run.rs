@@ -65,6 +65,9 @@ impl Session {
         let kind = link.kind;
         let mut worker = Worker::new(config.network.clone(), listeners, resolver, seed)?;
         worker.add_link(Link::new(link), config.link.mac)?;
+        if let Some(factory) = running.take_factory() {
+            worker.add_factory(factory)?;
+        }
         let stop = worker.stopper();
         let worker = thread::Builder::new()
             .name("rnet-worker".into())
@@ -102,7 +105,7 @@ impl Session {
     }
 
     /// Forwards signals until the command ends; its exit status.
-    pub fn wait(self) -> Result<u8> {
+    pub fn wait(mut self) -> Result<u8> {
         let status = self.running.wait();
         self.stop.stop();
         match self.worker.join() {

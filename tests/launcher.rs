@@ -327,6 +327,7 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         mtu: 1500,
         dns_servers: Vec::new(),
         publish: Vec::new(),
+        splice: false,
         host_access: HostAccess::default(),
         timeouts: Timeouts::default(),
     };

@@ -339,6 +339,7 @@ fn network() -> Network {
         mtu: MTU,
         dns_servers: Vec::new(),
         publish: Vec::new(),
+        splice: false,
         host_access: HostAccess::default(),
         timeouts: Timeouts::default(),
     }

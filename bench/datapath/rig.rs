@@ -295,6 +295,7 @@ fn network(mtu: u16) -> Network {
         mtu,
         dns_servers: Vec::new(),
         publish: Vec::new(),
+        splice: false,
         host_access: HostAccess::default(),
         timeouts: Timeouts::default(),
     }

@@ -65,6 +65,10 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "PORTS", value_parser = values::publish, help_heading = NETWORK)]
     pub(super) publish: Vec<PublishSpec>,
 
+    /// Bring this host's own clients of published TCP ports to the guest over the link, like all others.
+    #[arg(long, help_heading = NETWORK)]
+    pub(super) no_splice: bool,
+
     #[command(flatten)]
     pub(super) network: NetworkArgs,
 

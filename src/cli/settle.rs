@@ -30,6 +30,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
     network.publish = published(&args.publish)?;
+    network.splice = !args.no_splice;
     network.host_access = host_access(&args, &network)?;
     network.timeouts = timeouts(&args);
     if args.dns.len() > MAX_DNS_SERVERS {
@@ -115,6 +116,7 @@ fn network(
         mtu: args.mtu,
         dns_servers: Vec::new(),
         publish: Vec::new(),
+        splice: true,
         host_access: HostAccess::default(),
         timeouts: Timeouts::default(),
     })

@@ -1,33 +1,27 @@
 //! The host's sockets as rnet uses them: connecting out, listening for published ports, and what failures mean.
 //!
-//! Stream sockets leave here nonblocking, without Nagle's delay, and with keepalive: after 75 idle seconds the
-//! remote end is asked every 15, and given up after five unanswered questions. That holds in every state, so that
-//! a socket whose remote end vanished does not stay in FIN_WAIT2, where Linux waits without end for the peer of
-//! a socket that is still open.
+//! Stream sockets leave here nonblocking, with the options of [`stream`].
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::holder;
 use crate::config::{Publish, Transport};
 use crate::error::{Error, Result};
 use crate::net::HostError;
-use crate::sys::datagram;
+use crate::sys::{datagram, stream};
 
 /// Connections that may wait to be accepted (net.core.somaxconn caps it).
 const BACKLOG: i32 = 4096;
 /// Ports tried until one is free in both families.
 const RANDOM_PORT_ATTEMPTS: usize = 32;
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 5;
 
 /// A bound socket of a published port.
 #[derive(Debug)]
@@ -61,22 +55,11 @@ impl Listener {
 pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    tune(&socket)?;
+    stream::tune(&socket)?;
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
         _ => Ok(TcpStream::from_std(socket.into())),
     }
-}
-
-/// Gives a stream, accepted ones too, the options described above.
-pub fn tune(stream: &impl AsFd) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// Closes a stream with a reset: what was not yet delivered is thrown away.
@@ -220,6 +203,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    // What is accepted inherits them.
+    stream::tune(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from_std(socket.into());
@@ -238,7 +223,7 @@ fn bind_udp(address: SocketAddr) -> io::Result<Listener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
+    use std::io::Read;
 
     #[test]
     fn a_random_port_has_one_number_in_both_families() {
@@ -274,15 +259,6 @@ mod tests {
         let failure = Failure { address: SocketAddr::from(([0, 0, 0, 0], 80)), cause: Errno::EACCES.into() };
         let text = failure.explain(Transport::Tcp).to_string();
         assert!(text.contains("sudo sysctl net.ipv4.ip_unprivileged_port_start=80 "), "{text}");
-    }
-
-    #[test]
-    fn a_connection_is_kept_alive_and_does_not_wait_to_fill_segments() {
-        let (stream, mut accepted) = connected();
-        let socket = SockRef::from(&stream);
-        assert!(socket.tcp_nodelay().expect("option") && socket.keepalive().expect("option"));
-        assert_eq!(socket.tcp_keepalive_time().expect("option"), KEEPALIVE_IDLE);
-        accepted.write_all(b"hi").expect("sent");
     }
 
     #[test]

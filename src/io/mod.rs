@@ -5,4 +5,5 @@ pub mod host;
 pub mod link;
 pub mod resolver;
 mod sockets;
+mod splice;
 pub mod worker;

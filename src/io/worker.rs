@@ -22,6 +22,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
+use super::splice::{Client, End, Splices};
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
 use crate::config::{MacAddr, Network, Publish};
 use crate::error::{Context, Result};
@@ -30,6 +31,7 @@ use crate::net::{
     Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release,
 };
 use crate::sys::datagram::{self, Batch, Envelope, Received};
+use crate::sys::factory::Factory;
 
 /// Events taken from one poll.
 const EVENTS: usize = 1024;
@@ -56,8 +58,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Tokens of flows are their generation and index; indices from here on name everything else.
+const SPLICE_TOKENS: u32 = 0x8000_0000;
 const LINK_TOKENS: u32 = 0xff00_0000;
 const LISTENER_TOKENS: u32 = 0xff80_0000;
+const FACTORY_TOKEN: Token = Token(u32::MAX as usize - 1);
 const WAKER_TOKEN: Token = Token(u32::MAX as usize);
 
 /// A worker that has not started.
@@ -68,6 +72,7 @@ pub struct Worker {
     links: Vec<LinkPort>,
     listeners: Vec<Published>,
     sockets: Sockets,
+    splices: Splices,
     resolver: Option<Resolver>,
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
@@ -160,6 +165,7 @@ impl Worker {
             links: Vec::new(),
             listeners: Vec::new(),
             sockets: Sockets::default(),
+            splices: Splices::new(SPLICE_TOKENS),
             resolver,
             stop: Arc::new(AtomicBool::new(false)),
             waker: Arc::new(waker),
@@ -184,6 +190,12 @@ impl Worker {
         debug_assert_eq!(usize::from(port.0), self.links.len());
         self.links.push(LinkPort { link, readable: true, blocked: false, refuses_since: None, gone: false });
         Ok(())
+    }
+
+    /// Has loopback clients of published TCP ports spliced, if the network's policy wants that, with sockets that
+    /// `factory` makes.
+    pub fn add_factory(&mut self, factory: Factory) -> Result<()> {
+        self.splices.supply(factory, self.poll.registry(), FACTORY_TOKEN)
     }
 
     fn add_listener(&mut self, publish: Publish, mut listener: Listener) -> Result<()> {
@@ -228,6 +240,9 @@ impl Worker {
 
     /// How long nothing is due.
     fn wait(&self) -> Duration {
+        if self.splices.is_busy() {
+            return Duration::ZERO;
+        }
         let blocked = self.links.iter().any(|port| port.blocked);
         let pending = self.links.iter().any(|port| port.readable && !port.gone)
             || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none())
@@ -255,6 +270,9 @@ impl Worker {
         if token == WAKER_TOKEN {
             return;
         }
+        if token == FACTORY_TOKEN {
+            return self.splices.restock(self.poll.registry());
+        }
         let (generation, index) = ((token.0 >> 32) as u32, token.0 as u32);
         if index >= LISTENER_TOKENS {
             if let Some(published) = self.listeners.get_mut((index - LISTENER_TOKENS) as usize) {
@@ -265,6 +283,8 @@ impl Worker {
                 port.readable |= event.is_readable() || event.is_error() || event.is_read_closed();
                 port.blocked &= !event.is_writable();
             }
+        } else if index >= SPLICE_TOKENS {
+            self.splices.note(index, generation, event);
         } else {
             self.note_socket(FlowId::from_parts(index, generation), event);
         }
@@ -303,6 +323,7 @@ impl Worker {
         self.report_outcomes();
         self.read_datagrams();
         self.read_listeners();
+        self.serve_splices();
         self.expire();
         self.serve();
         self.flush();
@@ -477,18 +498,40 @@ impl Worker {
         }
     }
 
-    fn accepted(&mut self, index: usize, mut stream: TcpStream, client: SocketAddr, now: Instant) {
-        let flow = match host::tune(&stream) {
-            Ok(()) => self.gateway.accept(publish_id(index), client, now),
-            Err(_) => None,
-        };
-        let Some(flow) = flow else { return reset(stream) };
+    fn accepted(&mut self, index: usize, stream: TcpStream, address: SocketAddr, now: Instant) {
+        let client = Client { stream, address, publish: publish_id(index) };
+        let spliced = self.splices.can_splice().then(|| self.gateway.splice(client.publish, address)).flatten();
+        match spliced {
+            Some((flow, splice)) => self.splices.open(flow, splice, client, self.poll.registry()),
+            None => self.route(client, now),
+        }
+    }
+
+    /// Has a client's connection cross the link.
+    fn route(&mut self, client: Client, now: Instant) {
+        let Client { mut stream, address, publish } = client;
+        let Some(flow) = self.gateway.accept(publish, address, now) else { return reset(stream) };
         if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
             tracing::warn!(%error, "cannot poll a client's socket");
             // Nothing will be announced of it: its first read must end it.
             let _ = stream.shutdown(Shutdown::Both);
         }
         self.sockets.put(flow, Socket::Stream(stream));
+    }
+
+    fn serve_splices(&mut self) {
+        self.splices.serve(self.poll.registry());
+        let now = now(self.clock);
+        while self.has_room() {
+            match self.splices.next_end() {
+                Some(End::Over(flow)) => self.gateway.splice_ended(flow),
+                Some(End::NotSpliced(flow, client)) => {
+                    self.gateway.splice_ended(flow);
+                    self.route(client, now);
+                }
+                None => return,
+            }
+        }
     }
 
     fn read_published(&mut self, index: usize) {
@@ -739,6 +782,7 @@ mod tests {
                 mtu: 1500,
                 dns_servers: Vec::new(),
                 publish: Vec::new(),
+                splice: false,
                 host_access: HostAccess { loopback: true, allowed: Vec::new() },
                 timeouts: Timeouts::default(),
             };

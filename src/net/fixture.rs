@@ -28,6 +28,7 @@ pub(super) fn network() -> Network {
         mtu: 65520,
         dns_servers: Vec::new(),
         publish: Vec::new(),
+        splice: false,
         host_access: HostAccess::default(),
         timeouts: Timeouts::default(),
     }

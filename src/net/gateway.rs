@@ -16,7 +16,7 @@ use super::nat::Notices;
 use super::outbox::Outbox;
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, EthernetFrame, IpPacket};
 use super::ping::PingFlow;
-use super::policy;
+use super::policy::{self, Splice};
 use super::reassembly::Reassembly;
 use super::table::{FlowId, Table};
 use super::tcp::{self, Endpoint, HostStream, Refusal, TcpFlow};
@@ -84,6 +84,8 @@ pub(super) enum Flow {
     UdpPublished(PublishedFlow),
     Ping(PingFlow),
     Dns(Box<DnsFlow>),
+    /// A TCP connection whose bytes the host's kernel carries, past this gateway.
+    Spliced,
 }
 
 /// A packet that a guest sent through the gateway.
@@ -195,6 +197,23 @@ impl Gateway {
         tcp::accepted(&mut self.core, publish, client)
     }
 
+    /// Whether the kernel shall join a client that was accepted on a published port with the guest, and its flow, which
+    /// lives until [`Self::splice_ended`]. `None`: it is for [`Self::accept`].
+    pub fn splice(&mut self, publish: PublishId, client: SocketAddr) -> Option<(FlowId, Splice)> {
+        let published = self.core.published.get(publish.0 as usize)?;
+        let splice = policy::splice(&self.core.network, client, published.guest_port)?;
+        let flow = self.core.table.insert(None, Flow::Spliced)?;
+        tracing::debug!(%client, guest = %splice.guest, "tcp spliced");
+        Some((flow, splice))
+    }
+
+    /// A spliced flow is over.
+    pub fn splice_ended(&mut self, flow: FlowId) {
+        if let Some(Flow::Spliced) = self.core.table.get(flow) {
+            self.core.table.remove(flow);
+        }
+    }
+
     /// The next TCP flow that wants [`Self::service`].
     pub fn next_ready(&mut self) -> Option<FlowId> {
         self.core.ready.pop_front()
@@ -223,7 +242,8 @@ impl Gateway {
             Some(Flow::Udp(_) | Flow::UdpPublished(_)) => udp::expire(core, id),
             Some(Flow::Ping(_)) => ping::expire(core, id),
             Some(Flow::Dns(_)) => dns::expire(core, id),
-            None => {}
+            // The kernel's own timers end these.
+            Some(Flow::Spliced) | None => {}
         }
     }
 

@@ -69,6 +69,7 @@ impl Setting {
             mtu: self.mtu,
             dns_servers: Vec::new(),
             publish: Vec::new(),
+            splice: false,
             host_access: HostAccess::default(),
             timeouts: Timeouts::default(),
         }
