@@ -32,7 +32,8 @@ const LOW_STOCK: usize = BATCH_SOCKETS / 2;
 /// Connections served before other sources have their turn.
 const SERVED_PER_TURN: usize = 64;
 
-const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+/// Urgent data too, at which reading stops.
+const ALL: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 /// In the index of a token, which is below it otherwise: this socket is the guest's side.
 const GUEST_SIDE: u32 = 1 << 30;
 
@@ -116,7 +117,7 @@ impl Splices {
 
     /// Begins `flow` for a client.
     pub(super) fn open(&mut self, flow: FlowId, splice: Splice, mut client: Client, registry: &Registry) {
-        if let Err(error) = registry.register(&mut client.stream, self.token(flow, Side::Client), BOTH) {
+        if let Err(error) = registry.register(&mut client.stream, self.token(flow, Side::Client), ALL) {
             tracing::warn!(%error, "cannot poll a client's socket");
             self.ends.push_back(End::NotSpliced(flow, client));
             return;
@@ -295,6 +296,6 @@ fn connect(socket: OwnedFd, to: SocketAddr, registry: &Registry, token: Token) -
         _ => {}
     }
     let mut stream = TcpStream::from_std(socket.into());
-    registry.register(&mut stream, token, BOTH)?;
+    registry.register(&mut stream, token, ALL)?;
     Ok(stream)
 }

@@ -3,7 +3,7 @@
 //! Each direction is a [`Way`]. An end of stream is passed on once what came before it is; an error of either socket
 //! resets both, after what had arrived before it was read.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 
 use mio::net::TcpStream;
@@ -13,7 +13,9 @@ use super::pipe::{Pipe, Pipes};
 use crate::io::host;
 
 /// Bytes moved for one connection, each way, before another has its turn.
-const TURN_BYTES: usize = 2 * 1024 * 1024;
+const TURN_BYTES: u64 = 2 * 1024 * 1024;
+/// What comes in pieces below this is copied. A pipe of one page holds as much, and there is none smaller.
+const SMALL_BYTES: usize = 4096;
 
 /// Which of the two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub(super) struct Pair {
 impl Pair {
     /// A client without a guest.
     pub(super) fn new(client: TcpStream) -> Self {
-        let (to_guest, to_client) = (Way::default(), Way::default());
+        let (to_guest, to_client) = (Way::default(), Way { writable: true, ..Way::default() });
         Self { client, guest: None, to_guest, to_client, suspect: false }
     }
 
@@ -57,7 +59,6 @@ impl Pair {
     pub(super) fn set_guest(&mut self, guest: TcpStream) {
         self.guest = Some(guest);
         self.to_guest.writable = true;
-        self.to_client.readable = true;
     }
 
     /// The client, if nothing of it was lost here.
@@ -79,6 +80,7 @@ impl Pair {
             Side::Guest => (&mut self.to_client, &mut self.to_guest),
         };
         from.readable |= event.is_readable() || event.is_read_closed() || failed;
+        from.has_marks |= event.is_priority() || event.is_read_closed() || failed;
         to.writable |= event.is_writable() || failed;
         self.suspect |= failed;
     }
@@ -136,6 +138,10 @@ struct Way {
     readable: bool,
     /// Its destination may be written.
     writable: bool,
+    /// Reading may stop before its source is empty: at the end of the stream, or at urgent data.
+    has_marks: bool,
+    /// More than small messages came last.
+    is_bulk: bool,
     /// Its source has said all.
     ended: bool,
     /// Its destination knows that.
@@ -157,36 +163,71 @@ impl Way {
 
     /// Moves bytes until one side blocks or the turn is over; whether there is more to do. An error is of either.
     fn carry(&mut self, from: &TcpStream, to: &TcpStream, pipes: &mut Pipes) -> io::Result<bool> {
-        let before = self.carried_bytes;
-        while self.carried_bytes - before < TURN_BYTES as u64 {
-            self.fill(from, pipes)?;
-            if !self.drain(to, pipes)? {
+        let end = self.carried_bytes + TURN_BYTES;
+        while self.carried_bytes < end {
+            if self.is_empty() && !self.read(from, to, pipes)? {
+                return Ok(false);
+            }
+            if !self.is_empty() && !self.drain(to, pipes)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Reads into a pipe if none is full.
-    fn fill(&mut self, from: &TcpStream, pipes: &mut Pipes) -> io::Result<()> {
-        if !self.readable || self.ended || !self.is_empty() {
-            return Ok(());
+    /// Reads what there is, and writes it if it is little; whether there was any.
+    fn read(&mut self, from: &TcpStream, to: &TcpStream, pipes: &mut Pipes) -> io::Result<bool> {
+        if !self.readable || self.ended {
+            return Ok(false);
         }
-        let mut pipe = pipes.take()?;
-        match pipe.fill(from) {
+        let read = if self.is_bulk || !self.writable {
+            self.fill(from, pipes)
+        } else {
+            self.copy(from, to, pipes)
+        };
+        match read {
             Ok(0) => self.ended = true,
-            Ok(_) => {
-                self.pipe = Some(pipe);
-                return Ok(());
-            }
+            Ok(_) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-            Err(error) => {
-                pipes.put(pipe);
-                return Err(error);
-            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error),
         }
-        pipes.put(pipe);
-        Ok(())
+        Ok(false)
+    }
+
+    /// Reads into a pipe.
+    fn fill(&mut self, from: &TcpStream, pipes: &mut Pipes) -> io::Result<usize> {
+        let mut pipe = pipes.take()?;
+        let filled = pipe.fill(from);
+        if let Ok(bytes @ 1..) = filled {
+            self.is_bulk = bytes >= SMALL_BYTES;
+            self.pipe = Some(pipe);
+        } else {
+            pipes.put(pipe);
+        }
+        filled
+    }
+
+    /// Reads a small message and writes it; what is not taken stays in a pipe. For so few bytes that is less work than
+    /// a pipe, and less than reading once more to learn that there was no more.
+    fn copy(&mut self, mut from: &TcpStream, mut to: &TcpStream, pipes: &mut Pipes) -> io::Result<usize> {
+        let mut buffer = [0; SMALL_BYTES];
+        let read = from.read(&mut buffer)?;
+        self.is_bulk = read == SMALL_BYTES;
+        self.readable = self.is_bulk || self.has_marks;
+        if read == 0 {
+            return Ok(0);
+        }
+        let written = match to.write(&buffer[..read]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            done => done?,
+        };
+        self.carried_bytes += written as u64;
+        if written < read {
+            self.pipe = Some(pipes.holding(&buffer[written..read])?);
+        }
+        Ok(read)
     }
 
     /// Writes what the pipe holds; whether some was written.

@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::unistd::pipe2;
+use nix::unistd::{pipe2, write};
 
 /// What a pipe is asked to hold. It counts pages, of which the kernel's own buffers have up to eight each.
-const PIPE_BYTES: i32 = 256 * 1024;
+const PIPE_BYTES: i32 = 1024 * 1024;
 /// Empty pipes kept for the next bytes.
 const SPARE_PIPES: usize = 16;
 /// Bytes that one call moves at most: more than a pipe can hold.
@@ -39,6 +39,13 @@ impl Pipes {
             Some(pipe) => Ok(pipe),
             None => Pipe::new(),
         }
+    }
+
+    /// A pipe with `bytes`, a page at most.
+    pub(super) fn holding(&mut self, bytes: &[u8]) -> io::Result<Pipe> {
+        let mut pipe = self.take()?;
+        pipe.held_bytes = write(&pipe.write, bytes)?;
+        Ok(pipe)
     }
 
     /// Takes a pipe back; one that is not empty is thrown away.
