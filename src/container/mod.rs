@@ -103,10 +103,7 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     };
     userns::write_id_maps(running.child.pid)?;
     running.release()?;
-    if launch.network.wants_socket_factory() {
-        running.start_factory();
-    }
-    running.await_ready()?;
+    running.await_ready(launch.network.wants_socket_factory())?;
     running.await_factory();
     Ok(running)
 }
@@ -225,11 +222,17 @@ impl Running {
         channel.map_or(Ok(()), Channel::release).context("cannot start", "container")
     }
 
-    fn await_ready(&mut self) -> Result<()> {
+    fn await_ready(&mut self, with_factory: bool) -> Result<()> {
         loop {
             match self.next_report()? {
                 Some(Report::Note(text)) => tracing::warn!("{text}"),
-                Some(Report::Link(link)) => self.link = Some(link),
+                Some(Report::Link(link)) => {
+                    self.link = Some(link);
+                    // Not before: making a packet link takes the child to another namespace for a while.
+                    if with_factory {
+                        self.start_factory();
+                    }
+                }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
                 None => {

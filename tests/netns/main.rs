@@ -24,5 +24,6 @@ mod many;
 mod outbound;
 mod policy;
 mod published;
+mod splice;
 mod terminal;
 mod world;

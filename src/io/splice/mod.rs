@@ -165,7 +165,7 @@ impl Splices {
                 End::NotSpliced(id, Client { stream, address, publish })
             }
             Err(pair) => {
-                pair.reset();
+                pair.reset(&mut self.pipes);
                 End::Over(id)
             }
         };
@@ -243,7 +243,7 @@ impl Splices {
         let (to_guest, to_client) = flow.pair.carried_bytes();
         tracing::debug!(to_guest, to_client, reset, "splice end");
         if reset {
-            flow.pair.reset();
+            flow.pair.reset(&mut self.pipes);
         }
         self.ends.push_back(End::Over(id));
     }

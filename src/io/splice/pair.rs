@@ -105,7 +105,10 @@ impl Pair {
         let Self { client, guest: Some(guest), to_guest, to_client, suspect } = self else {
             return Ok(Outcome::Alive(false));
         };
-        let more = to_guest.carry(client, guest, pipes)? | to_client.carry(guest, client, pipes)?;
+        // Both, before an error counts: a side that has reset may have said something before.
+        let (to_guest_more, to_client_more) =
+            (to_guest.carry(client, guest, pipes), to_client.carry(guest, client, pipes));
+        let more = to_guest_more? | to_client_more?;
         // A side that has said all is not read any more, which would tell of its error.
         if std::mem::take(suspect) {
             for (way, socket) in [(&*to_guest, &*client), (&*to_client, &*guest)] {
@@ -123,7 +126,10 @@ impl Pair {
     }
 
     /// Closes both sockets with a reset.
-    pub(super) fn reset(self) {
+    pub(super) fn reset(self, pipes: &mut Pipes) {
+        for pipe in [self.to_guest.pipe, self.to_client.pipe].into_iter().flatten() {
+            pipes.put(pipe);
+        }
         for stream in [Some(self.client), self.guest].into_iter().flatten() {
             // One that fails has nobody left to tell.
             let _ = host::reset(stream);
