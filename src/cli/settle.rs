@@ -86,13 +86,8 @@ fn request(
         ifname: args.ifname.clone(),
         mac: args.mac_address.unwrap_or_else(|| random_mac(surroundings)),
     };
-    let config = Config {
-        network,
-        subnet_given: args.cidr.is_some(),
-        link,
-        container,
-        log: Log { level: log_level(log), format: log.log_format },
-    };
+    let config =
+        Config { network, link, container, log: Log { level: log_level(log), format: log.log_format } };
     Request { config: Box::new(config), notes }
 }
 

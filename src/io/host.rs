@@ -53,8 +53,7 @@ impl Listener {
 
 /// Starts a connection. It stands when the stream is writable and `take_error` has none.
 pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     stream::tune(&socket)?;
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
@@ -197,14 +196,12 @@ fn bind(transport: Transport, address: SocketAddr) -> std::result::Result<Listen
 
 /// SO_REUSEADDR lets a container start again while connections of its forerunner are in TIME_WAIT.
 fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    stream::tune(&socket)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // What is accepted inherits them.
-    stream::tune(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from_std(socket.into());
@@ -259,6 +256,18 @@ mod tests {
         let failure = Failure { address: SocketAddr::from(([0, 0, 0, 0], 80)), cause: Errno::EACCES.into() };
         let text = failure.explain(Transport::Tcp).to_string();
         assert!(text.contains("sudo sysctl net.ipv4.ip_unprivileged_port_start=80 "), "{text}");
+    }
+
+    #[test]
+    fn what_a_published_port_accepts_is_kept_alive_too() {
+        let publish = publish(Some(Ipv4Addr::LOCALHOST), None, Transport::Tcp);
+        let listeners = listen(&publish).expect("a free port");
+        let Listener::Tcp { socket, address } = &listeners[0] else { panic!("not UDP") };
+        let _client = std::net::TcpStream::connect(address).expect("connected");
+        let (accepted, _) = socket.accept().expect("at hand");
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().expect("option") && socket.keepalive().expect("option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("option"), stream::KEEPALIVE_IDLE);
     }
 
     #[test]

@@ -93,8 +93,7 @@ impl Factory {
         let mut space = nix::cmsg_space!([std::os::fd::RawFd; BATCH_SOCKETS]);
         let mut buffers = [io::IoSliceMut::new(&mut byte)];
         let socket = self.socket.as_raw_fd();
-        let message =
-            recvmsg::<()>(socket, &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let message = recvmsg::<()>(socket, &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
         let len = message.bytes;
         let sockets = message.cmsgs()?.flat_map(|control| match control {
             ControlMessageOwned::ScmRights(fds) => fds,
@@ -156,8 +155,7 @@ fn serve(mut socket: &UnixStream) -> io::Result<()> {
     let mut byte = [0];
     while socket.read(&mut byte)? > 0 {
         let Some(family) = family_of(byte[0]) else { return Err(io::ErrorKind::InvalidData.into()) };
-        let sockets: Vec<OwnedFd> =
-            (0..BATCH_SOCKETS).map_while(|_| stream::open(family).ok()).collect();
+        let sockets: Vec<OwnedFd> = (0..BATCH_SOCKETS).map_while(|_| stream::open(family).ok()).collect();
         let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
         socket.send_with_fd(&byte, &fds)?;
     }

@@ -15,7 +15,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::net::Family;
 
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
+/// How long a connection is silent before its other end is asked whether it is there.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 5;
 /// How often an unanswered SYN is repeated, each time after twice as long: 31 seconds (35 since Linux 6.5, whose first

@@ -114,7 +114,8 @@ fn many_small_messages_keep_their_order(host: &Host) {
     let _guest = serve(host, &["-p", "8080:80"], "80");
     let mut client = dial(host);
     client.set_nodelay(true).expect("an option");
-    for (round, size) in [1, 63, 4095, 4096, 4097, 65_536, 1, 200_000, 2].iter().cycle().take(90).enumerate() {
+    for (round, size) in [1, 63, 4095, 4096, 4097, 65_536, 1, 200_000, 2].iter().cycle().take(90).enumerate()
+    {
         let message: Vec<u8> = (0..*size).map(|at: usize| (at ^ round) as u8).collect();
         client.write_all(&message).expect("the guest reads");
         let mut echoed = vec![0; *size];

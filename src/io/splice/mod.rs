@@ -206,9 +206,14 @@ impl Splices {
         }
     }
 
-    /// Whether something can be done without waiting.
-    pub(super) fn is_busy(&self) -> bool {
-        !self.ready.is_empty() || !self.ends.is_empty()
+    /// Whether a connection can be served without waiting.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether [`Self::next_end`] has one.
+    pub(super) fn has_ended(&self) -> bool {
+        !self.ends.is_empty()
     }
 
     /// Serves connections that have something to do, each once.

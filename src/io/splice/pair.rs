@@ -112,7 +112,9 @@ impl Pair {
         // A side that has said all is not read any more, which would tell of its error.
         if std::mem::take(suspect) {
             for (way, socket) in [(&*to_guest, &*client), (&*to_client, &*guest)] {
-                if way.ended && let Some(error) = socket.take_error()? {
+                if way.ended
+                    && let Some(error) = socket.take_error()?
+                {
                     return Err(error);
                 }
             }
@@ -186,11 +188,8 @@ impl Way {
         if !self.readable || self.ended {
             return Ok(false);
         }
-        let read = if self.is_bulk || !self.writable {
-            self.fill(from, pipes)
-        } else {
-            self.copy(from, to, pipes)
-        };
+        let read =
+            if self.is_bulk || !self.writable { self.fill(from, pipes) } else { self.copy(from, to, pipes) };
         match read {
             Ok(0) => self.ended = true,
             Ok(_) => return Ok(true),

@@ -7,9 +7,15 @@
 //!
 //! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts.
 
+mod datagrams;
+mod listen;
+mod splices;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,34 +23,29 @@ use std::time::{Duration, Instant as Clock};
 
 use mio::net::TcpStream;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker};
 
+use self::datagrams::Source;
+use self::listen::Published;
 use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
-use super::splice::{Client, End, Splices};
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
+use super::splice::Splices;
 use crate::config::{MacAddr, Network, Publish};
 use crate::error::{Context, Result};
 use crate::net::gateway::Gateway;
 use crate::net::{
     Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release,
 };
-use crate::sys::datagram::{self, Batch, Envelope, Received};
-use crate::sys::factory::Factory;
+use crate::sys::datagram::{self, Batch, Envelope};
 
 /// Events taken from one poll.
 const EVENTS: usize = 1024;
 /// Frames read from one link before other sources have their turn.
 const FRAMES_PER_TURN: usize = 64;
-/// How often one socket is read, [`Batch::MESSAGES`] at a time, before others have their turn.
-const BATCHES_PER_TURN: usize = 2;
-/// Errors taken from one socket's error queue at once.
-const ERRORS_PER_TURN: usize = 32;
 /// The most that is read of the datagram that an error is about: more than any ICMP error quotes.
 const QUOTE_BYTES: usize = 2048;
-/// Connections accepted from one listener before other sources have their turn.
-const ACCEPTS_PER_TURN: usize = 256;
 /// Flows whose deadlines are handled in one turn.
 const TIMEOUTS_PER_TURN: usize = 256;
 /// A packet link that is full announces nothing when it has room again.
@@ -52,8 +53,6 @@ const LINK_RETRY: Duration = Duration::from_millis(1);
 /// A link that has taken nothing for so long is not full: it does not take this frame (a veth whose guest has lowered
 /// its MTU says ENOBUFS for ever). From then on frames that it does not take at once are lost, until it takes one.
 const LINK_PATIENCE: Duration = Duration::from_millis(250);
-/// How long a listener rests when the host is out of file descriptors.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Longest wait, so that a clock that jumps costs little.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -118,21 +117,6 @@ impl LinkPort {
     }
 }
 
-struct Published {
-    listener: Listener,
-    readable: bool,
-    resting_until: Option<Instant>,
-    cutting: Cutting,
-}
-
-/// A socket that datagrams are read from.
-#[derive(Clone, Copy)]
-enum Source {
-    Flow(FlowId),
-    /// Its place in the list of listeners.
-    Published(usize),
-}
-
 /// What an operation led to, told to the gateway when there is room.
 #[derive(Clone, Copy)]
 enum Outcome {
@@ -192,26 +176,6 @@ impl Worker {
         Ok(())
     }
 
-    /// Has loopback clients of published TCP ports spliced, if the network's policy wants that, with sockets that
-    /// `factory` makes.
-    pub fn add_factory(&mut self, factory: Factory) -> Result<()> {
-        self.splices.supply(factory, self.poll.registry(), FACTORY_TOKEN)
-    }
-
-    fn add_listener(&mut self, publish: Publish, mut listener: Listener) -> Result<()> {
-        let token = special(LISTENER_TOKENS, self.listeners.len());
-        register_listener(self.poll.registry(), &mut listener, token)
-            .context("cannot poll", format!("port {}", publish.guest_port))?;
-        self.gateway.publish(publish.transport, publish.guest_port, PortId(0));
-        self.listeners.push(Published {
-            listener,
-            readable: true,
-            resting_until: None,
-            cutting: Cutting::default(),
-        });
-        Ok(())
-    }
-
     /// The handle that ends this worker.
     pub fn stopper(&self) -> Stop {
         Stop { stop: Arc::clone(&self.stop), waker: Arc::clone(&self.waker) }
@@ -240,7 +204,7 @@ impl Worker {
 
     /// How long nothing is due.
     fn wait(&self) -> Duration {
-        if self.splices.is_busy() {
+        if self.splices.has_ready() {
             return Duration::ZERO;
         }
         let blocked = self.links.iter().any(|port| port.blocked);
@@ -248,6 +212,7 @@ impl Worker {
             || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none())
             || !self.readable.is_empty()
             || !self.outcomes.is_empty()
+            || self.splices.has_ended()
             || self.gateway.ready_flows() > 0;
         if blocked {
             return LINK_RETRY;
@@ -296,7 +261,7 @@ impl Worker {
                 let closed = event.is_read_closed() || event.is_error();
                 self.gateway.host_ready(flow, event.is_readable() || closed, event.is_writable() || closed);
             }
-            Some(Socket::Connecting(stream)) => match connection_result(stream) {
+            Some(Socket::Connecting(stream)) => match connection_result(stream, event) {
                 None => {}
                 Some(Ok(())) => {
                     self.sockets.connected(flow);
@@ -373,188 +338,6 @@ impl Worker {
                 Outcome::SendFailed(flow, error) => HostEvent::SendFailed { flow, error, payload: &[] },
             };
             self.gateway.handle_host(event, now);
-        }
-    }
-
-    fn read_datagrams(&mut self) {
-        if !self.deliver() {
-            return;
-        }
-        for _ in 0..self.readable.len() {
-            let Some(flow) = self.readable.pop_front() else { return };
-            if !(self.read_errors(flow) && self.read_socket(flow)) {
-                self.readable.push_back(flow);
-            } else if let Some(Socket::Datagram(socket)) = self.sockets.get(flow) {
-                socket.queued = false;
-            }
-        }
-    }
-
-    /// Reads a flow's datagrams; `false` if there are more.
-    fn read_socket(&mut self, flow: FlowId) -> bool {
-        for _ in 0..BATCHES_PER_TURN {
-            if !self.deliver() {
-                return false;
-            }
-            let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return true };
-            self.source = Source::Flow(flow);
-            match self.batch.receive(&socket.fd) {
-                Ok(Batch::MESSAGES) => {}
-                Ok(_) => return self.deliver(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(_) => {
-                    socket.failed = true;
-                    return false;
-                }
-            }
-        }
-        false
-    }
-
-    /// Passes on what the batch holds; `false` if a link has no room for all of it.
-    fn deliver(&mut self) -> bool {
-        let now = now(self.clock);
-        while !self.batch.is_empty() {
-            if !self.has_room() {
-                return false;
-            }
-            let Some(Received { from, to, hop_limit, payload }) = self.batch.front() else { break };
-            match (self.source, to) {
-                (Source::Flow(flow), _) => {
-                    self.gateway.handle_host(HostEvent::Datagram { flow, from, hop_limit, payload }, now);
-                }
-                (Source::Published(index), Some(to)) => {
-                    let publish = publish_id(index);
-                    self.gateway
-                        .handle_host(HostEvent::PublishedDatagram { publish, from, to, payload }, now);
-                }
-                (Source::Published(_), None) => {}
-            }
-            self.batch.pop();
-        }
-        true
-    }
-
-    /// Passes on the ICMP errors that the host's kernel has queued for a flow; `false` if there are more.
-    fn read_errors(&mut self, flow: FlowId) -> bool {
-        let now = now(self.clock);
-        for _ in 0..ERRORS_PER_TURN {
-            if !self.has_room() {
-                return false;
-            }
-            let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return true };
-            if !socket.failed {
-                return true;
-            }
-            let Ok(Some((error, len))) = datagram::take_error(&socket.fd, &mut self.quote) else {
-                socket.failed = false;
-                return true;
-            };
-            let payload = &self.quote[..len];
-            self.gateway.handle_host(HostEvent::SendFailed { flow, error, payload }, now);
-        }
-        false
-    }
-
-    fn read_listeners(&mut self) {
-        let now = now(self.clock);
-        for index in 0..self.listeners.len() {
-            let published = &mut self.listeners[index];
-            if published.resting_until.is_some_and(|until| until <= now) {
-                published.resting_until = None;
-            }
-            if !published.readable || published.resting_until.is_some() {
-                continue;
-            }
-            match published.listener {
-                Listener::Tcp { .. } => self.accept(index),
-                Listener::Udp { .. } => self.read_published(index),
-            }
-        }
-    }
-
-    fn accept(&mut self, index: usize) {
-        let now = now(self.clock);
-        for _ in 0..ACCEPTS_PER_TURN {
-            if !self.has_room() {
-                return;
-            }
-            let published = &mut self.listeners[index];
-            let Listener::Tcp { socket, .. } = &published.listener else { return };
-            match socket.accept() {
-                Ok((stream, client)) => self.accepted(index, stream, client, now),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    published.readable = false;
-                    return;
-                }
-                Err(error) if host::host_error(&error) == HostError::Exhausted => {
-                    tracing::warn!(%error, "cannot accept a connection; trying again");
-                    published.resting_until = Some(now + ACCEPT_RETRY.into());
-                    return;
-                }
-                // The client left before its turn came (accept(2): treat it like no connection).
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn accepted(&mut self, index: usize, stream: TcpStream, address: SocketAddr, now: Instant) {
-        let client = Client { stream, address, publish: publish_id(index) };
-        let spliced = self.splices.can_splice().then(|| self.gateway.splice(client.publish, address)).flatten();
-        match spliced {
-            Some((flow, splice)) => self.splices.open(flow, splice, client, self.poll.registry()),
-            None => self.route(client, now),
-        }
-    }
-
-    /// Has a client's connection cross the link.
-    fn route(&mut self, client: Client, now: Instant) {
-        let Client { mut stream, address, publish } = client;
-        let Some(flow) = self.gateway.accept(publish, address, now) else { return reset(stream) };
-        if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
-            tracing::warn!(%error, "cannot poll a client's socket");
-            // Nothing will be announced of it: its first read must end it.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        self.sockets.put(flow, Socket::Stream(stream));
-    }
-
-    fn serve_splices(&mut self) {
-        self.splices.serve(self.poll.registry());
-        let now = now(self.clock);
-        while self.has_room() {
-            match self.splices.next_end() {
-                Some(End::Over(flow)) => self.gateway.splice_ended(flow),
-                Some(End::NotSpliced(flow, client)) => {
-                    self.gateway.splice_ended(flow);
-                    self.route(client, now);
-                }
-                None => return,
-            }
-        }
-    }
-
-    fn read_published(&mut self, index: usize) {
-        for _ in 0..BATCHES_PER_TURN {
-            if !self.deliver() {
-                return;
-            }
-            let published = &mut self.listeners[index];
-            let Listener::Udp { socket, .. } = &published.listener else { return };
-            self.source = Source::Published(index);
-            match self.batch.receive(socket) {
-                Ok(Batch::MESSAGES) => {}
-                Ok(_) => {
-                    let delivered = self.deliver();
-                    self.listeners[index].readable = !delivered;
-                    return;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    published.readable = false;
-                    return;
-                }
-                Err(error) => tracing::debug!(%error, "cannot read a published port"),
-            }
         }
     }
 
@@ -702,15 +485,6 @@ fn unspecified(family: Family) -> SocketAddr {
     }
 }
 
-fn register_listener(registry: &Registry, listener: &mut Listener, token: Token) -> io::Result<()> {
-    match listener {
-        Listener::Tcp { socket, .. } => registry.register(socket, token, Interest::READABLE),
-        Listener::Udp { socket, .. } => {
-            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
-        }
-    }
-}
-
 /// The ICMP error that a router would send for what the host's own routing said at once. `None` for what passes by
 /// itself (full buffers), and for what the error queue tells in more detail (a datagram too big).
 fn unroutable(error: &io::Error, family: Family, to: SocketAddr) -> Option<IcmpError> {
@@ -730,100 +504,4 @@ fn unroutable(error: &io::Error, family: Family, to: SocketAddr) -> Option<IcmpE
 /// Closes with a reset; one that fails has nobody left to tell.
 fn reset(stream: TcpStream) {
     let _ = host::reset(stream);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixDatagram;
-    use std::thread;
-
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-
-    use crate::config::{HostAccess, Ipv4Plan, LinkKind, Timeouts};
-    use crate::sys::link::LinkFd;
-
-    const ETHERNET_BYTES: usize = 14;
-    const MAC: MacAddr = MacAddr([0x52, 0x55, 0x0a, 0, 2, 0x64]);
-
-    #[test]
-    fn every_icmp_error_reaches_the_guest() {
-        let closed = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-        let frames = vec![udp_frame(closed.expect("loopback").port()); FRAMES_PER_TURN];
-        let guest = Guest::start(&frames);
-        for n in 0..FRAMES_PER_TURN {
-            let frame = guest.receive().unwrap_or_else(|error| panic!("error {n}: {error}"));
-            let icmp = &frame[ETHERNET_BYTES + 20..];
-            assert_eq!(icmp[..2], [3, 3], "port unreachable");
-        }
-    }
-
-    /// A guest on a link of datagrams instead of frames, whose gateway stands for the host's loopback.
-    struct Guest {
-        link: UnixDatagram,
-        stop: Stop,
-        worker: Option<thread::JoinHandle<Result<()>>>,
-    }
-
-    impl Guest {
-        /// Starts the worker when the guest has sent `frames`.
-        fn start(frames: &[Vec<u8>]) -> Self {
-            let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-            let (link, far) = pair.expect("a socket pair");
-            let (link, far) = (UnixDatagram::from(link), UnixDatagram::from(far));
-            for frame in frames {
-                link.send(frame).expect("room");
-            }
-            link.set_read_timeout(Some(Duration::from_secs(5))).expect("not zero");
-            far.set_nonblocking(true).expect("a flag");
-            let network = Network {
-                ipv4: Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan"),
-                ipv6: None,
-                mtu: 1500,
-                dns_servers: Vec::new(),
-                publish: Vec::new(),
-                splice: false,
-                host_access: HostAccess { loopback: true, allowed: Vec::new() },
-                timeouts: Timeouts::default(),
-            };
-            let resolver = Resolver::new("/nonexistent");
-            let mut worker = Worker::new(network, Vec::new(), resolver, 1).expect("a worker");
-            let far = LinkFd {
-                kind: LinkKind::TapPlain,
-                udp_segmentation: false,
-                fd: far.into(),
-                notes: Vec::new(),
-            };
-            worker.add_link(Link::new(far), MAC).expect("a link");
-            let stop = worker.stopper();
-            Self { link, stop, worker: Some(thread::spawn(|| worker.run())) }
-        }
-
-        fn receive(&self) -> io::Result<Vec<u8>> {
-            let mut frame = vec![0; 2000];
-            let len = self.link.recv(&mut frame)?;
-            frame.truncate(len);
-            Ok(frame)
-        }
-    }
-
-    impl Drop for Guest {
-        fn drop(&mut self) {
-            self.stop.stop();
-            if let Some(Ok(result)) = self.worker.take().map(thread::JoinHandle::join) {
-                result.expect("a worker that ends when asked");
-            }
-        }
-    }
-
-    /// An empty datagram to `port` of the gateway.
-    fn udp_frame(port: u16) -> Vec<u8> {
-        let mut frame = [MacAddr::GATEWAY.0, MAC.0].concat();
-        frame.extend([8, 0]);
-        frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x62, 0x6c, 10, 0, 2, 100, 10, 0, 2, 2]);
-        frame.extend([0x10, 0x00]);
-        frame.extend(port.to_be_bytes());
-        frame.extend([0, 8, 0, 0]);
-        frame
-    }
 }
