@@ -40,8 +40,10 @@ pub(super) enum Outcome {
 /// A connection's two sockets.
 pub(super) struct Pair {
     client: TcpStream,
-    /// `None` until there is one; it may still be connecting.
+    /// `None` until there is one.
     guest: Option<TcpStream>,
+    /// The guest has accepted.
+    connected: bool,
     to_guest: Way,
     to_client: Way,
     /// The poll has spoken of an error.
@@ -52,7 +54,7 @@ impl Pair {
     /// A client without a guest.
     pub(super) fn new(client: TcpStream) -> Self {
         let (to_guest, to_client) = (Way::default(), Way { writable: true, ..Way::default() });
-        Self { client, guest: None, to_guest, to_client, suspect: false }
+        Self { client, guest: None, connected: false, to_guest, to_client, suspect: false }
     }
 
     /// Gives it a socket towards the guest, which need not be connected yet.
@@ -75,6 +77,7 @@ impl Pair {
     /// Remembers what the poll said of one socket.
     pub(super) fn note(&mut self, side: Side, event: &mio::event::Event) {
         let failed = event.is_error();
+        self.connected |= side == Side::Guest && event.is_writable() && !event.is_write_closed();
         let (from, to) = match side {
             Side::Client => (&mut self.to_guest, &mut self.to_client),
             Side::Guest => (&mut self.to_client, &mut self.to_guest),
@@ -92,6 +95,8 @@ impl Pair {
             // Only a connection that is not yet one can be refused; the client's stands.
             Err(error) if error.raw_os_error() == Some(Errno::ECONNREFUSED as i32) => {
                 self.guest = None;
+                // A socket that was refused reads like one at the end of its stream.
+                self.to_client = Way { writable: self.to_client.writable, ..Way::default() };
                 Outcome::Refused
             }
             Err(error) => {
@@ -102,7 +107,7 @@ impl Pair {
     }
 
     fn serve(&mut self, pipes: &mut Pipes) -> io::Result<Outcome> {
-        let Self { client, guest: Some(guest), to_guest, to_client, suspect } = self else {
+        let Self { client, guest: Some(guest), connected, to_guest, to_client, suspect } = self else {
             return Ok(Outcome::Alive(false));
         };
         // Both, before an error counts: a side that has reset may have said something before.
@@ -122,7 +127,10 @@ impl Pair {
         if to_guest.is_over() && to_client.is_over() {
             return Ok(Outcome::Closed);
         }
-        to_guest.finish(guest);
+        // To shut a socket down that still connects would call that off (shutdown(2) does not say so).
+        if *connected {
+            to_guest.finish(guest);
+        }
         to_client.finish(client);
         Ok(Outcome::Alive(more))
     }
@@ -223,16 +231,17 @@ impl Way {
         if read == 0 {
             return Ok(0);
         }
-        let written = match to.write(&buffer[..read]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            done => done?,
-        };
+        let wrote = to.write(&buffer[..read]);
+        let written = *wrote.as_ref().unwrap_or(&0);
         self.carried_bytes += written as u64;
         if written < read {
+            // After an error too: a guest that refuses may be asked once more.
             self.pipe = Some(pipes.holding(&buffer[written..read])?);
         }
-        Ok(read)
+        match wrote {
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(read),
+        }
     }
 
     /// Writes what the pipe holds; whether some was written.
@@ -259,4 +268,9 @@ impl Way {
             let _ = to.shutdown(Shutdown::Write);
         }
     }
+}
+
+/// Whether a call that failed so may succeed later.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
