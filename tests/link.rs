@@ -239,7 +239,7 @@ impl Guest {
         assert_eq!((passed.kind, &passed.notes), (made.kind, &made.notes));
         println!("{}: {:?}", passed.kind, passed.notes);
         let (kind, notes) = (passed.kind, passed.notes.clone());
-        Self { link: Link::new(passed), kind, notes }
+        Self { link: Link::queues(passed).remove(0), kind, notes }
     }
 
     fn frame(&mut self, wanted: impl Fn(&EthernetFrame<'_>) -> bool) -> (Vec<u8>, RxOffload) {
@@ -329,7 +329,7 @@ fn ethernet() -> Ethernet {
 }
 
 fn spec(kind: LinkKind) -> LinkSpec {
-    LinkSpec { kind, ifname: "tap0".into(), mac: STATION }
+    LinkSpec { kind, ifname: "tap0".into(), mac: STATION, queues: 1 }
 }
 
 fn network() -> Network {

@@ -224,6 +224,7 @@ fn surroundings() -> Surroundings {
         cwd: "/home/me".into(),
         hostname: "workstation".to_owned(),
         stdin_is_tty: true,
+        cores: 2,
         host_subnets: vec!["0.0.0.0/0".parse().expect("a network")],
         random: std::array::from_fn(|at| 0xa0 + at as u8),
     }

@@ -22,6 +22,7 @@ pub mod packet;
 mod ping;
 pub mod policy;
 pub mod reassembly;
+pub mod steer;
 pub mod table;
 pub mod tcp;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod udp;
 
 pub use counters::{Counters, DropReason};
 pub use outbox::{Outbox, TxOffload};
+pub use steer::Shard;
 pub use table::{FlowId, FlowKey};
 
 /// Number of a gateway's port; one port is one guest link.

@@ -277,7 +277,7 @@ pub(super) fn published(core: &mut Core, publish: PublishId, from: SocketAddr, t
     };
     flow.host = to;
     let (port, guest, remote) = (flow.port, flow.guest, flow.remote);
-    let mac = core.ports[usize::from(port.0)].mac;
+    let mac = core.station(port);
     deliver(core, (port, mac, guest), remote, icmp::HOP_LIMIT, payload);
     refresh(core, id);
 }
@@ -293,7 +293,7 @@ fn admit(
     let Some(published) = published.filter(|published| published.transport == Transport::Udp) else {
         return Err(DropReason::NoFlow);
     };
-    if core.udp_clients.len() >= MAX_CLIENTS {
+    if core.udp_clients.len() >= core.shard.part(MAX_CLIENTS) {
         return Err(DropReason::Limit);
     }
     let (way, other) = policy::inbound(&core.network, client, published.guest_port);
@@ -373,7 +373,7 @@ fn go_other_way(core: &mut Core, id: FlowId, payload: Option<&[u8]>) -> bool {
         (flow.guest, flow.remote) = (guest, remote);
     }
     if let Some(payload) = payload {
-        let mac = core.ports[usize::from(port.0)].mac;
+        let mac = core.station(port);
         deliver(core, (port, mac, guest), remote, icmp::HOP_LIMIT, payload);
     }
     true
