@@ -18,6 +18,7 @@ use crate::io::link::Link;
 use crate::io::resolver::Resolver;
 use crate::io::worker::{Stop, Worker};
 use crate::net::Instant;
+use crate::sys::memory;
 
 /// The host's resolver configuration.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -101,7 +102,9 @@ impl Session {
 
     /// Starts the command.
     pub fn start(&mut self) -> Result<()> {
-        self.running.start()
+        self.running.start()?;
+        memory::unmap_used_code();
+        Ok(())
     }
 
     /// Forwards signals until the command ends; its exit status.

@@ -59,8 +59,7 @@ impl Listener {
 
 /// Starts a connection. It stands when the stream is writable and `take_error` has none.
 pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     tune(&socket)?;
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
@@ -68,8 +67,8 @@ pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// Gives a stream, accepted ones too, the options described above.
-pub fn tune(stream: &impl AsFd) -> io::Result<()> {
+/// Gives a stream the options described above; what a listener accepts inherits them.
+fn tune(stream: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
@@ -214,8 +213,8 @@ fn bind(transport: Transport, address: SocketAddr) -> std::result::Result<Listen
 
 /// SO_REUSEADDR lets a container start again while connections of its forerunner are in TIME_WAIT.
 fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    tune(&socket)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -283,6 +282,19 @@ mod tests {
         assert!(socket.tcp_nodelay().expect("option") && socket.keepalive().expect("option"));
         assert_eq!(socket.tcp_keepalive_time().expect("option"), KEEPALIVE_IDLE);
         accepted.write_all(b"hi").expect("sent");
+    }
+
+    #[test]
+    fn what_a_published_port_accepts_is_kept_alive_too() {
+        let publish = publish(Some(Ipv4Addr::LOCALHOST), None, Transport::Tcp);
+        let listeners = listen(&publish).expect("a free port");
+        let Listener::Tcp { socket, address } = &listeners[0] else { panic!("not UDP") };
+        let _client = std::net::TcpStream::connect(address).expect("connected");
+        let (accepted, _) = socket.accept().expect("at hand");
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().expect("option") && socket.keepalive().expect("option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("option"), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().expect("option"), KEEPALIVE_INTERVAL);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 
+use mio::event::Event;
 use mio::net::TcpStream;
 use nix::errno::Errno;
 
@@ -122,8 +123,12 @@ impl HostStream for TcpStream {
     }
 }
 
-/// How a connection attempt ended; `None` while it goes on.
-pub(super) fn connection_result(stream: &TcpStream) -> Option<io::Result<()>> {
+/// How a connection attempt ended, of which `event` tells; `None` while it goes on.
+pub(super) fn connection_result(stream: &TcpStream, event: &Event) -> Option<io::Result<()>> {
+    // A failed socket is writable too, but also closed, and has an error.
+    if event.is_writable() && !event.is_error() && !event.is_write_closed() && !event.is_read_closed() {
+        return Some(Ok(()));
+    }
     match stream.take_error() {
         Ok(None) => {}
         Ok(Some(error)) | Err(error) => return Some(Err(error)),

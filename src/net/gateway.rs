@@ -22,7 +22,7 @@ use super::policy;
 use super::reassembly::Reassembly;
 use super::steer::Shard;
 use super::table::{FlowId, Table};
-use super::tcp::{self, Endpoint, HostStream, Refusal, TcpFlow};
+use super::tcp::{self, HostStream, Refusal, Spares, TcpFlow};
 use super::udp::{Clients, PublishedFlow, UdpFlow};
 use super::{DropReason, HostError, HostEvent, IcmpError, Instant, Offload, PortId, PublishId, RxOffload};
 use super::{dhcp, dns, icmp, neighbor, ping, udp};
@@ -53,8 +53,7 @@ pub(super) struct Core {
     pub(super) connecting: usize,
     /// TCP flows that want their host socket served.
     pub(super) ready: VecDeque<FlowId>,
-    #[expect(clippy::vec_box, reason = "an endpoint moves between here and its flow as one pointer")]
-    pub(super) spare_endpoints: Vec<Box<Endpoint>>,
+    pub(super) spares: Spares,
     /// One per port.
     pub(super) refusals: Vec<Refusal>,
     seed: u64,
@@ -302,6 +301,7 @@ impl Gateway {
         let core = &mut self.core;
         core.now = now;
         self.reassembly.expire(now);
+        core.spares.expire(now);
         let Some(id) = core.table.pop_due(now) else { return };
         match core.table.get(id) {
             Some(Flow::Tcp(_)) => tcp::expire(core, id),
@@ -314,7 +314,11 @@ impl Gateway {
 
     /// When [`Self::handle_timeout`] wants to be called; never too late, possibly too early.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.core.table.next_deadline(), self.reassembly.next_deadline()].into_iter().flatten().min()
+        let core = &self.core;
+        [core.table.next_deadline(), self.reassembly.next_deadline(), core.spares.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What is to be sent and done.
@@ -345,7 +349,7 @@ impl Core {
             ports: Vec::new(),
             connecting: 0,
             ready: VecDeque::new(),
-            spare_endpoints: Vec::new(),
+            spares: Spares::default(),
             refusals: Vec::new(),
             seed,
             published: Vec::new(),

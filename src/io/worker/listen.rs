@@ -92,9 +92,7 @@ impl Worker {
     fn accepted(&mut self, index: usize, stream: TcpStream, client: SocketAddr, now: Instant) {
         let (port, guest_port) = (PortId(0), self.listeners[index].guest_port);
         let owner = self.shard.of_tcp(guest_port, client.port());
-        if host::tune(&stream).is_err() {
-            reset(stream);
-        } else if owner == self.shard.index() {
+        if owner == self.shard.index() {
             let flow = self.gateway.accept(publish_id(index), client, now);
             self.begin(flow, stream);
         } else {

@@ -288,7 +288,7 @@ impl Worker {
                 let closed = event.is_read_closed() || event.is_error();
                 self.gateway.host_ready(flow, event.is_readable() || closed, event.is_writable() || closed);
             }
-            Some(Socket::Connecting(stream)) => match connection_result(stream) {
+            Some(Socket::Connecting(stream)) => match connection_result(stream, event) {
                 None => {}
                 Some(Ok(())) => {
                     self.sockets.connected(flow);

@@ -107,8 +107,11 @@ impl TcpFlow {
     fn finish_guest(&mut self, host: &mut impl HostStream, now: Instant) {
         let Stage::Open(endpoint) = &mut self.stage else { return };
         if !self.guest_finished && endpoint.guest_has_finished() {
-            // A socket that the remote end has reset cannot be shut down; reading it will tell.
-            let _ = host.shutdown_write();
+            // A socket that is closed next need not be shut down first.
+            if endpoint.socket().state() != State::TimeWait {
+                // One that the remote end has reset cannot be shut down; reading it will tell.
+                let _ = host.shutdown_write();
+            }
             endpoint.probe_half_closed(now);
             self.guest_finished = true;
         }
@@ -162,8 +165,8 @@ fn pump_to_host(
     }
 }
 
-/// Reads the host socket into the ring. Bytes read, and whether the host has finished (just now: `finished` says
-/// whether it had before).
+/// Reads the host socket into the ring until one has nothing or the other no room, so that a FIN leaves with the last
+/// bytes. Bytes read, and whether the host has finished (just now: `finished` says whether it had before).
 fn pump_to_guest(
     endpoint: &mut Endpoint,
     host: &mut impl HostStream,
@@ -176,18 +179,23 @@ fn pump_to_guest(
         *readable = false;
         return blocked(host.read(&mut [0]), readable).map(|_| (0, false));
     }
-    if !*readable || !socket.can_send() {
-        return Ok((0, false));
+    let mut total = 0;
+    while *readable && socket.can_send() {
+        let read = socket.send(|room| match host.read(room) {
+            Ok(count) => (count, Ok(count)),
+            Err(error) => (0, Err(error)),
+        });
+        match read {
+            Ok(Ok(0)) => return Ok((total, true)),
+            Ok(Ok(count)) => total += count,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(error)) => {
+                blocked(Err(error), readable)?;
+            }
+            Err(_) => break,
+        }
     }
-    let read = socket.send(|room| match host.read(room) {
-        Ok(count) => (count, Ok((count, count == 0 && !room.is_empty()))),
-        Err(error) => (0, Err(error)),
-    });
-    match read {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => blocked(Err(error), readable).map(|count| (count, false)),
-        Err(_) => Ok((0, false)),
-    }
+    Ok((total, false))
 }
 
 /// Turns "not now" into no bytes and a cleared readiness bit.

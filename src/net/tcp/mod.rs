@@ -14,6 +14,7 @@
 mod device;
 mod endpoint;
 mod flow;
+mod spares;
 #[cfg(test)]
 mod tests;
 
@@ -26,18 +27,17 @@ use super::gateway::{Core, Flow, FromGuest};
 use super::icmp::{self, Unreachable};
 use super::packet::{Ethernet, IPV6_HEADER_BYTES, IpPacket};
 use super::policy::{self, DenyReason, Inbound, Verdict};
-use super::{DropReason, Duration, FlowId, FlowKey, HostError, HostOp, Instant, PortId, Release, dns, nat};
+use super::{DropReason, Duration, FlowId, FlowKey, HostError, HostOp, PortId, Release, dns, nat};
 pub(super) use endpoint::{Endpoint, Refusal};
 pub(super) use flow::TcpFlow;
 use flow::{Outcome, Stage};
+pub(super) use spares::Spares;
 
 /// Guest connections that wait for their host socket at once. A further SYN is not answered, and the guest repeats
 /// it, so that addresses that never answer leave file descriptors to those that do.
 const MAX_CONNECTING: usize = 4096;
 /// A DNS server that has not accepted by then is passed over.
 const DNS_CONNECT: Duration = Duration::from_secs(3);
-/// Closed endpoints kept for the next flows, with the pages of their rings already there.
-const SPARE_ENDPOINTS: usize = 16;
 /// A retry when an endpoint wants attention at once but had room to act: it cannot have meant it.
 const POLL_AGAIN: Duration = Duration::from_millis(1);
 
@@ -190,7 +190,7 @@ pub(super) fn connected(core: &mut Core, id: FlowId) {
     let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
     let Stage::Connecting { syn, .. } = &flow.stage else { return };
     let Some(remote) = destination(syn) else { return };
-    let mut endpoint = take_endpoint(&mut core.spare_endpoints, &flow.ethernet, seed, now);
+    let mut endpoint = core.spares.take(&flow.ethernet, seed, now);
     let syn = syn.clone();
     if let (true, Ok(packet)) = (endpoint.listen(remote), parse(&syn)) {
         endpoint.receive(&packet, &flow.ethernet, &mut core.outbox, now);
@@ -261,7 +261,7 @@ fn opening_endpoint(
     has_other_way: bool,
 ) -> Option<Box<Endpoint>> {
     let (now, seed) = (core.now, core.next_seed());
-    let mut endpoint = take_endpoint(&mut core.spare_endpoints, ethernet, seed, now);
+    let mut endpoint = core.spares.take(ethernet, seed, now);
     // Of the two families it is IPv6 that a guest may have and not use.
     endpoint.connect(source, guest, has_other_way && guest.is_ipv6()).then_some(endpoint)
 }
@@ -321,11 +321,8 @@ fn end(core: &mut Core, id: FlowId, how: Release) {
     let Some(Flow::Tcp(flow)) = core.table.remove(id) else { return };
     tracing::debug!(to_host = flow.to_host_bytes, to_guest = flow.to_guest_bytes, ?how, "tcp end");
     core.outbox.op(HostOp::Release { flow: id, how });
-    if let Stage::Open(mut endpoint) = flow.stage
-        && core.spare_endpoints.len() < SPARE_ENDPOINTS
-    {
-        endpoint.reset();
-        core.spare_endpoints.push(endpoint);
+    if let Stage::Open(endpoint) = flow.stage {
+        core.spares.put(endpoint, core.now);
     }
 }
 
@@ -342,19 +339,6 @@ pub(super) fn host_ready(core: &mut Core, id: FlowId, readable: bool, writable: 
 /// Puts the flow on the ready list unless it is there; `false` if it was.
 pub(super) fn mark_queued(flow: &mut TcpFlow) -> bool {
     !std::mem::replace(&mut flow.queued, true)
-}
-
-#[expect(clippy::vec_box, reason = "as in `Core`")]
-fn take_endpoint(
-    spare: &mut Vec<Box<Endpoint>>,
-    ethernet: &Ethernet,
-    seed: u64,
-    now: Instant,
-) -> Box<Endpoint> {
-    match spare.pop() {
-        Some(endpoint) if endpoint.fits(ethernet) => endpoint,
-        _ => Endpoint::new(ethernet, seed, now),
-    }
 }
 
 fn parse(packet: &[u8]) -> Result<IpPacket<'_>, DropReason> {
