@@ -24,7 +24,10 @@ use super::steer::Shard;
 use super::table::{FlowId, Table};
 use super::tcp::{self, HostStream, Refusal, Spares, TcpFlow};
 use super::udp::{Clients, PublishedFlow, UdpFlow};
-use super::{DropReason, HostError, HostEvent, IcmpError, Instant, Offload, PortId, PublishId, RxOffload};
+use super::{
+    DropReason, HostError, HostEvent, IcmpError, Instant, LargeDatagram, Offload, PortId, PublishId,
+    RxOffload,
+};
 use super::{dhcp, dns, icmp, neighbor, ping, udp};
 use crate::config::{MacAddr, Network, Transport};
 
@@ -277,6 +280,13 @@ impl Gateway {
     ) -> Option<FlowId> {
         self.core.now = now;
         tcp::accepted(&mut self.core, port, guest_port, client)
+    }
+
+    /// Sends a datagram of another worker's flow. May be called while [`Outbox::has_room`].
+    pub fn send_large(&mut self, datagram: &LargeDatagram, payload: &[u8], now: Instant) {
+        self.core.now = now;
+        let LargeDatagram { port, station, remote, guest, hop_limit } = *datagram;
+        udp::deliver(&mut self.core, (port, station, guest), remote, hop_limit, payload);
     }
 
     /// The next TCP flow that wants [`Self::service`].
@@ -581,6 +591,24 @@ mod tests {
         }
         let sent: Vec<usize> = shards.gateways.iter_mut().map(sends).collect();
         assert_eq!((sent[owner], sent.iter().sum()), (1, 1));
+    }
+
+    #[test]
+    fn the_first_worker_sends_fragments_for_all() {
+        let mut shards = Shards::new();
+        let owner = shards.owner();
+        assert_ne!(owner, 0, "or this proves nothing");
+        shards.guest_sends(owner, &fixture::udp(GUEST_V4, REMOTE_V4, b"hello"));
+        let ops: Vec<HostOp> = std::iter::from_fn(|| shards.gateways[owner].outbox().pop_op()).collect();
+        let Some(HostOp::Send { flow, to, .. }) = ops.last() else { panic!("{ops:?}") };
+        let event = HostEvent::Datagram { flow: *flow, from: *to, hop_limit: 64, payload: &[7; 65_507] };
+        shards.gateways[owner].handle_host(event, Instant::ZERO);
+        let outbox = shards.gateways[owner].outbox();
+        assert!(outbox.front_frame().is_none());
+        let Some(HostOp::PassOn { datagram, payload }) = outbox.pop_op() else { panic!("it keeps it") };
+        let payload = outbox.payload(payload).to_vec();
+        shards.gateways[0].send_large(&datagram, &payload, Instant::ZERO);
+        assert_eq!(fixture::packets(shards.gateways[0].outbox()).len(), 2, "at MTU 65520");
     }
 
     #[test]

@@ -15,7 +15,8 @@ use super::nat::{self, Permits};
 use super::packet::{IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, IpHeader, Quote, UDP_HEADER_BYTES, udp_header};
 use super::policy::{self, Inbound, Verdict};
 use super::{
-    DropReason, Family, FlowId, FlowKey, HostError, HostOp, IcmpError, PortId, PublishId, Release, dns, icmp,
+    DropReason, Family, FlowId, FlowKey, HostError, HostOp, IcmpError, LargeDatagram, PortId, PublishId,
+    Release, dns, icmp,
 };
 use crate::config::{MacAddr, Transport};
 
@@ -210,6 +211,11 @@ pub(super) fn deliver(
         return core.counters.drop(DropReason::Malformed);
     }
     let ethernet = core.ethernet(port, mac);
+    if !core.shard.is_first() && !ethernet.carries_udp(guest, payload.len()) {
+        let datagram = LargeDatagram { port, station: mac, remote, guest, hop_limit };
+        let payload = core.outbox.store(payload);
+        return core.outbox.op(HostOp::PassOn { datagram, payload });
+    }
     if !ethernet.udp(&mut core.outbox, remote, guest, hop_limit, payload) {
         core.counters.drop(DropReason::Limit);
     }

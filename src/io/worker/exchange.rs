@@ -1,11 +1,12 @@
-//! What workers of one network pass to each other: frames that the kernel delivered on another's queue, and clients
-//! that one has accepted and another serves.
+//! What workers of one network pass to each other: frames that the kernel delivered on another's queue, clients that
+//! one has accepted and another serves, and datagrams that the first is to send in fragments.
 //!
-//! Each worker has a bounded inbox. When one is full, the parcel waits with its sender, which then takes nothing more
-//! that could make another one (from its queue, from listeners) until there is room: nothing is dropped, the guest's
-//! queue waits. Only the first worker makes parcels out of parcels, when it has put fragments together; the others
-//! empty their inboxes whatever happens, so that no two wait for each other.
+//! Each worker has a bounded inbox. When one is full, parcels wait with their sender, which then takes nothing more
+//! that could make another one (from its queue, listeners and datagram sockets) until there is room: nothing is
+//! dropped, the sources wait. Only the first worker makes parcels out of parcels, when it has put fragments together;
+//! the others empty their inboxes whatever happens, so that no two wait for each other.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
@@ -13,7 +14,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use mio::Waker;
 use mio::net::TcpStream;
 
-use crate::net::{PortId, RxOffload};
+use crate::net::{LargeDatagram, PortId, RxOffload};
 
 /// Parcels that wait for one worker; of the largest frames they are 16 MiB.
 const INBOX_PARCELS: usize = 256;
@@ -24,6 +25,11 @@ pub(super) enum Parcel {
         port: PortId,
         frame: Box<[u8]>,
         offload: RxOffload,
+    },
+    /// To be sent in fragments.
+    Datagram {
+        datagram: LargeDatagram,
+        payload: Box<[u8]>,
     },
     /// Accepted, and not yet polled by anyone.
     Client {
@@ -41,8 +47,8 @@ pub(super) struct Exchange {
     readable: bool,
     /// By number; its own among them.
     workers: Vec<Addressee>,
-    /// What found no room, and for whom it is.
-    waiting: Option<(usize, Parcel)>,
+    /// What found no room, and for whom it is: what came of one input, or of one outbox of operations.
+    waiting: VecDeque<(usize, Parcel)>,
 }
 
 struct Addressee {
@@ -55,7 +61,12 @@ struct Addressee {
 impl Default for Exchange {
     /// That of a worker without others.
     fn default() -> Self {
-        Self { inbox: mpsc::sync_channel(0).1, readable: false, workers: Vec::new(), waiting: None }
+        Self {
+            inbox: mpsc::sync_channel(0).1,
+            readable: false,
+            workers: Vec::new(),
+            waiting: VecDeque::new(),
+        }
     }
 }
 
@@ -71,7 +82,7 @@ impl Exchange {
             let others = senders.iter().cloned().zip(wakers.iter().cloned());
             others.map(|(inbox, waker)| Addressee { inbox, waker, unaware: false }).collect()
         };
-        let exchange = |inbox| Self { inbox, readable: true, workers: workers(), waiting: None };
+        let exchange = |inbox| Self { inbox, readable: true, workers: workers(), waiting: VecDeque::new() };
         inboxes.into_iter().map(exchange).collect()
     }
 
@@ -87,28 +98,36 @@ impl Exchange {
 
     /// Whether a parcel may be passed.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.is_none()
+        self.waiting.is_empty()
     }
 
-    /// Passes a parcel to worker `to`. Call it while [`Self::has_room`]; the other learns of it by [`Self::tell`].
+    /// Passes a parcel to worker `to`, which learns of it by [`Self::tell`]. What has to wait stays in order.
     pub(super) fn pass(&mut self, to: usize, parcel: Parcel) {
-        let Some(worker) = self.workers.get_mut(to) else { return };
+        let posted = if self.has_room() { self.post(to, parcel) } else { Err(parcel) };
+        if let Err(parcel) = posted {
+            self.waiting.push_back((to, parcel));
+        }
+    }
+
+    /// Gives back what finds no room.
+    fn post(&mut self, to: usize, parcel: Parcel) -> Result<(), Parcel> {
+        let Some(worker) = self.workers.get_mut(to) else { return Ok(()) };
+        // A full inbox is no reason to let its owner sleep: it may hold what the owner was not yet told of.
+        worker.unaware = true;
         match worker.inbox.try_send(parcel) {
-            Ok(()) => worker.unaware = true,
-            Err(TrySendError::Full(parcel)) => {
-                // It must make room: it may have been filled by parcels that it was not told of.
-                worker.unaware = true;
-                self.waiting = Some((to, parcel));
-            }
-            // It has ended, as its queue is gone; so will this one's be.
-            Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(parcel)) => Err(parcel),
+            // One that has ended has lost its queue, as all are about to.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
         }
     }
 
     /// Wakes those who have got something, and tries once more what found no room.
     pub(super) fn tell(&mut self) {
-        if let Some((to, parcel)) = self.waiting.take() {
-            self.pass(to, parcel);
+        while let Some((to, parcel)) = self.waiting.pop_front() {
+            if let Err(parcel) = self.post(to, parcel) {
+                self.waiting.push_front((to, parcel));
+                break;
+            }
         }
         for worker in self.workers.iter_mut().filter(|worker| worker.unaware) {
             worker.unaware = false;
@@ -140,14 +159,16 @@ mod tests {
             sent += 1;
         }
         assert_eq!(sent, INBOX_PARCELS + 1);
+        from.pass(1, frame(sent));
+        sent += 1;
         from.tell();
         assert!(!from.has_room(), "nobody has made room");
         assert!(is_woken(&mut poll), "and yet it is woken");
-        assert_eq!(number(to.next()), Some(0));
+        assert_eq!([(); 2].map(|()| number(to.next())), [Some(0), Some(1)]);
         from.tell();
         assert!(from.has_room());
         let rest: Vec<usize> = std::iter::from_fn(|| number(to.next())).collect();
-        assert_eq!(rest, (1..sent).collect::<Vec<_>>());
+        assert_eq!(rest, (2..sent).collect::<Vec<_>>());
         assert!(!to.is_readable());
     }
 
@@ -190,7 +211,7 @@ mod tests {
     fn number(parcel: Option<Parcel>) -> Option<usize> {
         match parcel? {
             Parcel::Frame { frame, .. } => frame.first_chunk().map(|bytes| usize::from_be_bytes(*bytes)),
-            Parcel::Client { .. } => None,
+            Parcel::Datagram { .. } | Parcel::Client { .. } => None,
         }
     }
 }

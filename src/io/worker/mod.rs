@@ -62,6 +62,8 @@ const LINK_PATIENCE: Duration = Duration::from_millis(250);
 /// Longest wait, so that a clock that jumps costs little.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// The worker that sends and gathers fragments.
+const FIRST: usize = 0;
 /// Tokens of flows are their generation and index; indices from here on name everything else.
 const LINK_TOKENS: u32 = 0xff00_0000;
 const LISTENER_TOKENS: u32 = 0xff80_0000;
@@ -236,11 +238,11 @@ impl Worker {
     fn wait(&self) -> Duration {
         let blocked = self.links.iter().any(|port| port.blocked);
         let passes = self.exchange.has_room();
-        let sources = self.links.iter().any(|port| port.readable && !port.gone)
+        let sources = !self.readable.is_empty()
+            || self.links.iter().any(|port| port.readable && !port.gone)
             || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none());
         let pending = (sources && passes)
             || (self.exchange.is_readable() && self.empties_inbox())
-            || !self.readable.is_empty()
             || !self.outcomes.is_empty()
             || self.gateway.ready_flows() > 0;
         if blocked {
@@ -317,10 +319,10 @@ impl Worker {
         self.report_outcomes();
         self.read_datagrams();
         self.read_listeners();
-        self.exchange.tell();
         self.expire();
         self.serve();
         self.flush();
+        self.exchange.tell();
     }
 
     /// Whether the gateway may take another input.
@@ -378,6 +380,9 @@ impl Worker {
                         let frame = handed.frame.into();
                         self.exchange.pass(handed.to, Parcel::Frame { port, frame, offload });
                     }
+                }
+                Some(Parcel::Datagram { datagram, payload }) => {
+                    self.gateway.send_large(&datagram, &payload, now);
                 }
                 Some(Parcel::Client { port, guest_port, stream, client }) => {
                     let flow = self.gateway.accept_for(port, guest_port, client, now);
@@ -481,6 +486,10 @@ impl Worker {
                 (Some(Socket::Stream(stream) | Socket::Connecting(stream)), Release::Reset) => reset(stream),
                 (socket, _) => drop(socket),
             },
+            HostOp::PassOn { datagram, payload } => {
+                let payload = self.gateway.outbox().payload(payload).into();
+                self.exchange.pass(FIRST, Parcel::Datagram { datagram, payload });
+            }
             HostOp::RefreshResolvers => {
                 let changed = self.resolver.as_mut().and_then(|resolver| resolver.refresh(now(self.clock)));
                 if let Some(servers) = changed {
