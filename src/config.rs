@@ -339,8 +339,6 @@ pub enum LogFormat {
 pub struct Config {
     /// The network.
     pub network: Network,
-    /// Whether `--cidr` fixed the IPv4 subnet; if not, it moves when a host route collides with it.
-    pub subnet_given: bool,
     /// The link.
     pub link: LinkSpec,
     /// Whether `--workers` fixed the number of queues; if not, fewer are no surprise.

@@ -92,7 +92,6 @@ fn request(
     };
     let config = Config {
         network,
-        subnet_given: args.cidr.is_some(),
         link,
         workers_given: args.workers.given.is_some(),
         container,

@@ -125,12 +125,10 @@ fn the_subnet_moves_unless_it_was_given() {
     surroundings.host_subnets = vec!["10.0.2.0/24".parse().expect("a network")];
     let moved = request("run / true", &surroundings);
     assert_eq!(moved.config.network.ipv4.subnet.to_string(), "10.0.3.0/24");
-    assert!(!moved.config.subnet_given);
     assert_eq!(moved.notes[0].level, LogLevel::Info);
 
     let given = request("run --cidr 10.0.0.0/16 / true", &surroundings);
     assert_eq!(given.config.network.ipv4.gateway.to_string(), "10.0.0.2");
-    assert!(given.config.subnet_given);
     assert_eq!(given.notes[0].level, LogLevel::Warn);
     assert!(given.notes[0].text.contains("10.0.2.0/24"), "{:?}", given.notes);
 }

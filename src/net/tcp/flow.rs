@@ -145,24 +145,29 @@ impl TcpFlow {
     }
 }
 
-/// Writes what the guest has sent out of the ring. Bytes written; an error is the socket's end.
+/// Writes what the guest has sent out of the ring, both pieces if it is wrapped, so that one acknowledgement tells of
+/// all. Bytes written; an error is the socket's end.
 fn pump_to_host(
     endpoint: &mut Endpoint,
     host: &mut impl HostStream,
     writable: &mut bool,
 ) -> io::Result<usize> {
     let socket = endpoint.socket_mut();
-    if !*writable || !socket.can_recv() || matches!(socket.state(), State::SynReceived | State::SynSent) {
-        return Ok(0);
+    let mut total = 0;
+    while *writable && socket.can_recv() && !matches!(socket.state(), State::SynReceived | State::SynSent) {
+        let written = socket.recv(|bytes| match host.write(bytes) {
+            Ok(count) => (count, Ok(count)),
+            Err(error) => (0, Err(error)),
+        });
+        match written {
+            Ok(result) => match blocked(result, writable)? {
+                0 => break,
+                count => total += count,
+            },
+            Err(_) => break,
+        }
     }
-    let written = socket.recv(|bytes| match host.write(bytes) {
-        Ok(count) => (count, Ok(count)),
-        Err(error) => (0, Err(error)),
-    });
-    match written {
-        Ok(result) => blocked(result, writable),
-        Err(_) => Ok(0),
-    }
+    Ok(total)
 }
 
 /// Reads the host socket into the ring until one has nothing or the other no room, so that a FIN leaves with the last
