@@ -40,7 +40,8 @@ use crate::config::{MacAddr, Network, Publish};
 use crate::error::{Context, Result};
 use crate::net::gateway::{Gateway, Station};
 use crate::net::{
-    Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release, Shard,
+    Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release, RxOffload,
+    Shard,
 };
 use crate::sys::datagram::{self, Batch, Envelope};
 
@@ -352,10 +353,7 @@ impl Worker {
                 match port.link.read(&mut self.frame) {
                     Ok(Some((frame, offload))) => {
                         let port = PortId(index as u16);
-                        if let Some(handed) = self.gateway.handle_frame(port, frame, offload, now) {
-                            let frame = handed.frame.into();
-                            self.exchange.pass(handed.to, Parcel::Frame { port, frame, offload });
-                        }
+                        feed(&mut self.gateway, &mut self.exchange, port, frame, offload, now);
                     }
                     Ok(None) => port.readable = false,
                     Err(error) => {
@@ -376,10 +374,7 @@ impl Worker {
             match self.exchange.next() {
                 None => return,
                 Some(Parcel::Frame { port, frame, offload }) => {
-                    if let Some(handed) = self.gateway.handle_frame(port, &frame, offload, now) {
-                        let frame = handed.frame.into();
-                        self.exchange.pass(handed.to, Parcel::Frame { port, frame, offload });
-                    }
+                    feed(&mut self.gateway, &mut self.exchange, port, &frame, offload, now);
                 }
                 Some(Parcel::Datagram { datagram, payload }) => {
                     self.gateway.send_large(&datagram, &payload, now);
@@ -530,6 +525,20 @@ impl Worker {
 }
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Gives a frame to the gateway, and what the gateway does not take to the worker whose it is.
+fn feed(
+    gateway: &mut Gateway,
+    exchange: &mut Exchange,
+    port: PortId,
+    frame: &[u8],
+    offload: RxOffload,
+    now: Instant,
+) {
+    if let Some(handed) = gateway.handle_frame(port, frame, offload, now) {
+        exchange.pass(handed.to, Parcel::Frame { port, frame: handed.frame.into(), offload });
+    }
+}
 
 fn now(clock: Clock) -> Instant {
     Instant::from_micros(i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX))
