@@ -33,7 +33,7 @@ const TCP_CHECKSUM_OFFSET: u16 = 16;
 /// Where it is in a UDP header (RFC 768).
 const UDP_CHECKSUM_OFFSET: u16 = 6;
 
-/// A guest's link; nonblocking.
+/// A guest's link, or one queue of it; nonblocking.
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
@@ -45,14 +45,14 @@ impl Link {
     /// it was cut off.
     pub const BUFFER_BYTES: usize = HEADROOM + MAX_FRAME_BYTES + VLAN_TAG_BYTES + 1;
 
-    /// Takes over a link.
-    pub fn new(link: LinkFd) -> Self {
+    /// Takes over a link: each of its queues.
+    pub fn queues(link: LinkFd) -> Vec<Self> {
         let offload = match link.kind {
             LinkKind::TapPlain => Offload::None,
             _ if link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
-        Self { fd: link.fd, offload }
+        link.queues.into_iter().map(|fd| Self { fd, offload }).collect()
     }
 
     /// What the kernel does for frames on this link.

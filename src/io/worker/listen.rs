@@ -9,12 +9,13 @@ use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use super::exchange::Parcel;
 use super::{BOTH, LISTENER_TOKENS, Worker, now, publish_id, reset, special, token};
 use crate::config::Publish;
 use crate::error::{Context, Result};
 use crate::io::host::{self, Listener};
 use crate::io::sockets::{Cutting, Socket};
-use crate::net::{HostError, Instant, PortId};
+use crate::net::{FlowId, HostError, Instant, PortId};
 
 /// Connections accepted from one listener before other sources have their turn.
 const ACCEPTS_PER_TURN: usize = 256;
@@ -23,6 +24,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 pub(super) struct Published {
     pub(super) listener: Listener,
+    pub(super) guest_port: u16,
     pub(super) readable: bool,
     pub(super) resting_until: Option<Instant>,
     /// Clients wait because the host is out of file descriptors, and the log says so.
@@ -38,6 +40,7 @@ impl Worker {
         self.gateway.publish(publish.transport, publish.guest_port, PortId(0));
         self.listeners.push(Published {
             listener,
+            guest_port: publish.guest_port,
             readable: true,
             resting_until: None,
             exhausted: false,
@@ -66,7 +69,7 @@ impl Worker {
     fn accept(&mut self, index: usize) {
         let now = now(self.clock);
         for _ in 0..ACCEPTS_PER_TURN {
-            if !self.has_room() {
+            if !self.has_room() || !self.exchange.has_room() {
                 return;
             }
             let published = &mut self.listeners[index];
@@ -91,8 +94,21 @@ impl Worker {
         }
     }
 
-    fn accepted(&mut self, index: usize, mut stream: TcpStream, client: SocketAddr, now: Instant) {
-        let Some(flow) = self.gateway.accept(publish_id(index), client, now) else { return reset(stream) };
+    /// Serves a client here, or has it served where its connection belongs.
+    fn accepted(&mut self, index: usize, stream: TcpStream, client: SocketAddr, now: Instant) {
+        let (port, guest_port) = (PortId(0), self.listeners[index].guest_port);
+        let owner = self.shard.of_tcp(guest_port, client.port());
+        if owner == self.shard.index() {
+            let flow = self.gateway.accept(publish_id(index), client, now);
+            self.begin(flow, stream);
+        } else {
+            self.exchange.pass(owner, Parcel::Client { port, guest_port, stream, client });
+        }
+    }
+
+    /// Makes `stream` the host socket of an accepted client's flow; without one the client is reset.
+    pub(super) fn begin(&mut self, flow: Option<FlowId>, mut stream: TcpStream) {
+        let Some(flow) = flow else { return reset(stream) };
         if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
             tracing::warn!(%error, "cannot poll a client's socket");
             // Nothing will be announced of it: its first read must end it.
