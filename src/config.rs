@@ -218,6 +218,9 @@ impl Network {
     }
 }
 
+/// Workers that one network can have, and queues that its link can have.
+pub const MAX_WORKERS: u16 = 16;
+
 /// The link of a container and what its interface looks like inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkSpec {
@@ -227,6 +230,8 @@ pub struct LinkSpec {
     pub ifname: String,
     /// The guest's MAC address.
     pub mac: MacAddr,
+    /// Queues that a TAP shall have, one for each worker; at least 1. Other links have one.
+    pub queues: u16,
 }
 
 /// How frames travel between the guest and rnet.
@@ -345,6 +350,8 @@ pub struct Config {
     pub network: Network,
     /// The link.
     pub link: LinkSpec,
+    /// Whether `--workers` fixed the number of queues; if not, fewer are no surprise.
+    pub workers_given: bool,
     /// The container.
     pub container: Container,
     /// Logging.

@@ -26,8 +26,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// A container with its network, ready for its command.
 pub struct Session {
     running: Running,
-    stop: Stop,
-    worker: JoinHandle<Result<()>>,
+    workers: Vec<(Stop, JoinHandle<Result<()>>)>,
     published: Vec<(Publish, SocketAddr)>,
     link: LinkKind,
 }
@@ -64,17 +63,25 @@ impl Session {
         }
         tracing::info!(kind = %link.kind, "link");
         let kind = link.kind;
-        let mut worker = Worker::new(config.network.clone(), listeners, resolver, seed)?;
-        worker.add_link(Link::new(link), config.link.mac)?;
-        if let Some(factory) = running.take_factory() {
-            worker.add_factory(factory)?;
+        let queues = Link::queues(link);
+        if config.workers_given && queues.len() < config.link.queues.into() {
+            tracing::warn!(
+                %kind,
+                queues = queues.len(),
+                asked = config.link.queues,
+                "there are not as many workers as asked for: each has a queue of the link"
+            );
         }
-        let stop = worker.stopper();
-        let worker = thread::Builder::new()
-            .name("rnet-worker".into())
-            .spawn(move || serve(worker))
-            .context("cannot start", "the worker thread")?;
-        Ok(Self { running, stop, worker, published, link: kind })
+        let mut team =
+            Worker::team(config.network.clone(), queues, config.link.mac, listeners, &resolver, seed)?;
+        if let Some(factory) = running.take_factory() {
+            for worker in &mut team {
+                let line = factory.another().context("cannot reach", "the socket factory")?;
+                worker.add_factory(line)?;
+            }
+        }
+        let workers = team.into_iter().enumerate().map(start).collect::<Result<_>>()?;
+        Ok(Self { running, workers, published, link: kind })
     }
 
     /// The published ports with the addresses that they got.
@@ -110,15 +117,29 @@ impl Session {
     /// Forwards signals until the command ends; its exit status.
     pub fn wait(mut self) -> Result<u8> {
         let status = self.running.wait();
-        self.stop.stop();
-        match self.worker.join() {
-            Ok(served) => served.and(status),
-            Err(_) => Err(Error::new("cannot serve", "the guest's network", "the worker panicked")),
+        for (stop, _) in &self.workers {
+            stop.stop();
         }
+        let served = self.workers.into_iter().map(|(_, worker)| {
+            let panicked = |_| Err(Error::new("cannot serve", "the guest's network", "a worker panicked"));
+            worker.join().unwrap_or_else(panicked)
+        });
+        // All have ended when the first failure is told.
+        let served: Vec<Result<()>> = served.collect();
+        served.into_iter().collect::<Result<()>>().and(status)
     }
 }
 
-/// The worker's thread. Without it the guest has no network: however it fails, that ends rnet and the guest, as
+fn start((index, worker): (usize, Worker)) -> Result<(Stop, JoinHandle<Result<()>>)> {
+    let stop = worker.stopper();
+    let thread = thread::Builder::new()
+        .name(format!("rnet-worker-{index}"))
+        .spawn(move || serve(worker))
+        .context("cannot start", "a worker thread")?;
+    Ok((stop, thread))
+}
+
+/// A worker's thread. Without it the guest has no network: however it fails, that ends rnet and the guest, as
 /// SIGTERM would.
 fn serve(worker: Worker) -> Result<()> {
     let alarm = Alarm;

@@ -332,7 +332,7 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         timeouts: Timeouts::default(),
     };
     let mac = "52:55:0a:00:02:64".parse().expect("a MAC address");
-    let link = LinkSpec { kind: LinkKind::Auto, ifname: "tap0".into(), mac };
+    let link = LinkSpec { kind: LinkKind::Auto, ifname: "tap0".into(), mac, queues: 1 };
     let etc = EtcFiles {
         resolv_conf: "nameserver 10.0.2.3\n".into(),
         hosts: "127.0.0.1 localhost\n".into(),

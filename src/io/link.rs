@@ -19,9 +19,6 @@ use crate::net::{Offload, RxOffload, TxOffload};
 use crate::sys::link::LinkFd;
 use crate::sys::tun::VNET_HEADER_BYTES;
 
-/// Whether datagrams to the guest are joined where the kernel cuts them apart again. Not yet: of forty joined ones
-/// Linux 6.18 now and then delivers fewer, and why is not known.
-const JOINS_UDP: bool = false;
 /// Space for an 802.1Q tag in a frame that a guest sends.
 const VLAN_TAG_BYTES: usize = 4;
 
@@ -36,11 +33,10 @@ const TCP_CHECKSUM_OFFSET: u16 = 16;
 /// Where it is in a UDP header (RFC 768).
 const UDP_CHECKSUM_OFFSET: u16 = 6;
 
-/// A guest's link; nonblocking.
+/// A guest's link, or one queue of it; nonblocking.
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
-    kind: LinkKind,
     offload: Offload,
 }
 
@@ -49,14 +45,14 @@ impl Link {
     /// it was cut off.
     pub const BUFFER_BYTES: usize = HEADROOM + MAX_FRAME_BYTES + VLAN_TAG_BYTES + 1;
 
-    /// Takes over a link.
-    pub fn new(link: LinkFd) -> Self {
+    /// Takes over a link: each of its queues.
+    pub fn queues(link: LinkFd) -> Vec<Self> {
         let offload = match link.kind {
             LinkKind::TapPlain => Offload::None,
-            _ if JOINS_UDP && link.udp_segmentation => Offload::ChecksumTsoAndUso,
+            _ if link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
-        Self { fd: link.fd, kind: link.kind, offload }
+        link.queues.into_iter().map(|fd| Self { fd, offload }).collect()
     }
 
     /// What the kernel does for frames on this link.
@@ -65,14 +61,16 @@ impl Link {
     }
 
     /// The next frame from the guest, read into `buffer` ([`Self::BUFFER_BYTES`] long); `None` if none waits. A
-    /// frame that the link cannot express (BIG TCP, segmentation unknown to the kernel's header) comes as an empty
-    /// one. An error means that the link is gone.
+    /// frame that the link cannot express (BIG TCP, segmentation unknown to the kernel's header) and a call that was
+    /// interrupted come as an empty one. An error means that the link is gone.
     pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], RxOffload)>> {
         let lost = Ok(Some((&[][..], RxOffload::default())));
         let len = match read(&self.fd, buffer) {
             Ok(len) if len < buffer.len() => len,
             Ok(_) => return lost,
-            Err(Errno::EINVAL) if self.kind == LinkKind::Packet => return lost,
+            // The kernel has thrown away a frame that the header cannot describe.
+            Err(Errno::EINVAL) if self.header_bytes() > 0 => return lost,
+            Err(Errno::EINTR) => return lost,
             Err(Errno::EAGAIN) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };

@@ -11,11 +11,12 @@ use std::net::{IpAddr, SocketAddr};
 use smoltcp::wire::IpProtocol;
 
 use super::gateway::{Core, Flow, FromGuest};
-use super::nat::{self, Permits};
-use super::packet::{IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, IpHeader, Quote, UDP_HEADER_BYTES, udp_header};
+use super::nat::{self, Permits, Refused};
+use super::packet::{IpHeader, Quote, UDP_HEADER_BYTES, udp_header};
 use super::policy::{self, Inbound, Verdict};
 use super::{
-    DropReason, Family, FlowId, FlowKey, HostError, HostOp, IcmpError, PortId, PublishId, Release, dns, icmp,
+    DropReason, Family, FlowId, FlowKey, HostError, HostOp, IcmpError, LargeDatagram, PortId, PublishId,
+    Release, dns, icmp,
 };
 use crate::config::{MacAddr, Transport};
 
@@ -210,6 +211,11 @@ pub(super) fn deliver(
         return core.counters.drop(DropReason::Malformed);
     }
     let ethernet = core.ethernet(port, mac);
+    if !core.shard.is_first() && !ethernet.carries_udp(guest, payload.len()) {
+        let datagram = LargeDatagram { port, station: mac, remote, guest, hop_limit };
+        let payload = core.outbox.store(payload);
+        return core.outbox.op(HostOp::PassOn { datagram, payload });
+    }
     if !ethernet.udp(&mut core.outbox, remote, guest, hop_limit, payload) {
         core.counters.drop(DropReason::Limit);
     }
@@ -277,7 +283,7 @@ pub(super) fn published(core: &mut Core, publish: PublishId, from: SocketAddr, t
     };
     flow.host = to;
     let (port, guest, remote) = (flow.port, flow.guest, flow.remote);
-    let mac = core.ports[usize::from(port.0)].mac;
+    let mac = core.station(port);
     deliver(core, (port, mac, guest), remote, icmp::HOP_LIMIT, payload);
     refresh(core, id);
 }
@@ -293,7 +299,7 @@ fn admit(
     let Some(published) = published.filter(|published| published.transport == Transport::Udp) else {
         return Err(DropReason::NoFlow);
     };
-    if core.udp_clients.len() >= MAX_CLIENTS {
+    if core.udp_clients.len() >= core.shard.part(MAX_CLIENTS) {
         return Err(DropReason::Limit);
     }
     let (way, other) = policy::inbound(&core.network, client, published.guest_port);
@@ -341,15 +347,12 @@ fn to_published_client(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datag
 
 /// An ICMP "destination unreachable" from the guest. If it is about a published port's client, that goes through
 /// the other family from now on, or, where there is none left, is forgotten: a client can not be told.
-pub(super) fn guest_refused(core: &mut Core, packet: &FromGuest<'_>) {
-    let Some(refused) = packet.ip.payload().get(8..).and_then(Refused::parse) else {
-        return core.counters.drop(DropReason::Malformed);
-    };
-    let key = FlowKey::UdpPublished { port: packet.port, guest: refused.guest, remote: refused.remote };
+pub(super) fn guest_refused(core: &mut Core, port: PortId, refused: &Refused<'_>) {
+    let key = FlowKey::UdpPublished { port, guest: refused.guest, remote: refused.remote };
     let Some(id) = core.table.find(&key) else {
         return core.counters.drop(DropReason::NoFlow);
     };
-    if !go_other_way(core, id, refused.payload) {
+    if !go_other_way(core, id, quoted_payload(refused)) {
         expire(core, id);
     }
 }
@@ -373,45 +376,17 @@ fn go_other_way(core: &mut Core, id: FlowId, payload: Option<&[u8]>) -> bool {
         (flow.guest, flow.remote) = (guest, remote);
     }
     if let Some(payload) = payload {
-        let mac = core.ports[usize::from(port.0)].mac;
+        let mac = core.station(port);
         deliver(core, (port, mac, guest), remote, icmp::HOP_LIMIT, payload);
     }
     true
 }
 
-/// A datagram to the guest as an ICMP error quotes it.
-#[derive(Clone, Copy, Debug)]
-struct Refused<'a> {
-    remote: SocketAddr,
-    guest: SocketAddr,
-    /// `None` if the quote is cut off.
-    payload: Option<&'a [u8]>,
-}
-
-impl<'a> Refused<'a> {
-    fn parse(quote: &'a [u8]) -> Option<Self> {
-        let (source, destination, datagram) = match *quote.first()? >> 4 {
-            4 => {
-                let header: &[u8; IPV4_HEADER_BYTES] = quote.first_chunk()?;
-                let address = |at: usize| <[u8; 4]>::try_from(&header[at..at + 4]).ok().map(IpAddr::from);
-                let datagram = quote.get(usize::from(header[0] & 0x0f) * 4..)?;
-                (header[9] == u8::from(IpProtocol::Udp)).then_some((address(12)?, address(16)?, datagram))
-            }
-            _ => {
-                let header: &[u8; IPV6_HEADER_BYTES] = quote.first_chunk()?;
-                let address = |at: usize| <[u8; 16]>::try_from(&header[at..at + 16]).ok().map(IpAddr::from);
-                let datagram = &quote[IPV6_HEADER_BYTES..];
-                (header[6] == u8::from(IpProtocol::Udp)).then_some((address(8)?, address(24)?, datagram))
-            }
-        }?;
-        let (&[s0, s1, d0, d1, l0, l1, _, _], rest) = datagram.split_first_chunk()?;
-        let payload_bytes = usize::from(u16::from_be_bytes([l0, l1])).checked_sub(UDP_HEADER_BYTES)?;
-        Some(Self {
-            remote: SocketAddr::new(source, u16::from_be_bytes([s0, s1])),
-            guest: SocketAddr::new(destination, u16::from_be_bytes([d0, d1])),
-            payload: rest.get(..payload_bytes),
-        })
-    }
+/// The payload of a datagram that is quoted whole.
+fn quoted_payload<'a>(refused: &Refused<'a>) -> Option<&'a [u8]> {
+    let [_, _, _, _, l0, l1, _, _] = *refused.head;
+    let payload_bytes = usize::from(u16::from_be_bytes([l0, l1])).checked_sub(UDP_HEADER_BYTES)?;
+    refused.rest.get(..payload_bytes)
 }
 
 #[cfg(test)]

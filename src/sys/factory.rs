@@ -4,7 +4,7 @@
 //! cannot enter another user namespace. So a process of one thread does, once, and from then on answers requests: one
 //! byte, the family, for a batch of unconnected sockets. It is no process of the guest: its PID namespace is the
 //! host's, so that nothing in the guest can name, signal, trace or see it; and it keeps no capability in the guest's
-//! user namespace. It ends with its socket, or with the thread that has started it.
+//! user namespace. It ends with its sockets, or with the thread that has started it.
 
 #![allow(unsafe_code)]
 
@@ -14,12 +14,13 @@ use std::os::unix::net::UnixStream;
 
 use libc::c_int;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::setsid;
-use sendfd::SendWithFd;
+use sendfd::{RecvWithFd, SendWithFd};
 
 use super::process::{self, Child};
 use super::stream;
@@ -33,10 +34,12 @@ const MAX_REPORT_BYTES: u64 = 16 * 1024;
 
 const V4: u8 = 4;
 const V6: u8 = 6;
+/// A request that brings a further user's end.
+const ANOTHER: u8 = b'a';
 /// What the factory says once it stands; anything else is the beginning of a report.
 const READY: u8 = b'+';
 
-/// The factory's end that rnet holds. It serves one user: answers do not say to whom.
+/// A line to the factory. Each has one user, as answers do not say to whom: see [`Factory::another`].
 #[derive(Debug)]
 pub struct Factory {
     socket: UnixStream,
@@ -55,7 +58,7 @@ pub struct Batch {
 /// in `/proc` or the file system, as no descriptor is left to it. No other thread may exist.
 pub(crate) fn start(enter: impl FnOnce() -> Result<()>) -> Result<(Child, Factory)> {
     let (ours, theirs) = UnixStream::pair().context("cannot create", "socket pair")?;
-    let child = process::spawn(CloneFlags::empty(), theirs, |socket| main(&socket, enter));
+    let child = process::spawn(CloneFlags::empty(), theirs, |socket| main(socket, enter));
     Ok((child.context("cannot start", "the socket factory")?, Factory { socket: ours }))
 }
 
@@ -76,6 +79,14 @@ impl Factory {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// A further line to the same factory, for another user.
+    pub fn another(&self) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.socket.send_with_fd(&[ANOTHER], &[theirs.as_raw_fd()])?;
+        ours.set_nonblocking(true)?;
+        Ok(Self { socket: ours })
     }
 
     /// Asks for a batch, which [`Self::receive`] will get.
@@ -125,11 +136,11 @@ fn family_of(byte: u8) -> Option<Family> {
 }
 
 /// The factory's process.
-fn main(socket: &UnixStream, enter: impl FnOnce() -> Result<()>) -> u8 {
+fn main(mut socket: UnixStream, enter: impl FnOnce() -> Result<()>) -> u8 {
     let stands = enter().and_then(|()| confine().context("cannot confine", "the socket factory"));
     if let Err(error) = stands {
         // Whoever does not listen any more needs no report.
-        let _ = (&*socket).write_all(error.encode().as_bytes());
+        let _ = socket.write_all(error.encode().as_bytes());
         return exit::RNET_FAILED;
     }
     match serve(socket) {
@@ -149,17 +160,42 @@ fn confine() -> nix::Result<()> {
     prctl::set_dumpable(false)
 }
 
-/// Answers requests until the other end is closed.
-fn serve(mut socket: &UnixStream) -> io::Result<()> {
-    socket.write_all(&[READY])?;
-    let mut byte = [0];
-    while socket.read(&mut byte)? > 0 {
-        let Some(family) = family_of(byte[0]) else { return Err(io::ErrorKind::InvalidData.into()) };
-        let sockets: Vec<OwnedFd> = (0..BATCH_SOCKETS).map_while(|_| stream::open(family).ok()).collect();
-        let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        socket.send_with_fd(&byte, &fds)?;
+/// Answers requests until all other ends are closed.
+fn serve(mut first: UnixStream) -> io::Result<()> {
+    first.write_all(&[READY])?;
+    let mut users = vec![first];
+    while !users.is_empty() {
+        let mut polled: Vec<_> =
+            users.iter().map(|user| PollFd::new(user.as_fd(), PollFlags::POLLIN)).collect();
+        poll(&mut polled, PollTimeout::NONE)?;
+        let asks: Vec<bool> = polled.iter().map(|user| user.any().unwrap_or(false)).collect();
+        let mut found = Vec::new();
+        let mut asks = asks.into_iter();
+        users.retain(|user| match asks.next() {
+            Some(true) => answer(user).map(|another| found.extend(another)).is_ok(),
+            _ => true,
+        });
+        users.extend(found);
     }
     Ok(())
+}
+
+/// Answers one request; a further user, if that was what it brought. An error is the user's end.
+fn answer(user: &UnixStream) -> io::Result<Option<UnixStream>> {
+    let mut byte = [0];
+    let mut fds = [-1];
+    let (len, received) = user.recv_with_fd(&mut byte, &mut fds)?;
+    // SAFETY: the kernel has just made this fd for us, and nothing else knows of it.
+    let another = (received > 0).then(|| unsafe { UnixStream::from_raw_fd(fds[0]) });
+    if len == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if let Some(family) = family_of(byte[0]) {
+        let sockets: Vec<OwnedFd> = (0..BATCH_SOCKETS).map_while(|_| stream::open(family).ok()).collect();
+        let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        user.send_with_fd(&byte, &fds)?;
+    }
+    Ok(another)
 }
 
 /// `struct __user_cap_header_struct` and an empty pair of `__user_cap_data_struct` (capset(2), version 3).

@@ -34,6 +34,7 @@ over_any_link![
     last_words_before_a_reset_arrive,
     reset_by_the_client_reaches_the_guest,
     five_hundred_clients_at_once_are_served,
+    every_worker_splices,
     more_connections_than_the_guest_has_ports_are_served,
     nothing_stays_open,
     port_in_time_wait_is_used_again,
@@ -264,6 +265,14 @@ fn five_hundred_clients_at_once_are_served(host: &Host) {
         client.read_exact(&mut echoed).unwrap_or_else(|error| panic!("client {number}: {error}"));
         assert_eq!(usize::from_be_bytes(echoed), number);
     }
+}
+
+fn every_worker_splices(host: &Host) {
+    let guest = serve(host, &["--workers", "3", "-p", "8080:80"], "80");
+    let clients: Vec<_> = (0..50).map(|_| dial(host)).collect();
+    clients.iter().for_each(assert_echo);
+    let seen = guest.stdout();
+    assert_eq!(seen.lines().filter(|line| *line == "client 10.0.2.100").count(), 50, "{seen}");
 }
 
 /// Those that cannot have one take the link.

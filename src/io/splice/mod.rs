@@ -24,7 +24,7 @@ use self::pair::{Outcome, Pair, Side};
 use self::pipe::Pipes;
 use crate::error::{Context, Result};
 use crate::net::policy::Splice;
-use crate::net::{Family, FlowId, PublishId};
+use crate::net::{Family, FlowId, PortId};
 use crate::sys::factory::{BATCH_SOCKETS, Factory};
 
 /// A further batch is asked for when fewer sockets than this are left.
@@ -55,7 +55,9 @@ pub(super) struct Splices {
 pub(super) struct Client {
     pub(super) stream: TcpStream,
     pub(super) address: SocketAddr,
-    pub(super) publish: PublishId,
+    /// The guest's link.
+    pub(super) port: PortId,
+    pub(super) guest_port: u16,
 }
 
 /// How a flow ended.
@@ -69,7 +71,8 @@ pub(super) enum End {
 struct Flow {
     pair: Pair,
     address: SocketAddr,
-    publish: PublishId,
+    port: PortId,
+    guest_port: u16,
     guest: SocketAddr,
     fallback: Option<SocketAddr>,
     queued: bool,
@@ -122,9 +125,10 @@ impl Splices {
             self.ends.push_back(End::NotSpliced(flow, client));
             return;
         }
-        let Client { stream, address, publish } = client;
+        let Client { stream, address, port, guest_port } = client;
         let Splice { guest, fallback } = splice;
-        let opened = Flow { pair: Pair::new(stream), address, publish, guest, fallback, queued: false };
+        let opened =
+            Flow { pair: Pair::new(stream), address, port, guest_port, guest, fallback, queued: false };
         self.flows.insert(flow, opened);
         self.connect(flow, registry);
     }
@@ -157,12 +161,12 @@ impl Splices {
 
     /// Hands the client back, unless some of what it said is gone.
     fn give_up(&mut self, id: FlowId, registry: &Registry) {
-        let Some(Flow { pair, address, publish, .. }) = self.flows.remove(&id) else { return };
+        let Some(Flow { pair, address, port, guest_port, .. }) = self.flows.remove(&id) else { return };
         let end = match pair.into_untouched_client() {
             Ok(mut stream) => {
                 // It is registered, or it would not be here.
                 let _ = registry.deregister(&mut stream);
-                End::NotSpliced(id, Client { stream, address, publish })
+                End::NotSpliced(id, Client { stream, address, port, guest_port })
             }
             Err(pair) => {
                 pair.reset(&mut self.pipes);

@@ -1,13 +1,15 @@
 //! Published ports: their listening sockets, and the connections accepted from them.
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use super::exchange::Parcel;
 use super::{BOTH, LISTENER_TOKENS, Worker, now, reset, special, token};
 use crate::config::Publish;
 use crate::error::{Context, Result};
@@ -23,8 +25,11 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 pub(super) struct Published {
     pub(super) listener: Listener,
+    pub(super) guest_port: u16,
     pub(super) readable: bool,
     pub(super) resting_until: Option<Instant>,
+    /// Clients wait because the host is out of file descriptors, and the log says so.
+    pub(super) exhausted: bool,
     pub(super) cutting: Cutting,
 }
 
@@ -36,8 +41,10 @@ impl Worker {
         self.gateway.publish(publish.transport, publish.guest_port, PortId(0));
         self.listeners.push(Published {
             listener,
+            guest_port: publish.guest_port,
             readable: true,
             resting_until: None,
+            exhausted: false,
             cutting: Cutting::default(),
         });
         Ok(())
@@ -63,7 +70,7 @@ impl Worker {
     fn accept(&mut self, index: usize) {
         let now = now(self.clock);
         for _ in 0..ACCEPTS_PER_TURN {
-            if !self.has_room() {
+            if !self.has_room() || !self.exchange.has_room() {
                 return;
             }
             let published = &mut self.listeners[index];
@@ -72,10 +79,13 @@ impl Worker {
                 Ok((stream, client)) => self.accepted(index, stream, client, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     published.readable = false;
+                    published.exhausted = false;
                     return;
                 }
                 Err(error) if host::host_error(&error) == HostError::Exhausted => {
-                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    if !std::mem::replace(&mut published.exhausted, true) {
+                        tracing::warn!(port = published.listener.address().port(), %error, "clients wait to be accepted");
+                    }
                     published.resting_until = Some(now + ACCEPT_RETRY.into());
                     return;
                 }
@@ -85,10 +95,24 @@ impl Worker {
         }
     }
 
-    /// Has a client's connection cross the link.
+    /// Serves a client here, or has it served where its connection belongs.
+    fn accepted(&mut self, index: usize, stream: TcpStream, address: SocketAddr, now: Instant) {
+        let client =
+            Client { stream, address, port: PortId(0), guest_port: self.listeners[index].guest_port };
+        let owner = self.shard.of_tcp(client.guest_port, address.port());
+        if owner == self.shard.index() {
+            self.admit(client, now);
+        } else {
+            self.exchange.pass(owner, Parcel::Client(client));
+        }
+    }
+
+    /// Has a client's connection cross the link; one for which there is no room is reset.
     pub(super) fn route(&mut self, client: Client, now: Instant) {
-        let Client { mut stream, address, publish } = client;
-        let Some(flow) = self.gateway.accept(publish, address, now) else { return reset(stream) };
+        let Client { mut stream, address, port, guest_port } = client;
+        let Some(flow) = self.gateway.accept_for(port, guest_port, address, now) else {
+            return reset(stream);
+        };
         if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
             tracing::warn!(%error, "cannot poll a client's socket");
             // Nothing will be announced of it: its first read must end it.

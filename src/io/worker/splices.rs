@@ -1,10 +1,6 @@
 //! Spliced connections in the worker's turn: what they need of poll and gateway.
 
-use std::net::SocketAddr;
-
-use mio::net::TcpStream;
-
-use super::{FACTORY_TOKEN, Worker, now, publish_id};
+use super::{FACTORY_TOKEN, Worker, now};
 use crate::error::Result;
 use crate::io::splice::{Client, End};
 use crate::net::Instant;
@@ -18,9 +14,9 @@ impl Worker {
     }
 
     /// Sends a client its way: through the kernel, or over the link.
-    pub(super) fn accepted(&mut self, index: usize, stream: TcpStream, client: SocketAddr, now: Instant) {
-        let client = Client { stream, address: client, publish: publish_id(index) };
-        let splice = self.splices.can_splice().then(|| self.gateway.splice(client.publish, client.address));
+    pub(super) fn admit(&mut self, client: Client, now: Instant) {
+        let splice =
+            self.splices.can_splice().then(|| self.gateway.splice(client.guest_port, client.address));
         match splice.flatten() {
             Some((flow, splice)) => self.splices.open(flow, splice, client, self.poll.registry()),
             None => self.route(client, now),
