@@ -378,6 +378,9 @@ impl Network {
     }
 }
 
+/// Workers that one network can have, and queues that its link can have.
+pub const MAX_WORKERS: u16 = 16;
+
 /// A guest's link and what its interface looks like inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkSpec {
@@ -387,6 +390,10 @@ pub struct LinkSpec {
     pub ifname: String,
     /// The guest's MAC address; `None` is the kernel's choice.
     pub mac: Option<MacAddr>,
+    /// Queues that a TAP shall have, one for each worker; at least 1. Other links have one.
+    pub queues: u16,
+    /// Whether their number was asked for; if not, fewer are no surprise.
+    pub queues_given: bool,
     /// Take a persistent TAP of that name over if there is one, instead of refusing.
     pub take_over: bool,
     /// What of it is configured inside.

@@ -43,7 +43,7 @@ impl Session {
         let link = running
             .take_link()
             .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
-        let mut serving = prepared.serve(&config.network, link, seed, Alarm::Failure)?;
+        let mut serving = prepared.serve(&config.network, &config.link, link, seed, Alarm::Failure)?;
         place.map_or(Ok(()), |place| serving.answer_at(place))?;
         Ok(Self { running, serving })
     }

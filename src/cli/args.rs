@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
-use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
+use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
 
 /// Give a process its own network, without root.
@@ -303,6 +303,10 @@ pub(super) struct NetworkArgs {
     /// How frames reach rnet; auto takes the first that works.
     #[arg(long, value_name = "KIND", default_value = "auto", value_parser = link_kind(), help_heading = NETWORK)]
     pub(super) link: LinkKind,
+
+    /// Threads that share the guest's traffic, 1 to 16; auto is 1 below 4 cores, then half of them, up to 4.
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = values::workers, help_heading = NETWORK)]
+    pub(super) workers: Workers,
 
     /// Name of the guest's interface.
     #[arg(

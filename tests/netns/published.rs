@@ -23,6 +23,16 @@ over_links![
     udp_answers_every_client,
     port_is_free_again_at_once,
 ];
+over_queues![
+    guest_sees_the_clients_real_address,
+    loopback_client_appears_as_the_gateway,
+    refusal_by_the_guest_reaches_the_client,
+    client_may_close_its_direction_first,
+    guest_may_close_its_direction_first,
+    slow_client_gets_everything,
+    udp_answers_every_client,
+    port_is_free_again_at_once,
+];
 over_any_link![
     one_address_can_be_published,
     range_is_published,
