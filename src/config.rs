@@ -330,6 +330,8 @@ pub struct Network {
     pub publish: Vec<Publish>,
     /// Addresses that stand for addresses of the host.
     pub aliases: Vec<Alias>,
+    /// Whether the kernel joins loopback clients of published TCP ports with the guest, past the link.
+    pub splice: bool,
     /// Opened parts of the host.
     pub host_access: HostAccess,
     /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
@@ -361,6 +363,7 @@ impl Network {
             mtu: Self::MAX_MTU,
             dns_servers: Vec::new(),
             publish: Vec::new(),
+            splice: false,
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
             host_access: HostAccess::default(),
             shares_subnet: false,
@@ -375,6 +378,11 @@ impl Network {
     pub fn dns_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let v6 = self.ipv6.and_then(|plan| plan.dns);
         self.ipv4.dns.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
+    }
+
+    /// Whether sockets are needed that are made inside the guest's network namespace.
+    pub fn wants_socket_factory(&self) -> bool {
+        self.splice && self.publish.iter().any(|publish| publish.transport == Transport::Tcp)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::io::worker::{Stop, Worker};
 use crate::net::Instant;
+use crate::sys::factory::Factory;
 use crate::sys::link::LinkFd;
 
 /// What can be had before there is a guest: a conflict shows before anything is made.
@@ -43,19 +44,26 @@ impl Prepared {
         self.resolver.conf()
     }
 
-    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues. `seed` feeds the
-    /// gateways' random choices. No process can be forked any more.
+    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with sockets
+    /// from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any more.
     pub fn serve(
         self,
         network: &Network,
         spec: &LinkSpec,
         link: LinkFd,
+        factory: Option<Factory>,
         seed: u64,
         alarm: Alarm,
     ) -> Result<Serving> {
         describe(spec, &link);
         let (kind, mac) = (link.kind, link.mac);
         let mut team = Worker::team(network.clone(), Link::queues(link), mac, &self.resolver, seed)?;
+        if let Some(factory) = factory {
+            for worker in &mut team {
+                let line = factory.another().context("cannot reach", "the socket factory")?;
+                worker.add_factory(line)?;
+            }
+        }
         let mut first = Vec::new();
         for (number, (publish, listeners)) in (1..).map(PortNumber).zip(self.listeners) {
             first.push(Ports::describe(number, &publish, &listeners));

@@ -47,7 +47,7 @@ fn serve(
     let (link, watch) = open(config, inherited.target)?;
     let vigil =
         Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
-    let mut serving = prepared.serve(&config.network, &config.link, link, seed, Alarm::AnyEnd)?;
+    let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
     before_ready(&serving)?;
     serving.announce(config.log.level);

@@ -131,6 +131,10 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) traffic: TrafficArgs,
 
+    /// Bring this host's own clients of published TCP ports to the guest over the link, like all others.
+    #[arg(long, help_heading = NETWORK)]
+    pub(super) no_splice: bool,
+
     #[command(flatten)]
     pub(super) network: NetworkArgs,
 

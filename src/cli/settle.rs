@@ -33,6 +33,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
+    network.splice = !args.no_splice;
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), surroundings)?;
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {

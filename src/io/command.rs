@@ -43,7 +43,7 @@ pub(super) enum Command {
 pub struct Snapshot {
     /// Totals since start.
     pub counters: Counters,
-    /// Flows that live, those of the DNS forwarder included.
+    /// Flows that live, those of the DNS forwarder and those that the kernel carries included.
     pub flows: usize,
     /// The first [`MAX_FLOWS_TOLD`] of the others.
     pub described: Vec<FlowReport>,

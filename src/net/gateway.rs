@@ -18,7 +18,7 @@ use super::nat::{Notices, Refused};
 use super::outbox::{ETHERNET_BYTES, Outbox};
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, EthernetFrame, IpPacket};
 use super::ping::PingFlow;
-use super::policy::{self, Service};
+use super::policy::{self, Service, Splice};
 use super::reassembly::Reassembly;
 use super::steer::Shard;
 use super::table::{FlowId, FlowKey, Table};
@@ -125,6 +125,8 @@ pub(super) enum Flow {
     UdpPublished(PublishedFlow),
     Ping(PingFlow),
     Dns(Box<DnsFlow>),
+    /// A TCP connection whose bytes the host's kernel carries, past this gateway.
+    Spliced,
 }
 
 /// A flow, for people to look at.
@@ -140,7 +142,7 @@ impl Flow {
     fn bytes(&self) -> Option<(u64, u64)> {
         match self {
             Self::Tcp(flow) => Some((flow.to_host_bytes, flow.to_guest_bytes)),
-            Self::Udp(_) | Self::UdpPublished(_) | Self::Ping(_) | Self::Dns(_) => None,
+            Self::Udp(_) | Self::UdpPublished(_) | Self::Ping(_) | Self::Dns(_) | Self::Spliced => None,
         }
     }
 }
@@ -322,6 +324,22 @@ impl Gateway {
         udp::deliver(&mut self.core, (port, station, guest), remote, hop_limit, payload);
     }
 
+    /// Whether the kernel shall join a client that was accepted on a published port with the guest, and its flow, which
+    /// lives until [`Self::splice_ended`]. `None`: it is for [`Self::accept`].
+    pub fn splice(&mut self, service: Service, client: SocketAddr) -> Option<(FlowId, Splice)> {
+        let splice = policy::splice(&self.core.network, client, service)?;
+        let flow = self.core.table.insert(None, Flow::Spliced)?;
+        tracing::debug!(%client, guest = %splice.guest, "tcp spliced");
+        Some((flow, splice))
+    }
+
+    /// A spliced flow is over.
+    pub fn splice_ended(&mut self, flow: FlowId) {
+        if let Some(Flow::Spliced) = self.core.table.get(flow) {
+            self.core.table.remove(flow);
+        }
+    }
+
     /// The next TCP flow that wants [`Self::service`].
     pub fn next_ready(&mut self) -> Option<FlowId> {
         self.core.ready.pop_front()
@@ -351,7 +369,8 @@ impl Gateway {
             Some(Flow::Udp(_) | Flow::UdpPublished(_)) => udp::expire(core, id),
             Some(Flow::Ping(_)) => ping::expire(core, id),
             Some(Flow::Dns(_)) => dns::expire(core, id),
-            None => {}
+            // The kernel's own timers end these.
+            Some(Flow::Spliced) | None => {}
         }
     }
 
@@ -379,7 +398,8 @@ impl Gateway {
         self.core.table.len()
     }
 
-    /// What there is to tell about the first `limit` of them; those of the DNS forwarder are left out.
+    /// What there is to tell about the first `limit` of them; those of the DNS forwarder and those that the kernel carries are left
+    /// out.
     pub fn describe_flows(&self, limit: usize) -> Vec<FlowReport> {
         let described = self.core.table.iter().filter_map(|(id, flow)| {
             let key = self.core.table.key(id)?;

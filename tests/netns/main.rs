@@ -26,6 +26,7 @@ mod many;
 mod outbound;
 mod policy;
 mod published;
+mod splice;
 mod terminal;
 mod workers;
 mod world;

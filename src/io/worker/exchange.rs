@@ -7,14 +7,12 @@
 //! the others empty their inboxes whatever happens, so that no two wait for each other.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 
 use mio::Waker;
-use mio::net::TcpStream;
 
-use crate::net::policy::Service;
+use crate::io::splice::Client;
 use crate::net::{LargeDatagram, PortId, RxOffload};
 
 /// Parcels that wait for one worker; of the largest frames they are 16 MiB.
@@ -33,12 +31,7 @@ pub(super) enum Parcel {
         payload: Box<[u8]>,
     },
     /// Accepted, and not yet polled by anyone.
-    Client {
-        port: PortId,
-        service: Service,
-        stream: TcpStream,
-        client: SocketAddr,
-    },
+    Client(Client),
 }
 
 /// One worker's inbox, and the way to those of the others.
@@ -212,7 +205,7 @@ mod tests {
     fn number(parcel: Option<Parcel>) -> Option<usize> {
         match parcel? {
             Parcel::Frame { frame, .. } => frame.first_chunk().map(|bytes| usize::from_be_bytes(*bytes)),
-            Parcel::Datagram { .. } | Parcel::Client { .. } => None,
+            Parcel::Datagram { .. } | Parcel::Client(_) => None,
         }
     }
 }

@@ -16,8 +16,9 @@ use crate::error::{Context, Result};
 use crate::io::command::PortNumber;
 use crate::io::host::{self, Listener};
 use crate::io::sockets::{Cutting, Socket};
+use crate::io::splice::Client;
 use crate::net::policy::Service;
-use crate::net::{FlowId, HostError, Instant, PortId};
+use crate::net::{HostError, Instant, PortId};
 
 /// Connections accepted from one listener before other sources have their turn.
 const ACCEPTS_PER_TURN: usize = 256;
@@ -132,20 +133,22 @@ impl Worker {
     }
 
     /// Serves a client here, or has it served where its connection belongs.
-    fn accepted(&mut self, index: usize, stream: TcpStream, client: SocketAddr, now: Instant) {
-        let (port, service) = (PortId(0), self.listeners[index].service);
-        let owner = self.shard.of_tcp(service.port, client.port());
+    fn accepted(&mut self, index: usize, stream: TcpStream, address: SocketAddr, now: Instant) {
+        let client = Client { stream, address, port: PortId(0), service: self.listeners[index].service };
+        let owner = self.shard.of_tcp(client.service.port, address.port());
         if owner == self.shard.index() {
-            let flow = self.gateway.accept(publish_id(index), client, now);
-            self.begin(flow, stream);
+            self.admit(client, now);
         } else {
-            self.exchange.pass(owner, Parcel::Client { port, service, stream, client });
+            self.exchange.pass(owner, Parcel::Client(client));
         }
     }
 
-    /// Makes `stream` the host socket of an accepted client's flow; without one the client is reset.
-    pub(super) fn begin(&mut self, flow: Option<FlowId>, mut stream: TcpStream) {
-        let Some(flow) = flow else { return reset(stream) };
+    /// Has a client's connection cross the link; one for which there is no room is reset.
+    pub(super) fn route(&mut self, client: Client, now: Instant) {
+        let Client { mut stream, address, port, service } = client;
+        let Some(flow) = self.gateway.accept_for(port, service, address, now) else {
+            return reset(stream);
+        };
         if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
             tracing::warn!(%error, "cannot poll a client's socket");
             // Nothing will be announced of it: its first read must end it.

@@ -15,6 +15,7 @@ mod datagrams;
 mod exchange;
 mod listen;
 mod moderation;
+mod splices;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
+use super::splice::Splices;
 use crate::config::{MacAddr, Network, Outbound};
 use crate::error::{Context, Result};
 use crate::net::gateway::{Gateway, Station};
@@ -74,8 +76,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The worker that sends and gathers fragments.
 const FIRST: usize = 0;
 /// Tokens of flows are their generation and index; indices from here on name everything else.
+const SPLICE_TOKENS: u32 = 0x8000_0000;
 const LINK_TOKENS: u32 = 0xff00_0000;
 const LISTENER_TOKENS: u32 = 0xff80_0000;
+const FACTORY_TOKEN: Token = Token(u32::MAX as usize - 1);
 const WAKER_TOKEN: Token = Token(u32::MAX as usize);
 
 /// A worker that has not started.
@@ -88,6 +92,7 @@ pub struct Worker {
     links: Vec<LinkPort>,
     listeners: Vec<Published>,
     sockets: Sockets,
+    splices: Splices,
     resolver: Option<Resolver>,
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
@@ -196,6 +201,7 @@ impl Worker {
             links: Vec::new(),
             listeners: Vec::new(),
             sockets: Sockets::default(),
+            splices: Splices::new(SPLICE_TOKENS),
             resolver,
             stop: Arc::new(AtomicBool::new(false)),
             waker,
@@ -293,6 +299,9 @@ impl Worker {
 
     /// How long nothing is due.
     fn wait(&self) -> Duration {
+        if self.splices.has_ready() {
+            return Duration::ZERO;
+        }
         let blocked = self.links.iter().any(|port| port.blocked);
         let passes = self.exchange.has_room();
         let sources = !self.readable.is_empty()
@@ -301,6 +310,7 @@ impl Worker {
         let pending = (sources && passes)
             || (self.exchange.is_readable() && self.empties_inbox())
             || !self.outcomes.is_empty()
+            || self.splices.has_ended()
             || self.gateway.ready_flows() > 0;
         if blocked {
             return LINK_RETRY;
@@ -326,6 +336,9 @@ impl Worker {
         if token == WAKER_TOKEN {
             return self.exchange.note();
         }
+        if token == FACTORY_TOKEN {
+            return self.splices.restock(self.poll.registry());
+        }
         let (generation, index) = ((token.0 >> 32) as u32, token.0 as u32);
         if index >= LISTENER_TOKENS {
             if let Some(published) = self.listeners.get_mut((index - LISTENER_TOKENS) as usize) {
@@ -336,6 +349,8 @@ impl Worker {
                 port.readable |= event.is_readable() || event.is_error() || event.is_read_closed();
                 port.blocked &= !event.is_writable();
             }
+        } else if index >= SPLICE_TOKENS {
+            self.splices.note(index, generation, event);
         } else {
             self.note_socket(FlowId::from_parts(index, generation), event);
         }
@@ -376,6 +391,7 @@ impl Worker {
         self.report_outcomes();
         self.read_datagrams();
         self.read_listeners();
+        self.serve_splices();
         self.expire();
         self.serve();
         self.flush();
@@ -436,10 +452,7 @@ impl Worker {
                 Some(Parcel::Datagram { datagram, payload }) => {
                     self.gateway.send_large(&datagram, &payload, now);
                 }
-                Some(Parcel::Client { port, service, stream, client }) => {
-                    let flow = self.gateway.accept_for(port, service, client, now);
-                    self.begin(flow, stream);
-                }
+                Some(Parcel::Client(client)) => self.admit(client, now),
             }
         }
     }
