@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+mod attach;
+
+pub use attach::{Attach, GuestRoute, Lifecycle, MAX_NAME_BYTES, Setup, Target};
+
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MacAddr(pub [u8; 6]);
@@ -58,17 +62,56 @@ impl std::str::FromStr for MacAddr {
     }
 }
 
-/// The IPv4 addresses of a network.
+/// Name of an interface: 1 to 15 bytes, as the kernel has it (IFNAMSIZ).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IfName {
+    bytes: [u8; Self::MAX_BYTES],
+    len: u8,
+}
+
+impl IfName {
+    /// Longest name.
+    pub const MAX_BYTES: usize = 15;
+
+    /// The name `name`; `None` if it is empty or too long.
+    pub fn new(name: &str) -> Option<Self> {
+        let mut bytes = [0; Self::MAX_BYTES];
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        (!name.is_empty()).then_some(Self { bytes, len: u8::try_from(name.len()).ok()? })
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for IfName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::fmt::Debug for IfName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// The IPv4 addresses of a network. [`Ipv4Plan::new`] gives the usual ones; each may be any other, outside the subnet
+/// too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4Plan {
     /// The subnet, 10.0.2.0/24 by default.
     pub subnet: Ipv4Net,
     /// Host number 2: the router.
     pub gateway: Ipv4Addr,
-    /// Host number 3: the DNS forwarder.
-    pub dns: Ipv4Addr,
+    /// Host number 3: the DNS forwarder; `None` is no forwarder.
+    pub dns: Option<Ipv4Addr>,
     /// Host number 100 (or the last one that fits): the guest.
     pub guest: Ipv4Addr,
+    /// What DHCP gives; the guest's address unless a front-end's tradition differs.
+    pub lease: Ipv4Addr,
 }
 
 /// The IPv6 addresses of a network; same host numbers as [`Ipv4Plan`], in hexadecimal notation
@@ -79,8 +122,8 @@ pub struct Ipv6Plan {
     pub subnet: Ipv6Net,
     /// The router.
     pub gateway: Ipv6Addr,
-    /// The DNS forwarder.
-    pub dns: Ipv6Addr,
+    /// The DNS forwarder; `None` is no forwarder.
+    pub dns: Option<Ipv6Addr>,
     /// The guest.
     pub guest: Ipv6Addr,
 }
@@ -99,8 +142,9 @@ impl Ipv4Plan {
         Some(Self {
             subnet,
             gateway: Ipv4Addr::from(base + 2),
-            dns: Ipv4Addr::from(base + 3),
+            dns: Some(Ipv4Addr::from(base + 3)),
             guest: Ipv4Addr::from(base + guest),
+            lease: Ipv4Addr::from(base + guest),
         })
     }
 }
@@ -116,7 +160,7 @@ impl Ipv6Plan {
         Some(Self {
             subnet,
             gateway: Ipv6Addr::from(base + 0x2),
-            dns: Ipv6Addr::from(base + 0x3),
+            dns: Some(Ipv6Addr::from(base + 0x3)),
             guest: Ipv6Addr::from(base + 0x100),
         })
     }
@@ -147,17 +191,43 @@ pub struct Publish {
     pub host_addr: Option<IpAddr>,
     /// Port at the host; `None` lets the kernel choose, and rnet prints which.
     pub host_port: Option<u16>,
+    /// The host's interface to listen on; `None` is all of them.
+    pub host_interface: Option<IfName>,
+    /// Address at the guest; `None` is the guest's own, in the client's family if it has one there.
+    pub guest_addr: Option<IpAddr>,
     /// Port at the guest.
     pub guest_port: u16,
     /// TCP or UDP.
     pub transport: Transport,
 }
 
+impl std::fmt::Display for Publish {
+    /// As `--publish` writes it: `127.0.0.1:8080:80/tcp`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host_addr {
+            Some(IpAddr::V4(addr)) => write!(f, "{addr}:")?,
+            Some(IpAddr::V6(addr)) => write!(f, "[{addr}]:")?,
+            None => {}
+        }
+        match (self.host_port, self.host_addr) {
+            (Some(port), _) => write!(f, "{port}:")?,
+            (None, Some(_)) => write!(f, ":")?,
+            (None, None) => {}
+        }
+        write!(f, "{}/{}", self.guest_port, self.transport)
+    }
+}
+
+/// Most ports that one network publishes: each takes up to two sockets.
+pub const MAX_PUBLISHED: u32 = 16_384;
+
 /// What of the host itself (its loopback and link-local neighbours) a guest may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostAccess {
-    /// All of the host's loopback, through the gateway's address.
+    /// All of the host's loopback, through the [`Alias`] that stands for it.
     pub loopback: bool,
+    /// 169.254.0.0/16. Its counterpart fe80::/10 means nothing without an interface of the host, and stays closed.
+    pub link_local: bool,
     /// Single final destinations that are allowed though they are loopback or link-local.
     pub allowed: Vec<SocketAddr>,
 }
@@ -190,6 +260,61 @@ impl Default for Timeouts {
 /// its sender. (The C libraries stop at 3.)
 pub const MAX_DNS_SERVERS: usize = 8;
 
+/// An address by which the guest reaches one of the host's. Both are of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// What the guest calls it.
+    pub guest: IpAddr,
+    /// What it stands for. Loopback is open by [`HostAccess`] only; any other address is open.
+    pub host: IpAddr,
+}
+
+/// How a guest learns that a destination is closed to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Denial {
+    /// A TCP connection is reset; all else is answered with ICMP "administratively prohibited".
+    #[default]
+    Refused,
+    /// ICMP "network unreachable".
+    Unreachable,
+}
+
+/// From where the guest's traffic leaves the host, in one family. What goes to the host's loopback over TCP is not
+/// bound to anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Source address; `None` is the kernel's choice.
+    pub address: Option<IpAddr>,
+    /// Interface (SO_BINDTODEVICE); `None` is the kernel's choice.
+    pub interface: Option<IfName>,
+}
+
+/// From where the guest's traffic leaves the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// IPv4 traffic.
+    pub ipv4: Exit,
+    /// IPv6 traffic.
+    pub ipv6: Exit,
+}
+
+/// By which protocols the gateway tells a guest its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Autoconfiguration {
+    /// DHCPv4.
+    pub dhcp: bool,
+    /// DHCPv6.
+    pub dhcpv6: bool,
+    /// Router advertisements.
+    pub router_advertisements: bool,
+}
+
+impl Default for Autoconfiguration {
+    fn default() -> Self {
+        Self { dhcp: true, dhcpv6: true, router_advertisements: true }
+    }
+}
+
 /// Everything the gateway needs to know of its network.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -203,15 +328,58 @@ pub struct Network {
     pub dns_servers: Vec<IpAddr>,
     /// Published ports.
     pub publish: Vec<Publish>,
+    /// Addresses that stand for addresses of the host.
+    pub aliases: Vec<Alias>,
     /// Whether the kernel joins loopback clients of published TCP ports with the guest, past the link.
     pub splice: bool,
     /// Opened parts of the host.
     pub host_access: HostAccess,
+    /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
+    /// on the link the gateway answers for everything but the guest. Otherwise nobody else is there.
+    pub shares_subnet: bool,
+    /// How closed destinations are answered.
+    pub denial: Denial,
+    /// From where traffic leaves the host.
+    pub outbound: Outbound,
+    /// What the gateway tells guests about their addresses.
+    pub autoconfiguration: Autoconfiguration,
     /// Idle times.
     pub timeouts: Timeouts,
 }
 
 impl Network {
+    /// Largest [`Network::mtu`].
+    pub const MAX_MTU: u16 = 65520;
+
+    /// A network in which nothing of the host is open, nothing is published, and the gateways' addresses stand for the
+    /// host's loopback.
+    pub fn new(ipv4: Ipv4Plan, ipv6: Option<Ipv6Plan>) -> Self {
+        let loopback = Alias { guest: ipv4.gateway.into(), host: Ipv4Addr::LOCALHOST.into() };
+        let loopback6 =
+            ipv6.map(|plan| Alias { guest: plan.gateway.into(), host: Ipv6Addr::LOCALHOST.into() });
+        Self {
+            ipv4,
+            ipv6,
+            mtu: Self::MAX_MTU,
+            dns_servers: Vec::new(),
+            publish: Vec::new(),
+            splice: false,
+            aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
+            host_access: HostAccess::default(),
+            shares_subnet: false,
+            denial: Denial::default(),
+            outbound: Outbound::default(),
+            autoconfiguration: Autoconfiguration::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    /// The DNS forwarder's addresses.
+    pub fn dns_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v6 = self.ipv6.and_then(|plan| plan.dns);
+        self.ipv4.dns.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
+    }
+
     /// Whether sockets are needed that are made inside the guest's network namespace.
     pub fn wants_socket_factory(&self) -> bool {
         self.splice && self.publish.iter().any(|publish| publish.transport == Transport::Tcp)
@@ -221,17 +389,25 @@ impl Network {
 /// Workers that one network can have, and queues that its link can have.
 pub const MAX_WORKERS: u16 = 16;
 
-/// The link of a container and what its interface looks like inside.
+/// A guest's link and what its interface looks like inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkSpec {
     /// Which kind to make.
     pub kind: LinkKind,
     /// Interface name inside the guest (`tap0`).
     pub ifname: String,
-    /// The guest's MAC address.
-    pub mac: MacAddr,
+    /// The guest's MAC address; `None` is the kernel's choice.
+    pub mac: Option<MacAddr>,
     /// Queues that a TAP shall have, one for each worker; at least 1. Other links have one.
     pub queues: u16,
+    /// Whether their number was asked for; if not, fewer are no surprise.
+    pub queues_given: bool,
+    /// Take a persistent TAP of that name over if there is one, instead of refusing.
+    pub take_over: bool,
+    /// What of it is configured inside.
+    pub setup: Setup,
+    /// Bring `lo` up too. Not where the namespace's maker does: bubblewrap fails if it is not the first.
+    pub loopback: bool,
 }
 
 /// How frames travel between the guest and rnet.
@@ -350,10 +526,10 @@ pub struct Config {
     pub network: Network,
     /// The link.
     pub link: LinkSpec,
-    /// Whether `--workers` fixed the number of queues; if not, fewer are no surprise.
-    pub workers_given: bool,
     /// The container.
     pub container: Container,
+    /// What others call it; `None` is rnet's process id.
+    pub name: Option<String>,
     /// Logging.
     pub log: Log,
 }

@@ -77,9 +77,9 @@ pub fn files(config: &Config, host: &ResolvConf) -> EtcFiles {
 
 fn resolv_conf(config: &Config, host: &ResolvConf) -> String {
     let network = &config.network;
-    let mut text = format!("nameserver {}\n", network.ipv4.dns);
-    if let Some(plan) = &network.ipv6 {
-        push(&mut text, format_args!("nameserver {}\n", plan.dns));
+    let mut text = String::new();
+    for server in network.dns_addresses() {
+        push(&mut text, format_args!("nameserver {server}\n"));
     }
     if !host.search.is_empty() {
         push(&mut text, format_args!("search {}\n", host.search));

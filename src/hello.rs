@@ -83,6 +83,8 @@ fn furnish(config: &mut Config, page: SocketAddr) -> Result<()> {
     config.network.publish.push(Publish {
         host_addr: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         host_port: None,
+        host_interface: None,
+        guest_addr: None,
         guest_port: GUEST_PORT,
         transport: Transport::Tcp,
     });
@@ -117,9 +119,9 @@ fn is_loader(library: &Path) -> bool {
 }
 
 fn published_address(session: &Session) -> Result<SocketAddr> {
-    let published = session.published().first();
+    let published = session.published().into_iter().next();
     published
-        .map(|(_, address)| *address)
+        .map(|(_, address)| address)
         .ok_or_else(|| Error::new("cannot publish", GUEST_PORT, "no address"))
 }
 
@@ -132,8 +134,9 @@ fn describe(config: &Config, session: &Session, ready: Duration) -> Result<()> {
     let (kind, ifname) = (session.link(), &config.link.ifname);
     say(&format!("  link        {kind} ({}): {ifname}, MTU {}", meaning(kind), network.mtu))?;
     let ipv6 = network.ipv6.map(|plan| format!(" and {}", plan.guest)).unwrap_or_default();
-    let Ipv4Plan { guest, gateway, dns, .. } = network.ipv4;
-    say(&format!("  addresses   {guest}{ipv6}; gateway {gateway}, DNS {dns}"))?;
+    let Ipv4Plan { guest, gateway, .. } = network.ipv4;
+    let dns = network.dns_addresses().next().map(|dns| format!(", DNS {dns}")).unwrap_or_default();
+    say(&format!("  addresses   {guest}{ipv6}; gateway {gateway}{dns}"))?;
     for (publish, address) in session.published() {
         say(&format!("  published   {address} -> guest port {}/{}", publish.guest_port, publish.transport))?;
     }

@@ -6,10 +6,10 @@ use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use rnet::cli::{self, Command, Note, Request, Surroundings};
-use rnet::config::{Config, LogLevel};
+use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::sys::{memory, netlink};
-use rnet::{hello, log, run};
+use rnet::{attach, hello, log, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
@@ -29,15 +29,17 @@ fn main() -> ExitCode {
 /// Carries the command out; its exit status.
 fn execute(command: Command, seed: u64) -> Result<u8> {
     match command {
-        Command::Run(request) => run::run(&prepare(request), seed),
-        Command::Hello(request) => hello::hello(*prepare(request), seed),
+        Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
+        Command::Attach(request) => attach::attach(&prepare(request.config.log, request), seed, |_| Ok(())),
+        Command::Ask(question) => port::ask(&question),
+        Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
     }
 }
 
 /// Starts logging, and says what was decided before it could be said.
-fn prepare(request: Request) -> Box<Config> {
-    log::init(request.config.log);
+fn prepare<C>(how: Log, request: Request<C>) -> Box<C> {
+    log::init(how);
     for Note { level, text } in &request.notes {
         match level {
             LogLevel::Error => tracing::error!("{text}"),

@@ -14,7 +14,8 @@ struct Part {
 
 /// Dependencies point one way. What is not listed here (`main`, `run`, `hello`) composes, and may name everything.
 const PARTS: &[Part] = &[
-    Part { at: "src/config.rs", parts: &[], crates: &["ipnet"] },
+    Part { at: "src/config.rs", parts: &["config"], crates: &["ipnet"] },
+    Part { at: "src/config", parts: &["config"], crates: &["ipnet"] },
     Part { at: "src/error.rs", parts: &[], crates: &["nix"] },
     Part { at: "src/etc.rs", parts: &["config"], crates: &[] },
     Part { at: "src/log.rs", parts: &["config"], crates: &["tracing", "tracing_subscriber"] },
@@ -44,6 +45,11 @@ const PARTS: &[Part] = &[
         at: "src/io",
         parts: &["config", "error", "etc", "io", "net", "sys"],
         crates: &["libc", "mio", "nix", "socket2", "tracing"],
+    },
+    Part {
+        at: "src/control",
+        parts: &["config", "control", "error", "io", "net"],
+        crates: &["nix", "serde_json", "tracing"],
     },
     Part {
         at: "src/container",

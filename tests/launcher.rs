@@ -15,9 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rnet::config::{
-    Container, EtcFiles, HostAccess, Ipv4Plan, LinkKind, LinkSpec, Network, RootFs, Timeouts, Volume,
-};
+use rnet::config::{Container, EtcFiles, Ipv4Plan, LinkKind, LinkSpec, Network, RootFs, Setup, Volume};
 use rnet::container::{Launch, launch};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -321,18 +319,19 @@ fn volume(text: &str) -> Volume {
 }
 
 fn supervise(container: &Container) -> rnet::error::Result<u8> {
-    let network = Network {
-        ipv4: Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("unicast, large enough"),
-        ipv6: None,
-        mtu: 1500,
-        dns_servers: Vec::new(),
-        publish: Vec::new(),
-        splice: false,
-        host_access: HostAccess::default(),
-        timeouts: Timeouts::default(),
-    };
+    let plan = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("unicast, large enough");
+    let network = Network { mtu: 1500, ..Network::new(plan, None) };
     let mac = "52:55:0a:00:02:64".parse().expect("a MAC address");
-    let link = LinkSpec { kind: LinkKind::Auto, ifname: "tap0".into(), mac, queues: 1 };
+    let link = LinkSpec {
+        kind: LinkKind::Auto,
+        ifname: "tap0".into(),
+        mac: Some(mac),
+        queues: 1,
+        queues_given: false,
+        take_over: false,
+        setup: Setup::Plan,
+        loopback: true,
+    };
     let etc = EtcFiles {
         resolv_conf: "nameserver 10.0.2.3\n".into(),
         hosts: "127.0.0.1 localhost\n".into(),

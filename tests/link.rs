@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rnet::config::{HostAccess, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MacAddr, Network, Timeouts};
+use rnet::config::{GuestRoute, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MacAddr, Network, Setup};
 use rnet::io::link::Link;
 use rnet::net::outbox::ETHERNET_BYTES;
 use rnet::net::packet::{
@@ -74,6 +74,21 @@ fn auto_takes_the_packet_link_without_a_tun_device() {
 }
 
 #[test]
+fn an_interface_is_left_as_the_kernel_makes_it_if_asked() {
+    run("bare");
+}
+
+#[test]
+fn a_persistent_tap_is_taken_over_if_asked() {
+    run("persistent");
+}
+
+#[test]
+fn given_addresses_and_routes_are_set_as_far_as_possible() {
+    run("given");
+}
+
+#[test]
 fn ping_sockets_echo() {
     run("ping");
 }
@@ -87,6 +102,9 @@ fn inside() {
     match scenario.as_str() {
         "hidden" => without_tun(),
         "ping" => ping(),
+        "bare" => bare(),
+        "persistent" => persistent(),
+        "given" => given(),
         "auto" => assert_eq!(Guest::new(LinkKind::Auto).kind, LinkKind::Tap),
         "tap" => converse(LinkKind::Tap),
         "tap-plain" => converse(LinkKind::TapPlain),
@@ -95,6 +113,70 @@ fn inside() {
         "packet" => converse(LinkKind::Packet),
         other => panic!("no scenario {other}"),
     }
+}
+
+fn bare() {
+    for kind in [LinkKind::Tap, LinkKind::TapPlain, LinkKind::Packet] {
+        let spec = LinkSpec { mac: None, setup: Setup::Nothing, ..spec(kind) };
+        let link = link::create(&spec, &network()).unwrap();
+        let shown = ip(&["addr", "show"]);
+        assert!(!shown.contains("10.0.2") && !shown.contains(",UP"), "{kind}: {shown}");
+        let mac = link.mac.expect("known without being set").to_string();
+        assert!(shown.contains(&format!("link/ether {mac}")), "{kind}: {mac}: {shown}");
+        assert!(shown.contains("lo: <LOOPBACK> "), "{kind}: {shown}");
+        let mut link = Link::queues(link).remove(0);
+        assert!(link.read(&mut vec![0; Link::BUFFER_BYTES]).expect("a link that is down lives").is_none());
+        ip(&["link", "set", "tap0", "up"]);
+        drop(link);
+        let mut tries = 0..500;
+        while interfaces().len() > 1 && tries.next().is_some() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn persistent() {
+    ip(&["tuntap", "add", "tap0", "mode", "tap"]);
+    let refused = link::create(&spec(LinkKind::Auto), &network()).expect_err("taken").to_string();
+    assert!(refused.contains("has an interface of that name") && refused.contains("--ifname"), "{refused}");
+    for kind in [LinkKind::Tap, LinkKind::TapPlain] {
+        let spec = LinkSpec { take_over: true, setup: Setup::Nothing, mac: None, ..spec(kind) };
+        let link = link::create(&spec, &network()).unwrap();
+        assert_eq!(link.kind, kind);
+        assert!(ip(&["link", "show"]).contains(&link.mac.expect("an interface's").to_string()));
+    }
+    assert!(interfaces().contains(&"tap0".to_owned()), "it outlives its link");
+}
+
+fn given() {
+    let addresses = vec!["192.0.2.5/24".parse().unwrap(), "2001:db8::5/64".parse().unwrap()];
+    let route = |to: &str, via: Option<&str>| GuestRoute {
+        destination: to.parse().unwrap(),
+        via: via.map(|via| via.parse().unwrap()),
+        metric: Some(77),
+    };
+    let routes = vec![
+        route("198.51.100.0/24", None),
+        route("0.0.0.0/0", Some("192.0.2.1")),
+        route("::/0", Some("2001:db8::1")),
+        route("203.0.113.0/24", Some("10.99.99.99")),
+    ];
+    let spec = LinkSpec { setup: Setup::Given { addresses, routes }, ..spec(LinkKind::Packet) };
+    let link = link::create(&spec, &network()).unwrap();
+    let notes = link.notes.join(" ");
+    assert!(notes.contains("no route to 203.0.113.0/24") && !notes.contains("198.51"), "{notes}");
+    let routes = ip(&["route"]) + &ip(&["-6", "route"]);
+    for route in ["default via 192.0.2.1", "198.51.100.0/24", "default via 2001:db8::1", "metric 77"] {
+        assert!(routes.contains(route), "{route}: {routes}");
+    }
+    assert!(!ip(&["addr"]).contains("10.0.2.100"));
+}
+
+/// What `ip` prints.
+fn ip(arguments: &[&str]) -> String {
+    let output = Command::new("ip").args(arguments).output().expect("iproute2");
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn ping() {
@@ -147,7 +229,8 @@ fn queues() {
 fn one_queue() {
     let made = Command::new("ip").args(["tuntap", "add", "dev", "tap0", "mode", "tap", "vnet_hdr"]).status();
     assert!(made.unwrap().success());
-    let link = link::create(&LinkSpec { queues: 3, ..spec(LinkKind::Tap) }, &network()).expect("a TAP");
+    let spec = LinkSpec { queues: 3, take_over: true, ..spec(LinkKind::Tap) };
+    let link = link::create(&spec, &network()).expect("a TAP");
     assert_eq!(link.queues.len(), 1);
     assert!(link.notes.iter().any(|note| note.contains("one queue instead of 3")), "{:?}", link.notes);
 }
@@ -403,20 +486,22 @@ fn ethernet() -> Ethernet {
 }
 
 fn spec(kind: LinkKind) -> LinkSpec {
-    LinkSpec { kind, ifname: "tap0".into(), mac: STATION, queues: 1 }
+    LinkSpec {
+        kind,
+        ifname: "tap0".into(),
+        mac: Some(STATION),
+        queues: 1,
+        queues_given: false,
+        take_over: false,
+        setup: Setup::Plan,
+        loopback: true,
+    }
 }
 
 fn network() -> Network {
-    Network {
-        ipv4: Ipv4Plan::new("10.0.2.0/24".parse().unwrap()).unwrap(),
-        ipv6: Ipv6Plan::new("fd00::/64".parse().unwrap()),
-        mtu: MTU,
-        dns_servers: Vec::new(),
-        publish: Vec::new(),
-        splice: false,
-        host_access: HostAccess::default(),
-        timeouts: Timeouts::default(),
-    }
+    let ipv4 = Ipv4Plan::new("10.0.2.0/24".parse().unwrap()).unwrap();
+    let ipv6 = Ipv6Plan::new("fd00::/64".parse().unwrap());
+    Network { mtu: MTU, ..Network::new(ipv4, ipv6) }
 }
 
 fn interfaces() -> Vec<String> {

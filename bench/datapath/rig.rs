@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rnet::config::{HostAccess, Ipv4Plan, Network, Timeouts};
+use rnet::config::{Ipv4Plan, Network};
 use rnet::net::gateway::Gateway;
 use rnet::net::outbox::HEADROOM;
 use rnet::net::tcp::HostStream;
@@ -292,14 +292,5 @@ fn port_of(at: usize) -> u16 {
 
 fn network(mtu: u16) -> Network {
     let subnet = "10.0.2.0/24".parse().expect("a subnet");
-    Network {
-        ipv4: Ipv4Plan::new(subnet).expect("room for a plan"),
-        ipv6: None,
-        mtu,
-        dns_servers: Vec::new(),
-        publish: Vec::new(),
-        splice: false,
-        host_access: HostAccess::default(),
-        timeouts: Timeouts::default(),
-    }
+    Network { mtu, ..Network::new(Ipv4Plan::new(subnet).expect("room for a plan"), None) }
 }

@@ -2,12 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
-use super::values::{self, EnvSpec, PublishSpec, VolumeSpec, Workers};
+use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
 
 /// Give a process its own network, without root.
@@ -27,6 +28,24 @@ pub(super) enum CommandArgs {
         after_help = RUN_EXAMPLES
     )]
     Run(Box<RunArgs>),
+    /// Give an existing network namespace a network.
+    #[command(after_help = ATTACH_EXAMPLES)]
+    Attach(Box<AttachArgs>),
+    /// Add, remove and list the published ports of a running network.
+    #[command(after_help = PORT_EXAMPLES)]
+    Port {
+        #[command(subcommand)]
+        verb: PortVerb,
+    },
+    /// List what flows through a running network.
+    Flows {
+        /// The network: its name, or the process id that stands for it.
+        #[arg(value_name = "NETWORK", value_parser = values::name)]
+        network: String,
+        /// Print JSON, with counters.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -45,6 +64,55 @@ Examples:
 
 `rnet run --help` lists all options.";
 
+/// What can be done about published ports.
+#[derive(Debug, Subcommand)]
+pub(super) enum PortVerb {
+    /// Publish ports; what is published already stays as it is.
+    Add(PortArgs),
+    /// Close ports. Established connections stay.
+    Rm(PortArgs),
+    /// List the ports.
+    Ls {
+        /// The network: its name, or the process id that stands for it.
+        #[arg(value_name = "NETWORK", value_parser = values::name)]
+        network: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Ports of a running network.
+#[derive(Args, Debug)]
+pub(super) struct PortArgs {
+    /// The network: its name, or the process id that stands for it.
+    #[arg(value_name = "NETWORK", value_parser = values::name)]
+    pub(super) network: String,
+    /// Ports, written as for --publish.
+    #[arg(value_name = "PORTS", required = true, value_parser = values::publish)]
+    pub(super) ports: Vec<PublishSpec>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+const PORT_EXAMPLES: &str = "\
+NETWORK is the --name of a run or attach, the PID that was attached to, or the process id of rnet.
+
+Examples:
+  rnet run --name box ./rootfs httpd -f &  rnet port add box 8080:80
+  rnet port ls box
+  rnet port rm box 8080:80";
+
+const ATTACH_EXAMPLES: &str = "\
+It ends with the process, when the path is removed, when the exit descriptor is closed, or by SIGTERM; its
+status is then 0, and 125 if rnet failed.
+
+Examples:
+  rnet attach $PID          where that runs `unshare --user --map-root-user --net sh`
+  rnet attach -p 8080:80 --netns /run/user/1000/netns/box --detach --pid-file box.pid
+  bwrap --unshare-all --info-fd 3 ... 3>fifo &  rnet attach --bwrap-info-fd 3 3<fifo";
+
 const RUN_EXAMPLES: &str = "\
 ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. Options
 end there; what follows belongs to the command. Without COMMAND a shell starts.
@@ -60,10 +128,8 @@ cannot be executed, 125 if rnet itself failed.";
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
-    /// Publish a guest port: [HOSTIP:]HOSTPORT[-END]:GUESTPORT[-END][/tcp|/udp]; GUESTPORT alone or
-    /// HOSTIP::GUESTPORT takes a random host port. Repeatable.
-    #[arg(short, long, value_name = "PORTS", value_parser = values::publish, help_heading = NETWORK)]
-    pub(super) publish: Vec<PublishSpec>,
+    #[command(flatten)]
+    pub(super) traffic: TrafficArgs,
 
     /// Bring this host's own clients of published TCP ports to the guest over the link, like all others.
     #[arg(long, help_heading = NETWORK)]
@@ -71,26 +137,6 @@ pub(super) struct RunArgs {
 
     #[command(flatten)]
     pub(super) network: NetworkArgs,
-
-    /// Let the guest reach one closed destination, such as 127.0.0.1:5432 or [::1]:5432. Repeatable.
-    #[arg(long, value_name = "ADDR:PORT", value_parser = values::allow_host, help_heading = NETWORK)]
-    pub(super) allow_host: Vec<SocketAddr>,
-
-    /// Let the guest reach all of the host's loopback, through the gateway's address.
-    #[arg(long, help_heading = NETWORK)]
-    pub(super) host_loopback: bool,
-
-    /// Ask this DNS server instead of the host's. Repeatable.
-    #[arg(long, value_name = "ADDR", value_parser = values::dns, help_heading = NETWORK)]
-    pub(super) dns: Vec<IpAddr>,
-
-    /// Forget a UDP mapping after this idle time [default: 300].
-    #[arg(long, value_name = "SECONDS", value_parser = seconds(), help_heading = NETWORK)]
-    pub(super) udp_timeout: Option<u32>,
-
-    /// The same for a mapping that has only spoken to port 53 [default: 30].
-    #[arg(long, value_name = "SECONDS", value_parser = seconds(), help_heading = NETWORK)]
-    pub(super) udp_dns_timeout: Option<u32>,
 
     /// Bind a file or directory of the host into the container: SRC:DST[:ro|rw]. Repeatable.
     #[arg(short, long, value_name = "SRC:DST", value_parser = os(values::volume), help_heading = CONTAINER)]
@@ -111,6 +157,10 @@ pub(super) struct RunArgs {
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]
     pub(super) init: bool,
+
+    /// What `rnet port` calls the network [default: rnet's process id].
+    #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = CONTAINER)]
+    pub(super) name: Option<String>,
 
     /// No effect: standard input always reaches the command.
     #[arg(short, long, help_heading = CONTAINER)]
@@ -136,7 +186,94 @@ pub(super) struct RunArgs {
     pub(super) words: Vec<OsString>,
 }
 
-/// What `run` and `hello` share about the network and the link.
+/// `rnet attach`: whose network, when it is ready and when it ends.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("target").required(true)))]
+pub(super) struct AttachArgs {
+    /// The process whose network namespace gets a network.
+    #[arg(value_name = "PID", group = "target", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(super) pid: Option<i32>,
+
+    /// The network namespace by path: a bind mount, /proc/PID/ns/net or /proc/self/fd/N.
+    #[arg(long, value_name = "PATH", group = "target", help_heading = TARGET)]
+    pub(super) netns: Option<PathBuf>,
+
+    /// Enter this user namespace first [default: the one that owns the network namespace].
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["tap_fd", "bwrap_info_fd"], help_heading = TARGET)]
+    pub(super) userns: Option<PathBuf>,
+
+    /// Serve the TAP that is open on this descriptor; its interface stays as it is.
+    #[arg(long, value_name = "FD", group = "target", value_parser = fd(), help_heading = TARGET)]
+    pub(super) tap_fd: Option<RawFd>,
+
+    /// Serve the sandbox that bubblewrap describes on this descriptor (bwrap --info-fd).
+    #[arg(long, value_name = "FD", group = "target", value_parser = fd(), help_heading = TARGET)]
+    pub(super) bwrap_info_fd: Option<RawFd>,
+
+    #[command(flatten)]
+    pub(super) traffic: TrafficArgs,
+
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+
+    /// Write `1` to this descriptor when the network is ready.
+    #[arg(long, value_name = "FD", value_parser = fd(), help_heading = LIFECYCLE)]
+    pub(super) ready_fd: Option<RawFd>,
+
+    /// End when the other end of this descriptor is closed.
+    #[arg(long, value_name = "FD", value_parser = fd(), help_heading = LIFECYCLE)]
+    pub(super) exit_fd: Option<RawFd>,
+
+    /// Write the process id to this file when the network is ready.
+    #[arg(long, value_name = "PATH", help_heading = LIFECYCLE)]
+    pub(super) pid_file: Option<PathBuf>,
+
+    /// Go on in the background when the network is ready.
+    #[arg(long, help_heading = LIFECYCLE)]
+    pub(super) detach: bool,
+
+    /// What `rnet port` calls the network [default: the PID given, or rnet's own].
+    #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = LIFECYCLE)]
+    pub(super) name: Option<String>,
+
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+/// What `run` and `attach` share about traffic.
+#[derive(Args, Debug)]
+pub(super) struct TrafficArgs {
+    /// Publish a guest port: [HOSTIP:]HOSTPORT[-END]:GUESTPORT[-END][/tcp|/udp]; GUESTPORT alone or
+    /// HOSTIP::GUESTPORT takes a random host port. Repeatable.
+    #[arg(short, long, value_name = "PORTS", value_parser = values::publish, help_heading = NETWORK)]
+    pub(super) publish: Vec<PublishSpec>,
+
+    /// Let the guest reach one closed destination, such as 127.0.0.1:5432 or [::1]:5432. Repeatable.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = values::allow_host, help_heading = NETWORK)]
+    pub(super) allow_host: Vec<SocketAddr>,
+
+    /// Let the guest reach all of the host's loopback, through the gateway's address.
+    #[arg(long, help_heading = NETWORK)]
+    pub(super) host_loopback: bool,
+
+    /// Ask this DNS server instead of the host's. Repeatable.
+    #[arg(long, value_name = "ADDR", value_parser = values::dns, help_heading = NETWORK)]
+    pub(super) dns: Vec<IpAddr>,
+
+    /// Forget a UDP mapping after this idle time [default: 300].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(), help_heading = NETWORK)]
+    pub(super) udp_timeout: Option<u32>,
+
+    /// The same for a mapping that has only spoken to port 53 [default: 30].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(), help_heading = NETWORK)]
+    pub(super) udp_dns_timeout: Option<u32>,
+
+    /// Send traffic from this address of the host, or through this interface. Once for each family.
+    #[arg(long, value_name = "ADDR|IFNAME", value_parser = values::outbound, help_heading = NETWORK)]
+    pub(super) outbound: Vec<OutboundSpec>,
+}
+
+/// What all share about the network and the link.
 #[derive(Args, Debug)]
 pub(super) struct NetworkArgs {
     /// Largest IP packet on the link in bytes, 576 to 65520, at least 1280 with IPv6.
@@ -220,12 +357,18 @@ pub(super) struct LogArgs {
     pub(super) log_format: LogFormat,
 }
 
+const TARGET: &str = "Target";
 const NETWORK: &str = "Network";
+const LIFECYCLE: &str = "Lifecycle";
 const CONTAINER: &str = "Container";
 const LOGGING: &str = "Logging";
 
 fn seconds() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=86_400)
+}
+
+fn fd() -> clap::builder::RangedI64ValueParser<RawFd> {
+    clap::value_parser!(i32).range(0..)
 }
 
 fn link_kind() -> impl TypedValueParser<Value = LinkKind> {

@@ -18,7 +18,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
-use crate::config::{Config, LogLevel};
+use crate::config::{Attach, Config, LogLevel, Publish};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -46,6 +46,10 @@ pub struct Surroundings {
 pub enum Command {
     /// `rnet run`: run a command in a container.
     Run(Request),
+    /// `rnet attach`: give an existing namespace a network.
+    Attach(Request<Attach>),
+    /// `rnet port`, `rnet flows`: ask a running network.
+    Ask(Question),
     /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
     /// published ports and the command `/rnet`; the show itself fills in the rest.
     Hello(Request),
@@ -53,11 +57,35 @@ pub enum Command {
     HelloGuest(SocketAddr),
 }
 
+/// A question to a running network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// What it is called.
+    pub network: String,
+    /// About what.
+    pub topic: Topic,
+    /// Prints the answer as it comes.
+    pub json: bool,
+}
+
+/// What a network can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Which ports are published.
+    Ports,
+    /// To publish these.
+    Publish(Vec<Publish>),
+    /// To close these.
+    Unpublish(Vec<Publish>),
+    /// What goes on.
+    Flows,
+}
+
 /// A settled configuration and what was decided on the way to it.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct Request<C = Config> {
     /// All that is needed to do it.
-    pub config: Box<Config>,
+    pub config: Box<C>,
     /// To be logged once logging stands.
     pub notes: Vec<Note>,
 }
@@ -100,6 +128,15 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
     match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {
             settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
+        }
+        CommandArgs::Attach(attach) => settle::attach(*attach, surroundings)
+            .map(Command::Attach)
+            .map_err(|cause| mistake("attach", &cause)),
+        CommandArgs::Port { verb } => {
+            settle::port(verb).map(Command::Ask).map_err(|cause| mistake("port", &cause))
+        }
+        CommandArgs::Flows { network, json } => {
+            Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
         }
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))

@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::args::{HelloArgs, LogArgs, NetworkArgs, RunArgs};
-use super::values::{EnvSpec, PublishSpec, VolumeSpec};
-use super::{Note, Request, Surroundings, subnet};
+use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
+use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
+use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
-    Config, Container, HostAccess, Ipv4Plan, Ipv6Plan, LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MacAddr,
-    Network, Publish, RootFs, Timeouts, Transport, Volume,
+    Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
+    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Publish, RootFs, Setup, Target, Timeouts,
+    Transport, Volume,
 };
 
-/// Most ports that one container publishes: each takes up to two sockets.
-const MAX_PUBLISHED: u32 = 16_384;
 /// Below so many cores the guest, its peers and one worker have use for all of them.
 const CORES_FOR_TWO_WORKERS: usize = 4;
 /// Workers unless more are asked for: beyond, the guest's own network stack is what limits.
@@ -33,15 +32,8 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
-    network.publish = published(&args.publish)?;
+    traffic(args.traffic, &mut network)?;
     network.splice = !args.no_splice;
-    network.host_access = host_access(&args, &network)?;
-    network.timeouts = timeouts(&args);
-    if args.dns.len() > MAX_DNS_SERVERS {
-        return Err(format!("--dns is given more than {MAX_DNS_SERVERS} times"));
-    }
-    network.dns_servers = args.dns;
-
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), surroundings)?;
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
@@ -57,7 +49,58 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         volumes: args.volume.into_iter().map(|spec| volume(spec, surroundings)).collect(),
         init: args.init,
     };
-    Ok(request(&args.network, network, container, &args.log, surroundings, notes))
+    let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
+    request.config.name = args.name;
+    Ok(request)
+}
+
+/// Settles `rnet attach`.
+pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Request<Attach>, String> {
+    let mut notes = Vec::new();
+    let target = target(&args)?;
+    let mut network = network(&args.network, surroundings, &mut notes)?;
+    traffic(args.traffic, &mut network)?;
+    let absolute = |path: &PathBuf| absolute(path, surroundings);
+    let config = Attach {
+        network,
+        link: LinkSpec {
+            loopback: !matches!(target, Target::Bubblewrap { .. }),
+            ..link(&args.network, surroundings)
+        },
+        target,
+        lifecycle: Lifecycle {
+            ready_fd: args.ready_fd,
+            exit_fd: args.exit_fd,
+            pid_file: args.pid_file.as_ref().map(absolute),
+            detach: args.detach,
+            outlives_target: false,
+        },
+        name: args.name,
+        log: Log { level: log_level(&args.log), format: args.log.log_format },
+    };
+    Ok(Request { config: Box::new(config), notes })
+}
+
+fn target(args: &AttachArgs) -> Result<Target, String> {
+    let userns = args.userns.clone();
+    match (args.pid, &args.netns, args.tap_fd, args.bwrap_info_fd) {
+        (Some(pid), ..) => Ok(Target::Process { pid, userns }),
+        (_, Some(netns), ..) => Ok(Target::Path { netns: netns.clone(), userns }),
+        (.., Some(fd), _) => Ok(Target::Tap { fd }),
+        (.., Some(info_fd)) => Ok(Target::Bubblewrap { info_fd }),
+        _ => Err("PID, --netns, --tap-fd or --bwrap-info-fd is needed".to_owned()),
+    }
+}
+
+/// Settles `rnet port`.
+pub(super) fn port(verb: PortVerb) -> Result<Question, String> {
+    let (args, topic): (PortArgs, fn(Vec<Publish>) -> Topic) = match verb {
+        PortVerb::Ls { network, json } => return Ok(Question { network, topic: Topic::Ports, json }),
+        PortVerb::Add(args) => (args, Topic::Publish),
+        PortVerb::Rm(args) => (args, Topic::Unpublish),
+    };
+    let PortArgs { network, ports, json } = args;
+    Ok(Question { network, topic: topic(published(&ports)?), json })
 }
 
 /// Settles `rnet hello`.
@@ -85,20 +128,61 @@ fn request(
     surroundings: &Surroundings,
     notes: Vec<Note>,
 ) -> Request {
-    let link = LinkSpec {
-        kind: args.link,
-        ifname: args.ifname.clone(),
-        mac: args.mac_address.unwrap_or_else(|| random_mac(surroundings)),
-        queues: args.workers.given.unwrap_or_else(|| automatic_workers(surroundings.cores)),
-    };
     let config = Config {
         network,
-        link,
-        workers_given: args.workers.given.is_some(),
+        link: link(args, surroundings),
         container,
+        name: None,
         log: Log { level: log_level(log), format: log.log_format },
     };
     Request { config: Box::new(config), notes }
+}
+
+fn link(args: &NetworkArgs, surroundings: &Surroundings) -> LinkSpec {
+    LinkSpec {
+        kind: args.link,
+        ifname: args.ifname.clone(),
+        mac: Some(args.mac_address.unwrap_or_else(|| random_mac(surroundings))),
+        queues: args.workers.given.unwrap_or_else(|| automatic_workers(surroundings.cores)),
+        queues_given: args.workers.given.is_some(),
+        take_over: false,
+        setup: Setup::Plan,
+        loopback: true,
+    }
+}
+
+/// What may pass, and from where to where.
+fn traffic(args: TrafficArgs, network: &mut Network) -> Result<(), String> {
+    network.publish = published(&args.publish)?;
+    network.host_access = host_access(&args, network)?;
+    network.timeouts = timeouts(&args);
+    network.outbound = outbound(&args.outbound)?;
+    if args.dns.len() > MAX_DNS_SERVERS {
+        return Err(format!("--dns is given more than {MAX_DNS_SERVERS} times"));
+    }
+    network.dns_servers = args.dns;
+    Ok(())
+}
+
+fn outbound(specs: &[OutboundSpec]) -> Result<Outbound, String> {
+    let mut outbound = Outbound::default();
+    for spec in specs {
+        let exits: Vec<&mut Exit> = match spec {
+            OutboundSpec::Address(IpAddr::V4(_)) => vec![&mut outbound.ipv4],
+            OutboundSpec::Address(IpAddr::V6(_)) => vec![&mut outbound.ipv6],
+            OutboundSpec::Interface(_) => vec![&mut outbound.ipv4, &mut outbound.ipv6],
+        };
+        for exit in exits {
+            let before = match spec {
+                OutboundSpec::Address(addr) => exit.address.replace(*addr).is_some(),
+                OutboundSpec::Interface(name) => exit.interface.replace(*name).is_some(),
+            };
+            if before {
+                return Err("--outbound is given twice for one family".to_owned());
+            }
+        }
+    }
+    Ok(outbound)
 }
 
 /// Half of the cores are the guest's and its peers'.
@@ -123,16 +207,9 @@ fn network(
         ));
     }
     let host = &surroundings.host_subnets;
-    Ok(Network {
-        ipv4: ipv4_plan(args.cidr, host, notes)?,
-        ipv6: if args.no_ipv6 { None } else { Some(ipv6_plan(args.cidr6, host, notes)?) },
-        mtu: args.mtu,
-        dns_servers: Vec::new(),
-        publish: Vec::new(),
-        splice: true,
-        host_access: HostAccess::default(),
-        timeouts: Timeouts::default(),
-    })
+    let ipv4 = ipv4_plan(args.cidr, host, notes)?;
+    let ipv6 = if args.no_ipv6 { None } else { Some(ipv6_plan(args.cidr6, host, notes)?) };
+    Ok(Network { mtu: args.mtu, ..Network::new(ipv4, ipv6) })
 }
 
 fn ipv4_plan(given: Option<Ipv4Plan>, host: &[IpNet], notes: &mut Vec<Note>) -> Result<Ipv4Plan, String> {
@@ -226,7 +303,7 @@ fn overlapping(one: Option<IpAddr>, other: Option<IpAddr>) -> bool {
     }
 }
 
-fn host_access(args: &RunArgs, network: &Network) -> Result<HostAccess, String> {
+fn host_access(args: &TrafficArgs, network: &Network) -> Result<HostAccess, String> {
     for allowed in &args.allow_host {
         if let Some(loopback) = meant_by_gateway(*allowed, network) {
             return Err(format!(
@@ -235,19 +312,15 @@ fn host_access(args: &RunArgs, network: &Network) -> Result<HostAccess, String> 
             ));
         }
     }
-    Ok(HostAccess { loopback: args.host_loopback, allowed: args.allow_host.clone() })
+    Ok(HostAccess { loopback: args.host_loopback, allowed: args.allow_host.clone(), link_local: false })
 }
 
 fn meant_by_gateway(allowed: SocketAddr, network: &Network) -> Option<SocketAddr> {
-    let loopback: IpAddr = match allowed.ip() {
-        IpAddr::V4(ip) if ip == network.ipv4.gateway => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if network.ipv6.is_some_and(|plan| ip == plan.gateway) => Ipv6Addr::LOCALHOST.into(),
-        _ => return None,
-    };
-    Some(SocketAddr::new(loopback, allowed.port()))
+    let alias = network.aliases.iter().find(|alias| alias.guest == allowed.ip())?;
+    Some(SocketAddr::new(alias.host, allowed.port()))
 }
 
-fn timeouts(args: &RunArgs) -> Timeouts {
+fn timeouts(args: &TrafficArgs) -> Timeouts {
     let seconds =
         |given: Option<u32>, default| given.map_or(default, |given| Duration::from_secs(given.into()));
     let default = Timeouts::default();

@@ -9,10 +9,8 @@ use std::path::{Component, Path, PathBuf};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::config::{Ipv4Plan, Ipv6Plan, MAX_WORKERS, MacAddr, Publish, Transport};
+use crate::config::{IfName, Ipv4Plan, Ipv6Plan, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Transport};
 
-/// Longest interface name in bytes (IFNAMSIZ without its NUL).
-const IFNAME_BYTES: usize = 15;
 /// Longest host name in bytes (`__NEW_UTS_LEN`).
 const HOSTNAME_BYTES: usize = 64;
 
@@ -72,6 +70,8 @@ impl PublishSpec {
         (self.guest_ports.first..=self.guest_ports.last).map(move |guest_port| Publish {
             host_addr: self.host_addr,
             host_port: host_ports.as_mut().and_then(Iterator::next),
+            host_interface: None,
+            guest_addr: None,
             guest_port,
             transport: self.transport,
         })
@@ -260,13 +260,47 @@ pub(super) fn mac_address(text: &str) -> Result<MacAddr, String> {
 /// Parses `--ifname` by the kernel's rules, less `%`, which would make it a pattern, and `lo`.
 pub(super) fn ifname(text: &str) -> Result<String, String> {
     let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if text.is_empty() || text.len() > IFNAME_BYTES || !printable || text.contains(['/', ':', '%']) {
+    if text.is_empty() || text.len() > IfName::MAX_BYTES || !printable || text.contains(['/', ':', '%']) {
         return Err(format!(
-            "expected 1 to {IFNAME_BYTES} printable ASCII characters without '/', ':' and '%'"
+            "expected 1 to {} printable ASCII characters without '/', ':' and '%'",
+            IfName::MAX_BYTES
         ));
     }
     if matches!(text, "." | ".." | "lo") {
         return Err("this name is taken; tap0 or eth0 would do".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// `--outbound`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OutboundSpec {
+    Address(IpAddr),
+    Interface(IfName),
+}
+
+/// Parses `--outbound`.
+pub(super) fn outbound(text: &str) -> Result<OutboundSpec, String> {
+    if let Ok(addr) = text.parse::<IpAddr>() {
+        if addr.is_unspecified() || addr.is_multicast() {
+            return Err("not one station's address".to_owned());
+        }
+        return Ok(OutboundSpec::Address(addr));
+    }
+    let is_name = ifname(text).is_ok() || text == "lo";
+    let name = IfName::new(text).filter(|_| is_name);
+    name.map(OutboundSpec::Interface)
+        .ok_or_else(|| "expected an IP address or an interface's name".to_owned())
+}
+
+/// Parses `--name`: what may be a directory's name without surprise.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let starts = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if text.len() > MAX_NAME_BYTES || !starts || !text.bytes().all(inner) {
+        return Err(format!(
+            "expected 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.', with a letter or digit first"
+        ));
     }
     Ok(text.to_owned())
 }

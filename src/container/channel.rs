@@ -41,6 +41,11 @@ impl Channel {
         UnixStream::pair().map(|(ours, theirs)| (Self(ours), Self(theirs)))
     }
 
+    /// The same end once more.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Lets the child go on.
     pub(super) fn release(&self) -> io::Result<()> {
         (&self.0).write_all(&[0])

@@ -5,12 +5,17 @@
 //! a socket pair. [`Running`] then starts the command, passes signals on and knows its exit status. However
 //! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
 //!
+//! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in the
+//! background.
+//!
 //! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
 
 mod channel;
 mod child;
+mod detach;
 mod hostcopy;
 mod init;
+mod join;
 mod plan;
 mod run;
 mod storage;
@@ -29,7 +34,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
+pub use self::detach::{Foreground, detach};
 use self::hostcopy::HostCopy;
+pub use self::join::{Namespaces, join, watch_process};
 use self::plan::{Root, Survey};
 use self::storage::Storage;
 use self::supervise::{Action, Terminal};

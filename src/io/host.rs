@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::holder;
-use crate::config::{Publish, Transport};
+use crate::config::{Exit, IfName, Outbound, Publish, Transport};
 use crate::error::{Error, Result};
-use crate::net::HostError;
+use crate::net::{Family, HostError};
 use crate::sys::{datagram, stream};
 
 /// Connections that may wait to be accepted (net.core.somaxconn caps it).
@@ -51,10 +51,54 @@ impl Listener {
     }
 }
 
+/// From where traffic of `family` leaves.
+fn exit(outbound: &Outbound, family: Family) -> &Exit {
+    match family {
+        Family::V4 => &outbound.ipv4,
+        Family::V6 => &outbound.ipv6,
+    }
+}
+
+/// Has an unbound socket leave by `exit`.
+fn leave_by(socket: &impl AsFd, exit: &Exit) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if let Some(interface) = exit.interface {
+        bind_interface(&socket, interface)?;
+    }
+    match exit.address {
+        Some(address) => socket.bind(&SocketAddr::new(address, 0).into()),
+        None => Ok(()),
+    }
+}
+
+/// Opens a guest's UDP socket.
+pub fn open_udp(outbound: &Outbound, family: Family) -> io::Result<OwnedFd> {
+    let Exit { address, interface } = *exit(outbound, family);
+    let any: IpAddr = match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    datagram::open_udp(SocketAddr::new(address.unwrap_or(any), 0), interface)
+}
+
+/// Opens a guest's ping socket.
+pub fn open_ping(outbound: &Outbound, family: Family) -> io::Result<OwnedFd> {
+    let socket = datagram::open_ping(family)?;
+    leave_by(&socket, exit(outbound, family))?;
+    Ok(socket)
+}
+
+fn bind_interface(socket: &Socket, interface: IfName) -> io::Result<()> {
+    socket.bind_device(Some(interface.as_str().as_bytes()))
+}
+
 /// Starts a connection. It stands when the stream is writable and `take_error` has none.
-pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+pub fn connect(to: SocketAddr, outbound: &Outbound) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     stream::tune(&socket)?;
+    if !to.ip().is_loopback() {
+        leave_by(&socket, exit(outbound, Family::of(to.ip())))?;
+    }
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
         _ => Ok(TcpStream::from_std(socket.into())),
@@ -71,11 +115,9 @@ pub fn reset(stream: TcpStream) -> io::Result<()> {
 pub fn listen(publish: &Publish) -> Result<Vec<Listener>> {
     let port = publish.host_port.unwrap_or(0);
     let bound = match publish.host_addr {
-        Some(address) => {
-            bind(publish.transport, SocketAddr::new(address, port)).map(|listener| vec![listener])
-        }
-        None if port != 0 => bind_wildcards(publish.transport, port),
-        None => bind_random(publish.transport),
+        Some(address) => bind(publish, SocketAddr::new(address, port)).map(|listener| vec![listener]),
+        None if port != 0 => bind_wildcards(publish, port),
+        None => bind_random(publish),
     };
     bound.map_err(|failure| failure.explain(publish.transport))
 }
@@ -161,13 +203,13 @@ impl fmt::Display for Target {
 }
 
 /// A family that the host does not have is left out, unless it has neither.
-fn bind_wildcards(transport: Transport, port: u16) -> std::result::Result<Vec<Listener>, Failure> {
+fn bind_wildcards(publish: &Publish, port: u16) -> std::result::Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::new();
     let mut missing = None;
     let wildcards = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     for wildcard in wildcards {
         let port = listeners.first().map_or(port, |first: &Listener| first.address().port());
-        match bind(transport, SocketAddr::new(wildcard, port)) {
+        match bind(publish, SocketAddr::new(wildcard, port)) {
             Ok(listener) => listeners.push(listener),
             Err(failure) if failure.is(Errno::EAFNOSUPPORT) || failure.is(Errno::EADDRNOTAVAIL) => {
                 missing = Some(failure);
@@ -182,32 +224,35 @@ fn bind_wildcards(transport: Transport, port: u16) -> std::result::Result<Vec<Li
 }
 
 /// The kernel chooses for the first family; the second may find that number taken.
-fn bind_random(transport: Transport) -> std::result::Result<Vec<Listener>, Failure> {
-    let mut result = bind_wildcards(transport, 0);
+fn bind_random(publish: &Publish) -> std::result::Result<Vec<Listener>, Failure> {
+    let mut result = bind_wildcards(publish, 0);
     for _ in 1..RANDOM_PORT_ATTEMPTS {
         match result {
-            Err(failure) if failure.is(Errno::EADDRINUSE) => result = bind_wildcards(transport, 0),
+            Err(failure) if failure.is(Errno::EADDRINUSE) => result = bind_wildcards(publish, 0),
             done => return done,
         }
     }
     result
 }
 
-fn bind(transport: Transport, address: SocketAddr) -> std::result::Result<Listener, Failure> {
-    let listener = match transport {
-        Transport::Tcp => bind_tcp(address),
-        Transport::Udp => bind_udp(address),
+fn bind(publish: &Publish, address: SocketAddr) -> std::result::Result<Listener, Failure> {
+    let listener = match publish.transport {
+        Transport::Tcp => bind_tcp(address, publish.host_interface),
+        Transport::Udp => bind_udp(address, publish.host_interface),
     };
     listener.map_err(|cause| Failure { address, cause })
 }
 
 /// SO_REUSEADDR lets a container start again while connections of its forerunner are in TIME_WAIT.
-fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
+fn bind_tcp(address: SocketAddr, interface: Option<IfName>) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     stream::tune(&socket)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if let Some(interface) = interface {
+        bind_interface(&socket, interface)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -217,8 +262,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
 }
 
 /// Without SO_REUSEADDR, which for UDP would let two programs take the same port.
-fn bind_udp(address: SocketAddr) -> io::Result<Listener> {
-    let socket = UdpSocket::from(datagram::open_published_udp(address)?);
+fn bind_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<Listener> {
+    let socket = UdpSocket::from(datagram::open_published_udp(address, interface)?);
     let address = socket.local_addr()?;
     let socket = OwnedFd::from(socket);
     Ok(Listener::Udp { socket, address })
@@ -288,7 +333,7 @@ mod tests {
     #[test]
     fn a_refusal_is_a_refusal() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-        let error = match connect(closed.expect("loopback")) {
+        let error = match connect(closed.expect("loopback"), &Outbound::default()) {
             Err(error) => error,
             Ok(stream) => loop {
                 if let Some(error) = stream.take_error().expect("option") {
@@ -312,12 +357,20 @@ mod tests {
 
     fn connected() -> (TcpStream, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
-        let stream = connect(listener.local_addr().expect("bound")).expect("started");
+        let to = listener.local_addr().expect("bound");
+        let stream = connect(to, &Outbound::default()).expect("started");
         let (accepted, _) = listener.accept().expect("accepted");
         (stream, accepted)
     }
 
     fn publish(address: Option<Ipv4Addr>, host_port: Option<u16>, transport: Transport) -> Publish {
-        Publish { host_addr: address.map(IpAddr::V4), host_port, guest_port: 80, transport }
+        Publish {
+            host_addr: address.map(IpAddr::V4),
+            host_port,
+            host_interface: None,
+            guest_addr: None,
+            guest_port: 80,
+            transport,
+        }
     }
 }

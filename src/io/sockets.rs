@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn every_datagram_that_fails_is_told() {
-        let socket = datagram::open_udp("127.0.0.1:0".parse().expect("an address")).expect("loopback");
+        let socket = datagram::open_udp("127.0.0.1:0".parse().expect("an address"), None).expect("loopback");
         let to = "198.51.100.1:9".parse().expect("an address");
         let mut failures = 0;
         let envelope = Envelope { segment_bytes: Some(4), ..Envelope::to(to) };
@@ -184,7 +184,7 @@ mod tests {
     /// Sends `len` bytes in datagrams of `segment_bytes` and returns what failed.
     fn send(cutting: &mut Cutting, peer: &UdpSocket, len: usize, segment_bytes: u16) -> Vec<io::ErrorKind> {
         let to = peer.local_addr().expect("bound");
-        let socket = datagram::open_udp(std::net::SocketAddr::new(to.ip(), 0)).expect("loopback");
+        let socket = datagram::open_udp(std::net::SocketAddr::new(to.ip(), 0), None).expect("loopback");
         let mut failures = Vec::new();
         let envelope = Envelope { segment_bytes: Some(segment_bytes), ..Envelope::to(to) };
         cutting.send(&socket, &vec![7; len], &envelope, |error| failures.push(error.kind()));

@@ -26,6 +26,38 @@ pub enum DropReason {
     Fragment,
 }
 
+impl DropReason {
+    /// All of them.
+    pub const ALL: [Self; REASONS] = [
+        Self::Malformed,
+        Self::Checksum,
+        Self::Unsupported,
+        Self::ForeignDestination,
+        Self::BadSource,
+        Self::Denied,
+        Self::NoFlow,
+        Self::Limit,
+        Self::HopLimit,
+        Self::Fragment,
+    ];
+
+    /// Its name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Checksum => "checksum",
+            Self::Unsupported => "unsupported",
+            Self::ForeignDestination => "foreign-destination",
+            Self::BadSource => "bad-source",
+            Self::Denied => "denied",
+            Self::NoFlow => "no-flow",
+            Self::Limit => "limit",
+            Self::HopLimit => "hop-limit",
+            Self::Fragment => "fragment",
+        }
+    }
+}
+
 const REASONS: usize = DropReason::Fragment as usize + 1;
 
 /// Totals since start.
@@ -43,6 +75,15 @@ impl Counters {
     pub fn drop(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
         tracing::trace!(?reason, "drop");
+    }
+
+    /// Adds what another worker of the same network has counted.
+    pub fn add(&mut self, other: &Self) {
+        for (total, drops) in self.drops.iter_mut().zip(other.drops) {
+            *total += drops;
+        }
+        self.frames_in += other.frames_in;
+        self.bytes_in += other.bytes_in;
     }
 
     /// Drops so far for `reason`.

@@ -45,6 +45,9 @@ pub struct ReplyV4 {
 /// DISCOVER, REQUEST and INFORM are answered; `None` for all others, for messages to other servers, malformed
 /// ones and hardware other than Ethernet.
 pub fn reply_v4(network: &Network, payload: &[u8]) -> Option<ReplyV4> {
+    if !network.autoconfiguration.dhcp {
+        return None;
+    }
     let header = v4::Message::from_bytes(payload.get(..V4_HEADER_BYTES)?).ok()?;
     let is_ethernet = header.htype() == v4::HType::Eth && header.hlen() == HARDWARE_ADDRESS_BYTES;
     if header.opcode() != v4::Opcode::BootRequest || !is_ethernet {
@@ -59,7 +62,7 @@ pub fn reply_v4(network: &Network, payload: &[u8]) -> Option<ReplyV4> {
         .set_hops(0)
         .set_secs(0)
         .set_siaddr(Ipv4Addr::UNSPECIFIED)
-        .set_yiaddr(if leases { network.ipv4.guest } else { Ipv4Addr::UNSPECIFIED })
+        .set_yiaddr(if leases { network.ipv4.lease } else { Ipv4Addr::UNSPECIFIED })
         .set_opts(request.options(network, kind, leases));
     reply.clear_sname();
     reply.clear_fname();
@@ -108,7 +111,7 @@ impl RequestV4 {
         }
         match self.kind {
             v4::MessageType::Discover => Some(v4::MessageType::Offer),
-            v4::MessageType::Request if self.address.unwrap_or(ciaddr) == plan.guest => {
+            v4::MessageType::Request if self.address.unwrap_or(ciaddr) == plan.lease => {
                 Some(v4::MessageType::Ack)
             }
             v4::MessageType::Request => Some(v4::MessageType::Nak),
@@ -132,7 +135,9 @@ impl RequestV4 {
         options.insert(v4::DhcpOption::SubnetMask(plan.subnet.netmask()));
         options.insert(v4::DhcpOption::BroadcastAddr(plan.subnet.broadcast()));
         options.insert(v4::DhcpOption::Router(vec![plan.gateway]));
-        options.insert(v4::DhcpOption::DomainNameServer(vec![plan.dns]));
+        if let Some(dns) = plan.dns {
+            options.insert(v4::DhcpOption::DomainNameServer(vec![dns]));
+        }
         options.insert(v4::DhcpOption::InterfaceMtu(network.mtu));
         if leases {
             options.insert(v4::DhcpOption::AddressLeaseTime(INFINITE_S));
@@ -165,7 +170,7 @@ fn destination_v4(reply: &v4::Message, kind: v4::MessageType) -> SocketAddrV4 {
 /// messages the first gets the guest's address. `None` without IPv6, and for messages of other kinds, to other
 /// servers or against the rules of section 16.
 pub fn reply_v6(network: &Network, payload: &[u8]) -> Option<Vec<u8>> {
-    let plan = network.ipv6.as_ref()?;
+    let plan = network.ipv6.as_ref().filter(|_| network.autoconfiguration.dhcpv6)?;
     let (header, options) = payload.split_at_checked(V6_HEADER_BYTES)?;
     let mut reply = v6::Message::from_bytes(header).ok()?;
     let request = RequestV6::read(reply.msg_type(), options)?;
@@ -250,7 +255,7 @@ impl<'a> RequestV6<'a> {
             }
             _ => {}
         }
-        options.push(v6::DhcpOption::DomainNameServers(vec![plan.dns]));
+        options.extend(plan.dns.map(|dns| v6::DhcpOption::DomainNameServers(vec![dns])));
         let answered = self.associations.iter().enumerate();
         options.extend(answered.map(|(index, association)| association.answer(plan, self.kind, index == 0)));
         Some((kind, options))
@@ -369,6 +374,21 @@ mod tests {
             ];
             assert_eq!(*reply.opts(), expected.into_iter().collect());
         }
+    }
+
+    #[test]
+    fn a_lease_may_differ_from_the_plan_and_a_server_may_be_absent() {
+        let mut network = fixture::network();
+        network.ipv4.lease = Ipv4Addr::new(10, 0, 2, 15);
+        network.ipv4.dns = None;
+        let reply = reply_v4(&network, &encode(&asking(network.ipv4.lease))).expect("an answer");
+        let message = v4::Message::from_bytes(&reply.payload).expect("a message");
+        assert_eq!(message.yiaddr(), network.ipv4.lease);
+        assert!(!message.opts().contains(v4::OptionCode::DomainNameServer));
+        network.autoconfiguration.dhcp = false;
+        assert!(reply_v4(&network, &encode(&message)).is_none());
+        network.autoconfiguration.dhcpv6 = false;
+        assert!(reply_v6(&network, &message_v6(11, &[])).is_none(), "an Information-Request");
     }
 
     #[test]

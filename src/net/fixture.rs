@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::packet::{Ethernet, EthernetFrame, IpPacket};
 use super::{Offload, Outbox, PortId};
-use crate::config::{HostAccess, Ipv4Plan, Ipv6Plan, MacAddr, Network, Timeouts};
+use crate::config::{Ipv4Plan, Ipv6Plan, MacAddr, Network};
 
 /// An IP packet of its own.
 pub(super) type Datagram = Vec<u8>;
@@ -22,16 +22,8 @@ pub(super) fn ip(text: &str) -> IpAddr {
 
 /// The default network.
 pub(super) fn network() -> Network {
-    Network {
-        ipv4: Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan"),
-        ipv6: Ipv6Plan::new("fd00::/64".parse().expect("a prefix")),
-        mtu: 65520,
-        dns_servers: Vec::new(),
-        publish: Vec::new(),
-        splice: false,
-        host_access: HostAccess::default(),
-        timeouts: Timeouts::default(),
-    }
+    let ipv4 = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan");
+    Network::new(ipv4, Ipv6Plan::new("fd00::/64".parse().expect("a prefix")))
 }
 
 /// The way to the guest.

@@ -18,10 +18,10 @@ use super::nat::{Notices, Refused};
 use super::outbox::{ETHERNET_BYTES, Outbox};
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, EthernetFrame, IpPacket};
 use super::ping::PingFlow;
-use super::policy::{self, Splice};
+use super::policy::{self, Service, Splice};
 use super::reassembly::Reassembly;
 use super::steer::Shard;
-use super::table::{FlowId, Table};
+use super::table::{FlowId, FlowKey, Table};
 use super::tcp::{self, HostStream, Refusal, Spares, TcpFlow};
 use super::udp::{Clients, PublishedFlow, UdpFlow};
 use super::{
@@ -60,8 +60,8 @@ pub(super) struct Core {
     /// One per port.
     pub(super) refusals: Vec<Refusal>,
     seed: u64,
-    /// By [`PublishId`].
-    pub(super) published: Vec<Published>,
+    /// By [`PublishId`]; `None` is free.
+    pub(super) published: Vec<Option<Published>>,
     pub(super) udp_clients: Clients,
     pub(super) dns: Forwarder,
     pub(super) notices: Notices,
@@ -71,7 +71,7 @@ pub(super) struct Core {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Published {
     pub(super) transport: Transport,
-    pub(super) guest_port: u16,
+    pub(super) service: Service,
     pub(super) port: PortId,
 }
 
@@ -129,6 +129,24 @@ pub(super) enum Flow {
     Spliced,
 }
 
+/// A flow, for people to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowReport {
+    /// Its protocol and ends.
+    pub key: FlowKey,
+    /// Bytes carried to the host and to the guest; only TCP counts them.
+    pub bytes: Option<(u64, u64)>,
+}
+
+impl Flow {
+    fn bytes(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Tcp(flow) => Some((flow.to_host_bytes, flow.to_guest_bytes)),
+            Self::Udp(_) | Self::UdpPublished(_) | Self::Ping(_) | Self::Dns(_) | Self::Spliced => None,
+        }
+    }
+}
+
 /// A packet that a guest sent through the gateway.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FromGuest<'a> {
@@ -150,7 +168,7 @@ impl Gateway {
         Self { core: Core::new(network, shard, seed, now), reassembly: Reassembly::new() }
     }
 
-    /// Plugs a guest link in. The parts of one router share its `station`.
+    /// Plugs a guest link in. The parts of one router share its `station`, which is [`MacAddr::BROADCAST`] until it is learned.
     pub fn add_port(&mut self, station: impl Into<Station>, offload: Offload) -> PortId {
         let station = station.into();
         let mac = station.mac();
@@ -247,13 +265,27 @@ impl Gateway {
         }
     }
 
-    /// A listening socket of the host stands for `guest_port` of the guest on `port`, from now on.
-    pub fn publish(&mut self, transport: Transport, guest_port: u16, port: PortId) -> PublishId {
+    /// A listening socket of the host stands for `service` of the guest on `port`, from now on.
+    /// Its number is the lowest that is free.
+    pub fn publish(&mut self, transport: Transport, service: Service, port: PortId) -> PublishId {
         let published = &mut self.core.published;
+        let index = published.iter().position(Option::is_none).unwrap_or(published.len());
+        let entry = Some(Published { transport, service, port });
+        match published.get_mut(index) {
+            Some(free) => *free = entry,
+            None => published.push(entry),
+        }
         // The host has 65,535 ports for each of two transports.
-        let id = PublishId(u32::try_from(published.len()).unwrap_or(u32::MAX));
-        published.push(Published { transport, guest_port, port });
-        id
+        PublishId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// The listening socket `publish` is closed. Connections that came through it stay; clients of a UDP port are
+    /// forgotten, as there is nothing left to answer them with.
+    pub fn unpublish(&mut self, publish: PublishId) {
+        if let Some(published) = self.core.published.get_mut(publish.0 as usize) {
+            *published = None;
+        }
+        udp::unpublished(&mut self.core, publish);
     }
 
     /// Replaces the DNS servers that the forwarder asks, most preferred first.
@@ -268,20 +300,21 @@ impl Gateway {
 
     /// A client was accepted on a published port. Its flow; `None` if the client should be reset.
     pub fn accept(&mut self, publish: PublishId, client: SocketAddr, now: Instant) -> Option<FlowId> {
-        let Published { port, guest_port, .. } = *self.core.published.get(publish.0 as usize)?;
-        self.accept_for(port, guest_port, client, now)
+        let Published { port, service, .. } =
+            self.core.published.get(publish.0 as usize).copied().flatten()?;
+        self.accept_for(port, service, client, now)
     }
 
     /// The same for a client that another shard's gateway has the published port of.
     pub fn accept_for(
         &mut self,
         port: PortId,
-        guest_port: u16,
+        service: Service,
         client: SocketAddr,
         now: Instant,
     ) -> Option<FlowId> {
         self.core.now = now;
-        tcp::accepted(&mut self.core, port, guest_port, client)
+        tcp::accepted(&mut self.core, port, service, client)
     }
 
     /// Sends a datagram of another worker's flow. May be called while [`Outbox::has_room`].
@@ -293,8 +326,8 @@ impl Gateway {
 
     /// Whether the kernel shall join a client that was accepted on a published port with the guest, and its flow, which
     /// lives until [`Self::splice_ended`]. `None`: it is for [`Self::accept`].
-    pub fn splice(&mut self, guest_port: u16, client: SocketAddr) -> Option<(FlowId, Splice)> {
-        let splice = policy::splice(&self.core.network, client, guest_port)?;
+    pub fn splice(&mut self, service: Service, client: SocketAddr) -> Option<(FlowId, Splice)> {
+        let splice = policy::splice(&self.core.network, client, service)?;
         let flow = self.core.table.insert(None, Flow::Spliced)?;
         tracing::debug!(%client, guest = %splice.guest, "tcp spliced");
         Some((flow, splice))
@@ -364,6 +397,16 @@ impl Gateway {
     pub fn flows(&self) -> usize {
         self.core.table.len()
     }
+
+    /// What there is to tell about the first `limit` of them; those of the DNS forwarder and those that the kernel carries are left
+    /// out.
+    pub fn describe_flows(&self, limit: usize) -> Vec<FlowReport> {
+        let described = self.core.table.iter().filter_map(|(id, flow)| {
+            let key = self.core.table.key(id)?;
+            Some(FlowReport { key, bytes: flow.bytes() })
+        });
+        described.take(limit).collect()
+    }
 }
 
 impl Core {
@@ -396,10 +439,7 @@ impl Core {
 
     /// The gateway's address in the family of `like`.
     pub(super) fn gateway_address(&self, like: IpAddr) -> IpAddr {
-        match (like, self.network.ipv6) {
-            (IpAddr::V6(_), Some(plan)) => plan.gateway.into(),
-            _ => self.network.ipv4.gateway.into(),
-        }
+        policy::gateway_like(&self.network, like)
     }
 
     /// Puts a TCP flow on the ready list.
@@ -444,12 +484,9 @@ impl Core {
 
     /// Published connections go where the guest's addresses were last heard from: its station may change.
     fn learn_station(&mut self, port: PortId, mac: MacAddr, source: IpAddr) {
-        let guest = match source {
-            IpAddr::V4(source) => source == self.network.ipv4.guest,
-            IpAddr::V6(source) => self.network.ipv6.is_some_and(|plan| source == plan.guest),
-        };
-        if guest {
-            self.ports[usize::from(port.0)].station.learn(mac);
+        let station = &self.ports[usize::from(port.0)].station;
+        if policy::is_guest(&self.network, source) || station.mac().is_group() {
+            station.learn(mac);
         }
     }
 
@@ -662,7 +699,9 @@ mod tests {
         let owner = Shard::all(Shards::COUNT).next().expect("some").of_tcp(80, 5000);
         let gateway = &mut shards.gateways[owner];
         for _ in 0..20 {
-            gateway.accept_for(PortId(0), 80, client, Instant::ZERO).expect("room");
+            gateway
+                .accept_for(PortId(0), Service { addr: None, port: 80 }, client, Instant::ZERO)
+                .expect("room");
         }
         let shard = gateway.core.shard;
         let guest = SocketAddr::new(fixture::ip(GUEST_V4), 80);

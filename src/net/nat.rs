@@ -13,7 +13,7 @@ use super::packet::{Ethernet, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Quote};
 use super::policy::{self, DenyReason};
 use super::steer::Shard;
 use super::{DropReason, Duration, Family, HostError, IcmpError, Instant};
-use crate::config::Network;
+use crate::config::{Denial, Network};
 
 /// Destinations behind the policy that one flow remembers; the one unused for longest is forgotten.
 const MAX_PERMITS: usize = 32;
@@ -69,8 +69,8 @@ impl<'a> Refused<'a> {
     }
 }
 
-/// Destinations that only the policy's permission opened (the host's loopback, link-local neighbours), and under
-/// which address the guest knows each. What comes from such an address reaches the guest only if it is here.
+/// Destinations that only the policy's permission opened (the host's loopback, link-local neighbours) or that have an
+/// alias, and under which address the guest knows each. What comes from such an address reaches the guest only if it is here.
 #[derive(Debug, Default)]
 pub(super) struct Permits(Vec<Permit>);
 
@@ -83,7 +83,7 @@ struct Permit {
 impl Permits {
     /// Notes that the guest, permitted, sends to `target`, which it calls `known_as`.
     pub(super) fn grant(&mut self, network: &Network, target: SocketAddr, known_as: SocketAddr) {
-        if policy::denied(network, target.ip()).is_none() {
+        if target == known_as && policy::denied(network, target.ip()).is_none() {
             return;
         }
         match self.0.iter().position(|permit| permit.target == target) {
@@ -140,7 +140,11 @@ pub(super) fn deny(
         return;
     }
     log_denied(core, protocol, guest, to, reason);
-    tell(core, packet, Unreachable::Prohibited);
+    let answer = match core.network.denial {
+        Denial::Refused => Unreachable::Prohibited,
+        Denial::Unreachable => Unreachable::Network,
+    };
+    tell(core, packet, answer);
 }
 
 /// Writes the log line about a refused destination, once in a while.

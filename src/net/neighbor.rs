@@ -1,7 +1,7 @@
 //! Who has which address on the guest's link: ARP and IPv6 neighbour discovery, the answering half.
 //!
-//! The gateway answers for its own addresses and the forwarder's, always with [`MacAddr::GATEWAY`], and
-//! advertises itself as the router to those who solicit. It keeps no cache and learns nothing: a guest's
+//! The gateway answers for its own addresses, the forwarder's and those that stand for the host's, and where the subnet
+//! is shared for everything but the guest's own, always with [`MacAddr::GATEWAY`], and advertises itself as the router to those who solicit. It keeps no cache and learns nothing: a guest's
 //! station is taken from its frames. Advertisements and redirects of guests are ignored, and nothing is sent
 //! unasked.
 
@@ -42,7 +42,8 @@ const OPTION_TARGET_LINK_LAYER: u8 = 2;
 const OPTION_MTU: u8 = 5;
 const OPTION_RDNSS: u8 = 25;
 
-/// Answers an ARP request for the gateway's or the forwarder's address (RFC 826), probes included (RFC 5227).
+/// Answers an ARP request for an address of the gateway (RFC 826), probes for those that are surely its own included
+/// (RFC 5227).
 ///
 /// `payload` is the frame's, `ethernet` the way back to its source. Replies and requests for other addresses
 /// are no error.
@@ -60,7 +61,7 @@ pub fn arp(
     }
     let request = packet.to_packet().try_eth_ipv4().map_err(|_| DropReason::Unsupported)?;
     let target = Ipv4Addr::from(request.target_ipv4).into();
-    let is_ours = policy::is_gateway(network, target) || policy::is_forwarder(network, target);
+    let is_ours = is_ours(network, target, Ipv4Addr::from(request.sender_ipv4).is_unspecified());
     if request.operation != ArpOperation::REQUEST || !is_ours {
         return Ok(());
     }
@@ -89,7 +90,7 @@ pub fn ndp(
     ip: &IpPacket<'_>,
 ) -> Result<(), DropReason> {
     let (IpAddr::V6(source), IpAddr::V6(destination), IpProtocol::Icmpv6, Some(plan)) =
-        (ip.source, ip.destination, ip.protocol, &network.ipv6)
+        (ip.source, ip.destination, ip.protocol, network.ipv6)
     else {
         return Err(DropReason::Unsupported);
     };
@@ -98,10 +99,15 @@ pub fn ndp(
         return Err(DropReason::Malformed);
     }
     match kind {
-        TYPE_NEIGHBOR_SOLICITATION => solicited_neighbor(ethernet, plan, outbox, source, destination, body),
+        TYPE_NEIGHBOR_SOLICITATION => {
+            solicited_neighbor(ethernet, network, outbox, source, destination, body)
+        }
         TYPE_ROUTER_SOLICITATION => {
             check_options(source, body)?;
-            advertise_router(ethernet, plan, outbox, source)
+            if network.autoconfiguration.router_advertisements {
+                return advertise_router(ethernet, &plan, outbox, source);
+            }
+            Ok(())
         }
         TYPE_ROUTER_ADVERTISEMENT | TYPE_NEIGHBOR_ADVERTISEMENT | TYPE_REDIRECT_MESSAGE => Ok(()),
         _ => Err(DropReason::Unsupported),
@@ -111,7 +117,7 @@ pub fn ndp(
 /// RFC 4861 sections 7.1.1 (validity) and 7.2.4 (answer).
 fn solicited_neighbor(
     ethernet: &Ethernet,
-    plan: &Ipv6Plan,
+    network: &Network,
     outbox: &mut Outbox,
     source: Ipv6Addr,
     destination: Ipv6Addr,
@@ -124,7 +130,7 @@ fn solicited_neighbor(
         return Err(DropReason::Malformed);
     }
     check_options(source, options)?;
-    if ![plan.gateway, plan.dns, LINK_LOCAL].contains(&target) {
+    if target != LINK_LOCAL && !is_ours(network, target.into(), source.is_unspecified()) {
         return Ok(());
     }
     let flags =
@@ -133,6 +139,13 @@ fn solicited_neighbor(
     let mut body = target.octets().to_vec();
     body.extend(link_layer_option(OPTION_TARGET_LINK_LAYER));
     answer(ethernet, outbox, target, source, header, &body)
+}
+
+/// Whether the gateway answers for `target`. In a shared subnet it does not stand in the way of one who only asks whether
+/// an address is free.
+fn is_ours(network: &Network, target: IpAddr, is_probe: bool) -> bool {
+    let stands_in = network.shares_subnet && !is_probe && !policy::is_guest(network, target);
+    policy::is_own(network, target) || stands_in
 }
 
 fn advertise_router(
@@ -161,7 +174,7 @@ fn advertise_router(
     body.extend(link_layer_option(OPTION_SOURCE_LINK_LAYER));
     body.extend(mtu_option(ethernet.mtu));
     body.extend(prefix.to_bytes());
-    body.extend(rdnss_option(plan.dns));
+    body.extend(plan.dns.into_iter().flat_map(rdnss_option));
     answer(ethernet, outbox, LINK_LOCAL, to, header, &body)
 }
 
@@ -259,6 +272,43 @@ mod tests {
         let mut reply = arp_request("10.0.2.100", "10.0.2.2");
         reply[7] = 2;
         assert_eq!(arp_answers(&reply), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn arp_in_a_shared_subnet_is_answered_for_all_but_the_guest() {
+        let mut network = fixture::network();
+        network.shares_subnet = true;
+        network.aliases[0].guest = fixture::ip("169.254.1.2");
+        let count = |sender: &str, target: &str| {
+            let mut outbox = Outbox::new();
+            let request = arp_request(sender, target);
+            arp(&fixture::ethernet(1500), &network, &mut outbox, &request).expect("valid");
+            fixture::frames(&mut outbox).len()
+        };
+        for target in ["10.0.2.77", "198.51.100.1", "10.0.2.3", "169.254.1.2"] {
+            assert_eq!(count("10.0.2.100", target), 1, "{target}");
+        }
+        assert_eq!(count("10.0.2.77", "10.0.2.100"), 0, "the guest's own");
+        assert_eq!(count("0.0.0.0", "10.0.2.77"), 0, "a probe");
+    }
+
+    #[test]
+    fn neighbors_of_a_shared_subnet_are_answered_for_too() {
+        let mut network = fixture::network();
+        network.shares_subnet = true;
+        let count = |source, target: &str, options: &[u8]| {
+            answers(&network, &solicitation(source, target, options)).expect("valid").len()
+        };
+        assert_eq!(count(GUEST_V6, "fd00::77", &SOURCE_OPTION), 1);
+        assert_eq!(count(GUEST_V6, "fd00::100", &SOURCE_OPTION), 0, "the guest's own");
+        assert_eq!(count("::", "fd00::77", &[]), 0, "a probe");
+    }
+
+    #[test]
+    fn routers_are_silent_if_they_shall_be() {
+        let mut network = fixture::network();
+        network.autoconfiguration.router_advertisements = false;
+        assert_eq!(answers(&network, &router_solicitation(GUEST_LINK_LOCAL, &[])), Ok(Vec::new()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::config::Network;
+use crate::config::{Alias, Network};
 
 /// The decision about a new flow from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +28,18 @@ pub enum DenyReason {
     NoSuchService,
 }
 
-/// Decides where a guest's flow to `to` goes. `port` 53 of the forwarder's address is the forwarder; the
-/// gateway's address stands for the host's loopback. The check is made on the address that would be used in
-/// the end.
+/// Decides where a guest's flow to `to` goes. Port 53 of the forwarder's address is the forwarder; aliases, such as
+/// the gateway's address, stand for addresses of the host. The check is made on the address that would be used in the
+/// end.
 pub fn route(network: &Network, to: SocketAddr) -> Verdict {
     let ip = to.ip();
     if is_forwarder(network, ip) {
         return if to.port() == 53 { Verdict::Dns } else { Verdict::Deny(DenyReason::NoSuchService) };
     }
-    let is_gateway = is_gateway(network, ip);
-    let target = if is_gateway { SocketAddr::new(loopback_like(ip), to.port()) } else { to };
-    if network.host_access.allowed.contains(&target) || (is_gateway && network.host_access.loopback) {
+    let alias = network.aliases.iter().find(|alias| alias.guest == ip);
+    let target = alias.map_or(to, |alias| SocketAddr::new(alias.host, to.port()));
+    let opens = |alias: &Alias| network.host_access.loopback || !alias.host.is_loopback();
+    if network.host_access.allowed.contains(&target) || alias.is_some_and(opens) {
         return Verdict::Connect(target);
     }
     match denied(network, target.ip()) {
@@ -58,9 +59,29 @@ pub fn is_gateway(network: &Network, ip: IpAddr) -> bool {
 /// Whether `ip` is the DNS forwarder's address.
 pub fn is_forwarder(network: &Network, ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => ip == network.ipv4.dns,
-        IpAddr::V6(ip) => network.ipv6.is_some_and(|plan| ip == plan.dns),
+        IpAddr::V4(ip) => Some(ip) == network.ipv4.dns,
+        IpAddr::V6(ip) => network.ipv6.is_some_and(|plan| Some(ip) == plan.dns),
     }
+}
+
+/// Whether `ip` is the gateway's own on the link: the router's, the forwarder's or an alias.
+pub fn is_own(network: &Network, ip: IpAddr) -> bool {
+    is_gateway(network, ip)
+        || is_forwarder(network, ip)
+        || network.aliases.iter().any(|alias| alias.guest == ip)
+}
+
+/// Whether `ip` is one of the guest's.
+pub fn is_guest(network: &Network, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip == network.ipv4.guest || ip == network.ipv4.lease,
+        IpAddr::V6(ip) => network.ipv6.is_some_and(|plan| ip == plan.guest),
+    }
+}
+
+/// Whether `ip` is of a station in a shared subnet, for which the gateway answers. Link-local addresses are not.
+pub fn is_neighbor(network: &Network, ip: IpAddr) -> bool {
+    network.shares_subnet && is_local(network, ip) && !is_guest(network, ip)
 }
 
 /// Whether `ip` belongs to the guest's own network.
@@ -73,21 +94,22 @@ pub fn is_local(network: &Network, ip: IpAddr) -> bool {
 
 /// Why an address may not be reached by default, if so.
 pub(super) fn denied(network: &Network, ip: IpAddr) -> Option<DenyReason> {
-    if is_local(network, ip) {
+    if is_local(network, ip) && !is_neighbor(network, ip) {
         return Some(DenyReason::NoSuchService);
     }
     match ip {
-        IpAddr::V4(ip) => denied_v4(ip),
+        IpAddr::V4(ip) => denied_v4(network, ip),
         IpAddr::V6(ip) => denied_v6(network, ip),
     }
 }
 
-fn denied_v4(ip: Ipv4Addr) -> Option<DenyReason> {
+fn denied_v4(network: &Network, ip: Ipv4Addr) -> Option<DenyReason> {
     match ip.octets() {
         // Linux delivers 0.0.0.0/8 as "this host" (RFC 1122 section 3.2.1.3).
         [0 | 127, ..] => Some(DenyReason::HostLoopback),
-        [169, 254, ..] => Some(DenyReason::LinkLocal),
+        [169, 254, ..] if !network.host_access.link_local => Some(DenyReason::LinkLocal),
         [224..=255, ..] => Some(DenyReason::NotUnicast),
+        _ if network.shares_subnet && ip == network.ipv4.subnet.broadcast() => Some(DenyReason::NotUnicast),
         _ => None,
     }
 }
@@ -118,30 +140,37 @@ fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-fn loopback_like(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    }
-}
-
 /// How a client of a published port is shown to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inbound {
-    /// Where the guest sees it come from: the client's own address, or the gateway's if the guest could not
-    /// answer that one (loopback, link-local, the guest's own network).
+    /// Where the guest sees it come from: the client's own address, or an alias or the gateway's if the guest could
+    /// not answer that one (loopback, link-local, the guest's own network).
     pub source: SocketAddr,
     /// The guest's end.
     pub guest: SocketAddr,
 }
 
-/// The way of `client` to `guest_port`, and the way through the other family for a guest that refuses the first.
-pub fn inbound(network: &Network, client: SocketAddr, guest_port: u16) -> (Inbound, Option<Inbound>) {
+/// The guest's end of a published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its address; `None` is the guest's own.
+    pub addr: Option<IpAddr>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// The way of `client` to `service`, and the way through the other family for a guest that refuses the first.
+pub fn inbound(network: &Network, client: SocketAddr, service: Service) -> (Inbound, Option<Inbound>) {
     let client_ip = client.ip().to_canonical();
     let way = |source: IpAddr, guest: IpAddr| Inbound {
         source: SocketAddr::new(source, client.port()),
-        guest: SocketAddr::new(guest, guest_port),
+        guest: SocketAddr::new(guest, service.port),
     };
+    if let Some(addr) = service.addr {
+        let gateway = gateway_like(network, addr);
+        let same = client_ip.is_ipv4() == addr.is_ipv4();
+        return (way(if same { shown(network, client_ip, gateway) } else { gateway }, addr), None);
+    }
     let v4 = (IpAddr::from(network.ipv4.gateway), IpAddr::from(network.ipv4.guest));
     let Some(plan) = network.ipv6 else {
         let source = if client_ip.is_ipv4() { shown(network, client_ip, v4.0) } else { v4.0 };
@@ -161,18 +190,35 @@ pub struct Splice {
     pub fallback: Option<SocketAddr>,
 }
 
-/// Whether the kernel joins `client` with the guest's `guest_port`: a client on the host's loopback, whose address the
+/// Whether the kernel joins `client` with the guest's `service`: a client on the host's loopback, whose address the
 /// guest could not be shown anyway.
-pub fn splice(network: &Network, client: SocketAddr, guest_port: u16) -> Option<Splice> {
+pub fn splice(network: &Network, client: SocketAddr, service: Service) -> Option<Splice> {
     if !network.splice || !client.ip().to_canonical().is_loopback() {
         return None;
     }
-    let (way, fallback) = inbound(network, client, guest_port);
+    let (way, fallback) = inbound(network, client, service);
     Some(Splice { guest: way.guest, fallback: fallback.map(|way| way.guest) })
 }
 
+/// What the guest sees of `client`: what it can answer to.
 fn shown(network: &Network, client: IpAddr, gateway: IpAddr) -> IpAddr {
-    if denied(network, client).is_some() { gateway } else { client }
+    let hidden = is_guest(network, client) || denied(network, client).is_some();
+    if !hidden {
+        return client;
+    }
+    let stands_for = |alias: &&Alias| {
+        let loopback = alias.host.is_loopback() && client.is_loopback();
+        alias.guest.is_ipv4() == gateway.is_ipv4() && (alias.host == client || loopback)
+    };
+    network.aliases.iter().find(stands_for).map_or(gateway, |alias| alias.guest)
+}
+
+/// The gateway's address in the family of `like`, if it has one there.
+pub fn gateway_like(network: &Network, like: IpAddr) -> IpAddr {
+    match (like, network.ipv6) {
+        (IpAddr::V6(_), Some(plan)) => plan.gateway.into(),
+        _ => network.ipv4.gateway.into(),
+    }
 }
 
 #[cfg(test)]
@@ -324,9 +370,78 @@ mod tests {
     }
 
     #[test]
+    fn an_alias_stands_for_what_it_names() {
+        let mut network = fixture::network();
+        network.aliases = vec![alias("169.254.1.2", "192.0.2.5"), alias("10.0.2.9", "127.0.0.1")];
+        assert_eq!(route(&network, socket("169.254.1.2:80")), Verdict::Connect(socket("192.0.2.5:80")));
+        assert_eq!(route(&network, socket("10.0.2.9:80")), Verdict::Deny(DenyReason::HostLoopback));
+        network.host_access.loopback = true;
+        assert_eq!(route(&network, socket("10.0.2.9:80")), Verdict::Connect(socket("127.0.0.1:80")));
+        for to in ["10.0.2.2:80", "127.0.0.1:80", "169.254.1.1:80"] {
+            assert!(matches!(route(&network, socket(to)), Verdict::Deny(_)), "{to} is no alias");
+        }
+    }
+
+    #[test]
+    fn a_shared_subnet_has_stations_but_for_the_guest() {
+        let mut network = fixture::network();
+        network.shares_subnet = true;
+        network.aliases.clear();
+        for to in ["10.0.2.2:80", "10.0.2.77:80", "[fd00::77]:80"] {
+            assert_eq!(route(&network, socket(to)), Verdict::Connect(socket(to)), "{to}");
+        }
+        for to in ["10.0.2.100:80", "[fd00::100]:80", "10.0.2.255:80"] {
+            assert!(matches!(route(&network, socket(to)), Verdict::Deny(_)), "{to}");
+        }
+    }
+
+    #[test]
+    fn without_a_forwarder_its_address_is_nothing_special() {
+        let mut network = fixture::network();
+        network.ipv4.dns = None;
+        assert_eq!(route(&network, socket("10.0.2.3:53")), Verdict::Deny(DenyReason::NoSuchService));
+        network.ipv4.dns = Some([169, 254, 1, 1].into());
+        assert_eq!(route(&network, socket("169.254.1.1:53")), Verdict::Dns);
+    }
+
+    #[test]
+    fn link_local_can_be_opened() {
+        let mut network = fixture::network();
+        network.host_access.link_local = true;
+        let to = socket("169.254.169.254:80");
+        assert_eq!(route(&network, to), Verdict::Connect(to));
+        assert_eq!(route(&network, socket("[fe80::1]:80")), Verdict::Deny(DenyReason::LinkLocal));
+    }
+
+    #[test]
+    fn a_client_is_shown_as_what_the_guest_can_answer() {
+        let mut network = fixture::network();
+        network.aliases = vec![alias("169.254.1.2", "10.0.2.100"), alias("10.0.2.9", "127.0.0.1")];
+        let shown = |client: &str| {
+            let (way, _) = inbound(&network, socket(client), Service { addr: None, port: 80 });
+            way.source.ip().to_string()
+        };
+        assert_eq!(shown("198.51.100.7:1"), "198.51.100.7");
+        assert_eq!(shown("127.0.0.5:1"), "10.0.2.9");
+        assert_eq!(shown("10.0.2.100:1"), "169.254.1.2", "the host's address that the guest has too");
+        assert_eq!(shown("169.254.7.7:1"), "10.0.2.2");
+        assert_eq!(shown("[::1]:1"), "fd00::2");
+    }
+
+    #[test]
+    fn a_service_with_an_address_has_one_way() {
+        let network = fixture::network();
+        let service = Service { addr: Some(fixture::ip("10.0.2.15")), port: 80 };
+        let (way, other) = inbound(&network, socket("[2001:db8::1]:9"), service);
+        assert_eq!((way.source, way.guest), (socket("10.0.2.2:9"), socket("10.0.2.15:80")));
+        assert_eq!(other, None);
+    }
+
+    #[test]
     fn clients_of_the_hosts_loopback_alone_are_spliced() {
         let mut network = fixture::network();
         network.splice = true;
+        let service = Service { addr: None, port: 80 };
         let (v4, v6) = (socket("10.0.2.100:80"), socket("[fd00::100]:80"));
         for (client, guest, fallback) in [
             ("127.0.0.1:5000", v4, v6),
@@ -335,16 +450,16 @@ mod tests {
             ("[::1]:5000", v6, v4),
         ] {
             let expected = Splice { guest, fallback: Some(fallback) };
-            assert_eq!(splice(&network, socket(client), 80), Some(expected), "{client}");
+            assert_eq!(splice(&network, socket(client), service), Some(expected), "{client}");
         }
         for client in ["198.51.100.7:5000", "192.0.2.2:5000", "[2001:db8::1]:5000", "169.254.0.1:5000"] {
-            assert_eq!(splice(&network, socket(client), 80), None, "{client}");
+            assert_eq!(splice(&network, socket(client), service), None, "{client}");
         }
         network.ipv6 = None;
         let only = Some(Splice { guest: v4, fallback: None });
-        assert_eq!(splice(&network, socket("[::1]:5000"), 80), only);
+        assert_eq!(splice(&network, socket("[::1]:5000"), service), only);
         network.splice = false;
-        assert_eq!(splice(&network, socket("127.0.0.1:5000"), 80), None);
+        assert_eq!(splice(&network, socket("127.0.0.1:5000"), service), None);
     }
 
     #[test]
@@ -355,6 +470,10 @@ mod tests {
         assert!(!is_forwarder(&network, fixture::ip("fd00::3")));
         assert!(!is_local(&network, fixture::ip("fd00::100")));
         assert_eq!(route(&network, socket("[::1]:80")), Verdict::Deny(DenyReason::HostLoopback));
+    }
+
+    fn alias(guest: &str, host: &str) -> Alias {
+        Alias { guest: fixture::ip(guest), host: fixture::ip(host) }
     }
 
     fn verdict(to: &str) -> Verdict {

@@ -288,6 +288,18 @@ pub(super) fn published(core: &mut Core, publish: PublishId, from: SocketAddr, t
     refresh(core, id);
 }
 
+/// The published port is closed: forgets its clients.
+pub(super) fn unpublished(core: &mut Core, publish: PublishId) {
+    let table = &mut core.table;
+    core.udp_clients.retain(|(of, _), id| {
+        let stays = *of != publish;
+        if !stays {
+            table.remove(*id);
+        }
+        stays
+    });
+}
+
 /// Makes the flow of a new client.
 fn admit(
     core: &mut Core,
@@ -295,14 +307,14 @@ fn admit(
     client: SocketAddr,
     host: IpAddr,
 ) -> Result<FlowId, DropReason> {
-    let published = core.published.get(publish.0 as usize).copied();
+    let published = core.published.get(publish.0 as usize).copied().flatten();
     let Some(published) = published.filter(|published| published.transport == Transport::Udp) else {
         return Err(DropReason::NoFlow);
     };
     if core.udp_clients.len() >= core.shard.part(MAX_CLIENTS) {
         return Err(DropReason::Limit);
     }
-    let (way, other) = policy::inbound(&core.network, client, published.guest_port);
+    let (way, other) = policy::inbound(&core.network, client, published.service);
     let (port, guest) = (published.port, way.guest);
     let remote = free_remote(core, port, way).ok_or(DropReason::Limit)?;
     let flow = PublishedFlow { publish, port, client, host, guest, remote, other };
@@ -392,6 +404,7 @@ fn quoted_payload<'a>(refused: &Refused<'a>) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Alias, Denial};
     use crate::net::RxOffload;
     use crate::net::fixture;
     use crate::net::gateway::Published;
@@ -466,6 +479,27 @@ mod tests {
             assert_eq!(bench.core.counters.dropped(DropReason::Denied), 1);
             bench.assert_empty();
         }
+    }
+
+    #[test]
+    fn what_is_closed_can_look_unreachable() {
+        let mut bench = Bench::with(|network| network.denial = Denial::Unreachable);
+        bench.guest_udp(GUEST, "10.0.2.2:5432", b"secret");
+        let (kind, code, _) = bench.got_one().icmp_error();
+        assert_eq!((kind, code), (3, 0));
+    }
+
+    #[test]
+    fn an_alias_answers_under_its_own_name() {
+        let (alias, host) = ("169.254.1.2:53", "192.0.2.5:53");
+        let mut bench = Bench::with(|network| {
+            network.aliases.push(Alias { guest: at(alias).ip(), host: at(host).ip() });
+        });
+        bench.guest_udp(GUEST, alias, b"to");
+        let sent = bench.sent_one();
+        assert_eq!(sent.to, at(host));
+        from_host(&mut bench.core, sent.flow, at(host), 64, b"from");
+        assert_eq!(bench.got_one().udp(), (at(alias), at(GUEST), &b"from"[..]));
     }
 
     #[test]
@@ -716,6 +750,17 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_port_forgets_its_clients() {
+        let mut bench = publishing();
+        let client = at("198.51.100.7:5000");
+        published(&mut bench.core, PUBLISH, client, client.ip(), b"ask");
+        unpublished(&mut bench.core, PublishId(7));
+        assert_eq!(bench.core.table.len(), 1, "that of another port");
+        unpublished(&mut bench.core, PUBLISH);
+        assert_eq!((bench.core.table.len(), bench.core.udp_clients.len()), (0, 0));
+    }
+
+    #[test]
     fn without_ipv6_its_clients_appear_as_the_gateway() {
         let mut bench = publishing();
         std::sync::Arc::make_mut(&mut bench.core.network).ipv6 = None;
@@ -760,7 +805,8 @@ mod tests {
     /// A bench that publishes port 80 of the guest.
     fn publishing() -> Bench {
         let mut bench = Bench::new();
-        bench.core.published.push(Published { transport: Transport::Udp, guest_port: 80, port: PortId(0) });
+        let service = policy::Service { addr: None, port: 80 };
+        bench.core.published.push(Some(Published { transport: Transport::Udp, service, port: PortId(0) }));
         bench
     }
 

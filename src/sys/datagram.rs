@@ -19,6 +19,7 @@ mod message;
 pub use batch::{Batch, Received};
 use message::{Control, Message, send_message, socket_address};
 
+use crate::config::IfName;
 use crate::net::{Family, IcmpError};
 
 /// What the kernel is asked to queue each way, in bytes; it may grant less (net.core.rmem_max, wmem_max).
@@ -54,17 +55,18 @@ mod option {
     );
 }
 
-/// Opens a nonblocking UDP socket bound to `address`; port 0 lets the kernel choose. An IPv6 one is for IPv6
-/// only. Datagrams up to 65,507 bytes are sent, in fragments where the known path MTU asks for it.
-pub fn open_udp(address: SocketAddr) -> io::Result<OwnedFd> {
-    let fd = open_published_udp(address)?;
+/// Opens a nonblocking UDP socket bound to `address`, and to `interface` if one is given; port 0 lets the kernel choose.
+/// An IPv6 one is for IPv6 only. Datagrams up to 65,507 bytes are sent, in fragments where the known path MTU asks for
+/// it.
+pub fn open_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<OwnedFd> {
+    let fd = open_published_udp(address, interface)?;
     queue_errors(&fd, Family::of(address.ip()))?;
     Ok(fd)
 }
 
 /// The same for a port that many clients share: ICMP errors about those that have gone are ignored. Queued, they
 /// would take the room of the datagrams that arrive (both count against SO_RCVBUF).
-pub fn open_published_udp(address: SocketAddr) -> io::Result<OwnedFd> {
+pub fn open_published_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<OwnedFd> {
     let family = Family::of(address.ip());
     let fd = open(family, SockProtocol::Udp)?;
     if family == Family::V6 {
@@ -72,6 +74,9 @@ pub fn open_published_udp(address: SocketAddr) -> io::Result<OwnedFd> {
     }
     // Before Linux 5.0 there is none: every datagram comes alone.
     let _ = setsockopt(&fd, sockopt::UdpGroSegment, &true);
+    if let Some(interface) = interface {
+        setsockopt(&fd, sockopt::BindToDevice, &interface.as_str().into())?;
+    }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(fd)
 }
@@ -296,7 +301,7 @@ mod tests {
 
     #[test]
     fn clients_that_have_gone_do_not_close_a_published_port() {
-        let published = open_published_udp(SocketAddr::from(([127, 0, 0, 1], 0))).map(UdpSocket::from);
+        let published = open_published_udp(SocketAddr::from(([127, 0, 0, 1], 0)), None).map(UdpSocket::from);
         let published = published.expect("loopback");
         let address = published.local_addr().expect("bound");
         for _ in 0..3000 {
@@ -371,7 +376,7 @@ mod tests {
     }
 
     fn udp(address: &str) -> Option<(OwnedFd, u16)> {
-        let fd = match open_udp(address.parse().expect("an address")) {
+        let fd = match open_udp(address.parse().expect("an address"), None) {
             Ok(fd) => fd,
             Err(error) => {
                 println!("skipped {address}: {error}");

@@ -7,6 +7,7 @@ pub mod factory;
 pub mod link;
 pub mod memory;
 pub(crate) mod mount;
+pub(crate) mod namespace;
 pub mod netlink;
 pub mod packet;
 pub(crate) mod process;

@@ -27,9 +27,10 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 
-use crate::config::MacAddr;
+use crate::config::{GuestRoute, MacAddr};
 
 /// Room for one datagram of a dump; the kernel fills at most 32 KiB.
 const RECEIVE_BYTES: usize = 64 * 1024;
@@ -103,8 +104,8 @@ pub struct VethPair<'a> {
     pub near: &'a str,
     /// The end there.
     pub far: &'a str,
-    /// Station address of the end there.
-    pub far_mac: MacAddr,
+    /// Station address of the end there; `None` is the kernel's choice.
+    pub far_mac: Option<MacAddr>,
     /// The namespace of the end there.
     pub far_namespace: BorrowedFd<'a>,
     /// Largest packet of both, in bytes.
@@ -133,15 +134,21 @@ impl Route {
         Ok(if_nametoindex(ifname)?)
     }
 
+    /// Station address of the interface `ifname` in the calling thread's namespace, if it has one of Ethernet's.
+    pub fn station(ifname: &str) -> Option<MacAddr> {
+        let mut interfaces = getifaddrs().ok()?.filter(|interface| interface.interface_name == ifname);
+        interfaces.find_map(|interface| interface.address?.as_link_addr()?.addr()).map(MacAddr)
+    }
+
     /// Makes a veth pair, both ends down.
     pub fn add_veth(&mut self, pair: &VethPair<'_>) -> Result<(), Refused> {
         let mut far = LinkMessage::default();
         far.attributes = vec![
             LinkAttribute::IfName(pair.far.into()),
-            LinkAttribute::Address(pair.far_mac.0.into()),
             LinkAttribute::Mtu(pair.mtu),
             LinkAttribute::NetNsFd(pair.far_namespace.as_raw_fd()),
         ];
+        far.attributes.extend(pair.far_mac.map(|mac| LinkAttribute::Address(mac.0.into())));
         let mut near = LinkMessage::default();
         near.attributes = vec![
             LinkAttribute::IfName(pair.near.into()),
@@ -202,16 +209,22 @@ impl Route {
         self.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Adds the default route of `gateway`'s family through interface `index`.
-    pub fn add_default_route(&mut self, index: u32, gateway: IpAddr) -> Result<(), Refused> {
+    /// Adds a route through interface `index`.
+    pub fn add_route(&mut self, index: u32, route: &GuestRoute) -> Result<(), Refused> {
+        let GuestRoute { destination, via, metric } = *route;
         let mut message = RouteMessage::default();
-        message.header.address_family = family(gateway);
+        message.header.address_family = family(destination.addr());
+        message.header.destination_prefix_length = destination.prefix_len();
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = RouteProtocol::Static;
-        message.header.scope = RouteScope::Universe;
+        message.header.scope = if via.is_some() { RouteScope::Universe } else { RouteScope::Link };
         message.header.kind = RouteType::Unicast;
-        message.attributes =
-            vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(index)];
+        message.attributes = vec![RouteAttribute::Oif(index)];
+        if destination.prefix_len() > 0 {
+            message.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination.addr())));
+        }
+        message.attributes.extend(via.map(|via| RouteAttribute::Gateway(RouteAddress::from(via))));
+        message.attributes.extend(metric.map(RouteAttribute::Priority));
         self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 

@@ -85,9 +85,9 @@ impl FarEnd {
     }
 }
 
-/// Makes interface `ifname` with station `mac` in the calling thread's network namespace, and a socket on its far
+/// Makes interface `ifname` with station `mac` (`None` is a random one) in the calling thread's network namespace, and a socket on its far
 /// end; the thread visits another namespace meanwhile.
-pub fn open(ifname: &str, mac: MacAddr, mtu: u16) -> Result<PacketLink> {
+pub fn open(ifname: &str, mac: Option<MacAddr>, mtu: u16) -> Result<PacketLink> {
     let guest = File::open(OWN_NAMESPACE).context("cannot open", OWN_NAMESPACE)?;
     unshare(CloneFlags::CLONE_NEWNET)
         .context("cannot make a network namespace for the far end of", ifname)?;

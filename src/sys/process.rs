@@ -1,4 +1,4 @@
-//! Processes by pidfd: fork into new namespaces, signal, reap, close descriptors.
+//! Processes by pidfd: fork into new namespaces, signal, reap, watch; descriptors that come and go with them.
 //!
 //! Children are made with clone3(2) directly, because fork(3) cannot enter namespaces. The C library's fork
 //! hooks do not run, which is sound only while no other thread exists; [`spawn`] refuses otherwise.
@@ -58,6 +58,26 @@ pub(crate) fn spawn<K: AsFd>(
     kept: K,
     child: impl FnOnce(K) -> u8,
 ) -> io::Result<Child> {
+    match clone(namespaces)? {
+        Some(child) => Ok(child),
+        None => run_and_exit(|| {
+            close_all_but(&[kept.as_fd().as_raw_fd()]);
+            child(kept)
+        }),
+    }
+}
+
+/// Forks a child that keeps every descriptor, runs `child` and exits with what it returns: one that ends soon, or goes
+/// on in this process's place. Fails with EAGAIN while other threads exist.
+pub(crate) fn fork(child: impl FnOnce() -> u8) -> io::Result<Child> {
+    match clone(CloneFlags::empty())? {
+        Some(child) => Ok(child),
+        None => run_and_exit(child),
+    }
+}
+
+/// The child, or `None` in the child itself.
+fn clone(namespaces: CloneFlags) -> io::Result<Option<Child>> {
     if fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(Errno::EAGAIN.into());
     }
@@ -72,12 +92,12 @@ pub(crate) fn spawn<K: AsFd>(
     // the child has its own copy of memory; this is the only thread, so no lock is held by a lost one.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     if pid == 0 {
-        run_and_exit(kept, child);
+        return Ok(None);
     }
     let pid = Errno::result(pid)?;
     // SAFETY: CLONE_PIDFD has stored a new close-on-exec descriptor that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid: Pid::from_raw(pid as c_int), pidfd })
+    Ok(Some(Child { pid: Pid::from_raw(pid as c_int), pidfd }))
 }
 
 fn flag_bits(flags: CloneFlags) -> u64 {
@@ -88,17 +108,10 @@ fn flag_bits_of(flags: c_int) -> u64 {
     u64::from(flags as c_uint)
 }
 
-fn run_and_exit<K: AsFd>(kept: K, child: impl FnOnce(K) -> u8) -> ! {
-    close_others(kept.as_fd());
-    let code = catch_unwind(AssertUnwindSafe(|| child(kept))).unwrap_or(exit::RNET_FAILED);
+fn run_and_exit(child: impl FnOnce() -> u8) -> ! {
+    let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(exit::RNET_FAILED);
     // SAFETY: has no preconditions; unlike exit(3) it runs none of the parent's exit hooks.
     unsafe { libc::_exit(c_int::from(code)) }
-}
-
-fn close_others(kept: BorrowedFd<'_>) {
-    let kept = kept.as_raw_fd() as c_uint;
-    let _ = close_range(3, kept.saturating_sub(1), 0);
-    let _ = close_range(kept.max(2) + 1, c_uint::MAX, 0);
 }
 
 /// Leaves the session keyring that came along from the caller (keyrings(7)) for a new, empty one. ENOSYS or EPERM:
@@ -121,7 +134,7 @@ fn close_range(first: c_uint, last: c_uint, flags: c_uint) -> nix::Result<()> {
         return Ok(());
     }
     // SAFETY: takes no pointers. Closing happens only in a fresh child, which uses none of the descriptors
-    // that its copy of the parent's memory still names.
+    // that its copy of the parent's memory still names, or before this process has opened any.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     Errno::result(done).map(drop)
 }
@@ -146,6 +159,41 @@ impl Child {
             }
         }
     }
+}
+
+/// A descriptor of any process (pidfd_open(2), Linux 5.3): readable once it has ended. ESRCH if there is none, EINVAL if
+/// `pid` is a thread other than a process's first.
+pub(crate) fn watch(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made this descriptor, close-on-exec, and nothing else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
+}
+
+/// Closes every descriptor from 3 up but `kept`: callers leak theirs.
+///
+/// To be called before anything is opened.
+pub(crate) fn close_all_but(kept: &[c_int]) {
+    let mut kept: Vec<c_uint> = kept.iter().filter_map(|fd| c_uint::try_from(*fd).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept {
+        let _ = close_range(first, fd.saturating_sub(1), 0);
+        first = first.max(fd.saturating_add(1));
+    }
+    let _ = close_range(first, c_uint::MAX, 0);
+}
+
+/// Takes over the descriptor `fd`, which the caller's command line names and which the process was started with; from
+/// now on it closes on exec. EBADF if it is not open.
+///
+/// To be called once for a number, and before anything else is opened, lest the number be one of our own.
+pub(crate) fn inherited(fd: c_int) -> nix::Result<OwnedFd> {
+    // SAFETY: takes no pointers; a number that is no descriptor gives EBADF.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and by this function's contract nothing in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Reaps any child that has ended, by now.

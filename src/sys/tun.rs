@@ -12,7 +12,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::error::{Context, Result};
+use crate::config::MacAddr;
+use crate::error::{Context, Error, Result};
 
 /// The device that makes TAPs.
 pub const DEVICE: &str = "/dev/net/tun";
@@ -26,6 +27,8 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_header_bytes, libc::TUNSETVNETHDRSZ, libc::c_int);
     nix::ioctl_write_int_bad!(set_offload, libc::TUNSETOFFLOAD);
+    nix::ioctl_read_bad!(get_interface, libc::TUNGETIFF, libc::ifreq);
+    nix::ioctl_read_bad!(get_station, libc::SIOCGIFHWADDR, libc::ifreq);
 }
 
 /// A TAP whose frames carry a virtio-net header.
@@ -45,15 +48,7 @@ pub struct OffloadTap {
 /// queue, stays so.
 pub fn open_offload(ifname: &str, queues: u16) -> Result<OffloadTap> {
     let (queues, remark) = open_queues(ifname, queues)?;
-    let fd = &queues[0];
-    let header_bytes = VNET_HEADER_BYTES as libc::c_int;
-    // SAFETY: the fd is open, and the kernel reads one int behind the pointer.
-    unsafe { ioctl::set_header_bytes(fd.as_raw_fd(), &header_bytes) }
-        .context("cannot set the length of the offload header of", ifname)?;
-    let udp_segmentation = set_offload(fd, OFFLOAD_TCP | OFFLOAD_UDP).is_ok();
-    if !udp_segmentation {
-        set_offload(fd, OFFLOAD_TCP).context("cannot switch on the offloads of", ifname)?;
-    }
+    let udp_segmentation = switch_on_offloads(&queues[0], ifname)?;
     Ok(OffloadTap { queues, remark, udp_segmentation })
 }
 
@@ -103,9 +98,61 @@ pub fn open_plain(ifname: &str) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-fn set_interface(fd: &impl AsFd, ifname: &str, flags: libc::c_int) -> nix::Result<()> {
+/// What a TAP that somebody else has opened turned out to be.
+pub struct AdoptedTap {
+    /// Its frames have a virtio-net header of [`VNET_HEADER_BYTES`].
+    pub has_header: bool,
+    /// As [`OffloadTap::udp_segmentation`].
+    pub udp_segmentation: bool,
+    /// Station address of its interface.
+    pub mac: Option<MacAddr>,
+}
+
+/// Looks at the open TAP `fd`, and switches on the offloads of one with a virtio-net header.
+pub fn adopt(fd: &impl AsFd) -> Result<AdoptedTap> {
+    const TARGET: &str = "the descriptor as a TAP";
+    let mut request = empty_request();
+    // SAFETY: the fd is open, and the kernel fills the request behind the pointer.
+    unsafe { ioctl::get_interface(fd.as_fd().as_raw_fd(), &mut request) }
+        .context("cannot use", TARGET)
+        .map_err(|error| error.hint("it must come from /dev/net/tun, with its interface set (TUNSETIFF)"))?;
+    // SAFETY: TUNGETIFF has filled in the flags.
+    let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+    if flags & libc::IFF_TAP == 0 || flags & libc::IFF_NO_PI == 0 {
+        let cause = "it carries IP packets, or packet information before its frames";
+        return Err(Error::new("cannot use", TARGET, cause).hint("open it with IFF_TAP | IFF_NO_PI"));
+    }
+    let has_header = flags & libc::IFF_VNET_HDR != 0;
+    let udp_segmentation = has_header && switch_on_offloads(fd, TARGET)?;
+    let mut request = empty_request();
+    // SAFETY: the fd is open, and the kernel fills the request behind the pointer.
+    let known = unsafe { ioctl::get_station(fd.as_fd().as_raw_fd(), &mut request) }.is_ok();
+    // SAFETY: a request of zeroes is valid, and so is what the kernel stores.
+    let station = unsafe { request.ifr_ifru.ifru_hwaddr }.sa_data.map(|byte| byte as u8);
+    let mac = station.first_chunk().filter(|_| known).map(|octets| MacAddr(*octets));
+    Ok(AdoptedTap { has_header, udp_segmentation, mac })
+}
+
+/// Sets the header's length and as many offloads as the kernel has; whether UDP's are among them.
+fn switch_on_offloads(fd: &impl AsFd, ifname: &str) -> Result<bool> {
+    let header_bytes = VNET_HEADER_BYTES as libc::c_int;
+    // SAFETY: the fd is open, and the kernel reads one int behind the pointer.
+    unsafe { ioctl::set_header_bytes(fd.as_fd().as_raw_fd(), &header_bytes) }
+        .context("cannot set the length of the offload header of", ifname)?;
+    let udp_segmentation = set_offload(fd, OFFLOAD_TCP | OFFLOAD_UDP).is_ok();
+    if !udp_segmentation {
+        set_offload(fd, OFFLOAD_TCP).context("cannot switch on the offloads of", ifname)?;
+    }
+    Ok(udp_segmentation)
+}
+
+fn empty_request() -> libc::ifreq {
     // SAFETY: ifreq is plain data, for which all zeroes is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    unsafe { std::mem::zeroed() }
+}
+
+fn set_interface(fd: &impl AsFd, ifname: &str, flags: libc::c_int) -> nix::Result<()> {
+    let mut request = empty_request();
     let name = ifname.as_bytes();
     if name.len() >= request.ifr_name.len() {
         return Err(Errno::ENAMETOOLONG);

@@ -14,6 +14,7 @@ mod services;
 mod space;
 mod stream;
 
+mod attach;
 mod bulk;
 mod datagram;
 mod dns;

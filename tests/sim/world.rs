@@ -6,10 +6,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use rnet::config::{HostAccess, Ipv4Plan, Ipv6Plan, MacAddr, Network, Timeouts, Transport};
+use rnet::config::{Ipv4Plan, Ipv6Plan, MacAddr, Network, Transport};
 use rnet::net::gateway::Gateway;
 use rnet::net::outbox::HEADROOM;
 use rnet::net::packet::Ethernet;
+use rnet::net::policy::Service;
 use rnet::net::{Duration, Instant, Offload, Outbox, PortId, PublishId, Release, RxOffload};
 
 use crate::end::{End, Ending, Report};
@@ -63,16 +64,8 @@ impl Setting {
     /// The network of this link; IPv6 needs an MTU of 1280.
     pub(crate) fn network(&self) -> Network {
         let ipv6 = Ipv6Plan::new("fd00::/64".parse().expect("a prefix"));
-        Network {
-            ipv4: Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan"),
-            ipv6: ipv6.filter(|_| self.mtu >= 1280),
-            mtu: self.mtu,
-            dns_servers: Vec::new(),
-            publish: Vec::new(),
-            splice: false,
-            host_access: HostAccess::default(),
-            timeouts: Timeouts::default(),
-        }
+        let ipv4 = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan");
+        Network { mtu: self.mtu, ..Network::new(ipv4, ipv6.filter(|_| self.mtu >= 1280)) }
     }
 }
 
@@ -223,7 +216,7 @@ impl World {
 
     /// Publishes `guest_port`.
     pub(crate) fn publish(&mut self, transport: Transport, guest_port: u16) -> PublishId {
-        self.gateway.publish(transport, guest_port, self.port)
+        self.gateway.publish(transport, Service { addr: None, port: guest_port }, self.port)
     }
 
     /// A client connects to a published port now; `stands` if the guest is meant to accept.

@@ -23,7 +23,7 @@ use socket2::SockRef;
 use self::pair::{Outcome, Pair, Side};
 use self::pipe::Pipes;
 use crate::error::{Context, Result};
-use crate::net::policy::Splice;
+use crate::net::policy::{Service, Splice};
 use crate::net::{Family, FlowId, PortId};
 use crate::sys::factory::{BATCH_SOCKETS, Factory};
 
@@ -57,7 +57,7 @@ pub(super) struct Client {
     pub(super) address: SocketAddr,
     /// The guest's link.
     pub(super) port: PortId,
-    pub(super) guest_port: u16,
+    pub(super) service: Service,
 }
 
 /// How a flow ended.
@@ -72,7 +72,7 @@ struct Flow {
     pair: Pair,
     address: SocketAddr,
     port: PortId,
-    guest_port: u16,
+    service: Service,
     guest: SocketAddr,
     fallback: Option<SocketAddr>,
     queued: bool,
@@ -125,10 +125,9 @@ impl Splices {
             self.ends.push_back(End::NotSpliced(flow, client));
             return;
         }
-        let Client { stream, address, port, guest_port } = client;
+        let Client { stream, address, port, service } = client;
         let Splice { guest, fallback } = splice;
-        let opened =
-            Flow { pair: Pair::new(stream), address, port, guest_port, guest, fallback, queued: false };
+        let opened = Flow { pair: Pair::new(stream), address, port, service, guest, fallback, queued: false };
         self.flows.insert(flow, opened);
         self.connect(flow, registry);
     }
@@ -161,12 +160,12 @@ impl Splices {
 
     /// Hands the client back, unless some of what it said is gone.
     fn give_up(&mut self, id: FlowId, registry: &Registry) {
-        let Some(Flow { pair, address, port, guest_port, .. }) = self.flows.remove(&id) else { return };
+        let Some(Flow { pair, address, port, service, .. }) = self.flows.remove(&id) else { return };
         let end = match pair.into_untouched_client() {
             Ok(mut stream) => {
                 // It is registered, or it would not be here.
                 let _ = registry.deregister(&mut stream);
-                End::NotSpliced(id, Client { stream, address, port, guest_port })
+                End::NotSpliced(id, Client { stream, address, port, service })
             }
             Err(pair) => {
                 pair.reset(&mut self.pipes);

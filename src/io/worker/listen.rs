@@ -10,12 +10,14 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::exchange::Parcel;
-use super::{BOTH, LISTENER_TOKENS, Worker, now, reset, special, token};
+use super::{BOTH, LISTENER_TOKENS, Source, Worker, now, publish_id, reset, special, token};
 use crate::config::Publish;
 use crate::error::{Context, Result};
+use crate::io::command::PortNumber;
 use crate::io::host::{self, Listener};
 use crate::io::sockets::{Cutting, Socket};
 use crate::io::splice::Client;
+use crate::net::policy::Service;
 use crate::net::{HostError, Instant, PortId};
 
 /// Connections accepted from one listener before other sources have their turn.
@@ -24,8 +26,10 @@ const ACCEPTS_PER_TURN: usize = 256;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 pub(super) struct Published {
-    pub(super) listener: Listener,
-    pub(super) guest_port: u16,
+    pub(super) number: PortNumber,
+    /// `None` once it is closed; the place waits for another.
+    pub(super) listener: Option<Listener>,
+    pub(super) service: Service,
     pub(super) readable: bool,
     pub(super) resting_until: Option<Instant>,
     /// Clients wait because the host is out of file descriptors, and the log says so.
@@ -34,20 +38,52 @@ pub(super) struct Published {
 }
 
 impl Worker {
-    pub(super) fn add_listener(&mut self, publish: Publish, mut listener: Listener) -> Result<()> {
-        let token = special(LISTENER_TOKENS, self.listeners.len());
-        register_listener(self.poll.registry(), &mut listener, token)
-            .context("cannot poll", format!("port {}", publish.guest_port))?;
-        self.gateway.publish(publish.transport, publish.guest_port, PortId(0));
-        self.listeners.push(Published {
-            listener,
-            guest_port: publish.guest_port,
+    /// Serves the port `number`, for which `listeners` are bound; all of them or, after an error, none.
+    pub fn publish(&mut self, number: PortNumber, publish: &Publish, listeners: Vec<Listener>) -> Result<()> {
+        let added = listeners.into_iter().try_for_each(|listener| self.listen(number, publish, listener));
+        if added.is_err() {
+            self.unpublish(number);
+        }
+        added
+    }
+
+    fn listen(&mut self, number: PortNumber, publish: &Publish, mut listener: Listener) -> Result<()> {
+        let service = Service { addr: publish.guest_addr, port: publish.guest_port };
+        let id = self.gateway.publish(publish.transport, service, PortId(0));
+        let index = id.0 as usize;
+        let token = special(LISTENER_TOKENS, index);
+        if let Err(error) = register_listener(self.poll.registry(), &mut listener, token) {
+            self.gateway.unpublish(id);
+            return Err(error).context("cannot poll", publish);
+        }
+        let published = Published {
+            number,
+            listener: Some(listener),
+            service,
             readable: true,
             resting_until: None,
             exhausted: false,
             cutting: Cutting::default(),
-        });
+        };
+        match self.listeners.get_mut(index) {
+            Some(place) => *place = published,
+            None => self.listeners.push(published),
+        }
         Ok(())
+    }
+
+    /// Closes the port `number`. What was accepted from it stays.
+    pub(super) fn unpublish(&mut self, number: PortNumber) {
+        for (index, published) in self.listeners.iter_mut().enumerate() {
+            if published.number != number || published.listener.take().is_none() {
+                continue;
+            }
+            (published.readable, published.resting_until) = (false, None);
+            self.gateway.unpublish(publish_id(index));
+            if matches!(self.source, Source::Published(source) if source == index) {
+                self.batch.clear();
+            }
+        }
     }
 
     pub(super) fn read_listeners(&mut self) {
@@ -61,8 +97,9 @@ impl Worker {
                 continue;
             }
             match published.listener {
-                Listener::Tcp { .. } => self.accept(index),
-                Listener::Udp { .. } => self.read_published(index),
+                Some(Listener::Tcp { .. }) => self.accept(index),
+                Some(Listener::Udp { .. }) => self.read_published(index),
+                None => published.readable = false,
             }
         }
     }
@@ -74,7 +111,7 @@ impl Worker {
                 return;
             }
             let published = &mut self.listeners[index];
-            let Listener::Tcp { socket, .. } = &published.listener else { return };
+            let Some(Listener::Tcp { socket, address }) = &published.listener else { return };
             match socket.accept() {
                 Ok((stream, client)) => self.accepted(index, stream, client, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -84,7 +121,7 @@ impl Worker {
                 }
                 Err(error) if host::host_error(&error) == HostError::Exhausted => {
                     if !std::mem::replace(&mut published.exhausted, true) {
-                        tracing::warn!(port = published.listener.address().port(), %error, "clients wait to be accepted");
+                        tracing::warn!(port = address.port(), %error, "clients wait to be accepted");
                     }
                     published.resting_until = Some(now + ACCEPT_RETRY.into());
                     return;
@@ -97,9 +134,8 @@ impl Worker {
 
     /// Serves a client here, or has it served where its connection belongs.
     fn accepted(&mut self, index: usize, stream: TcpStream, address: SocketAddr, now: Instant) {
-        let client =
-            Client { stream, address, port: PortId(0), guest_port: self.listeners[index].guest_port };
-        let owner = self.shard.of_tcp(client.guest_port, address.port());
+        let client = Client { stream, address, port: PortId(0), service: self.listeners[index].service };
+        let owner = self.shard.of_tcp(client.service.port, address.port());
         if owner == self.shard.index() {
             self.admit(client, now);
         } else {
@@ -109,8 +145,8 @@ impl Worker {
 
     /// Has a client's connection cross the link; one for which there is no room is reset.
     pub(super) fn route(&mut self, client: Client, now: Instant) {
-        let Client { mut stream, address, port, guest_port } = client;
-        let Some(flow) = self.gateway.accept_for(port, guest_port, address, now) else {
+        let Client { mut stream, address, port, service } = client;
+        let Some(flow) = self.gateway.accept_for(port, service, address, now) else {
             return reset(stream);
         };
         if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {

@@ -21,10 +21,11 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant as Clock};
 
@@ -37,19 +38,20 @@ use self::datagrams::Source;
 use self::exchange::{Exchange, Parcel};
 use self::listen::Published;
 use self::moderation::Moderation;
+use super::command::{COMMANDS_PER_TURN, Command, Commands, MAX_FLOWS_TOLD, Snapshot};
 use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
 use super::splice::Splices;
-use crate::config::{MacAddr, Network, Publish};
+use crate::config::{MacAddr, Network, Outbound};
 use crate::error::{Context, Result};
 use crate::net::gateway::{Gateway, Station};
 use crate::net::{
     Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release, RxOffload,
     Shard,
 };
-use crate::sys::datagram::{self, Batch, Envelope};
+use crate::sys::datagram::{Batch, Envelope};
 
 /// Events taken from one poll.
 const EVENTS: usize = 1024;
@@ -94,6 +96,8 @@ pub struct Worker {
     resolver: Option<Resolver>,
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
+    commands: Commands,
+    inbox: Receiver<Command>,
     /// Datagram sockets that have something to read.
     readable: VecDeque<FlowId>,
     outcomes: VecDeque<Outcome>,
@@ -102,11 +106,12 @@ pub struct Worker {
     /// Where the datagrams of the batch come from.
     source: Source,
     quote: Box<[u8]>,
+    outbound: Outbound,
     moderation: Moderation,
 }
 
 /// Ends a worker from another thread.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Stop {
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
@@ -147,14 +152,13 @@ enum Outcome {
 }
 
 impl Worker {
-    /// The workers of `network`, one for each of `queues`, the queues of one link to the guest's station `mac`. Each
-    /// wants a thread. The published ports `listeners` are already bound. `resolver` knows the host's DNS servers,
-    /// which count unless the network names its own. `seed` feeds the gateways' random choices.
+    /// The workers of `network`, one for each of `queues`, the queues of one link to the guest's station `mac`, if that is
+    /// known. Each wants a thread. `resolver` knows the host's DNS servers, which count unless the network names its own.
+    /// `seed` feeds the gateways' random choices.
     pub fn team(
         network: Network,
         queues: Vec<Link>,
-        mac: MacAddr,
-        listeners: Vec<(Publish, Listener)>,
+        mac: Option<MacAddr>,
         resolver: &Resolver,
         seed: u64,
     ) -> Result<Vec<Self>> {
@@ -167,11 +171,7 @@ impl Worker {
                 Self::of_shard(shard, Arc::clone(&network), resolver.clone(), seed)
             })
             .collect::<Result<Vec<_>>>()?;
-        for (publish, listener) in listeners {
-            let owner = team[0].shard.of_udp(publish.guest_port);
-            team[owner].add_listener(publish, listener)?;
-        }
-        let station = Station::from(mac);
+        let station = Station::from(mac.unwrap_or(MacAddr::BROADCAST));
         for (worker, queue) in team.iter_mut().zip(queues) {
             worker.add_link(queue, station.clone())?;
         }
@@ -185,8 +185,10 @@ impl Worker {
     fn of_shard(shard: Shard, network: Arc<Network>, resolver: Resolver, seed: u64) -> Result<Self> {
         let poll = Poll::new().context("cannot create", "an epoll instance")?;
         let waker = Waker::new(poll.registry(), WAKER_TOKEN).context("cannot create", "an eventfd")?;
+        let waker = Arc::new(waker);
+        let (commands, inbox) = Commands::new(Arc::clone(&waker), shard);
         let clock = Clock::now();
-        let given = network.dns_servers.clone();
+        let (given, outbound) = (network.dns_servers.clone(), network.outbound);
         let resolver = given.is_empty().then_some(resolver);
         let mut gateway = Gateway::of_shard(network, shard, seed, now(clock));
         gateway.set_resolvers(resolver.as_ref().map_or(&given, |resolver| &resolver.conf().nameservers));
@@ -202,13 +204,16 @@ impl Worker {
             splices: Splices::new(SPLICE_TOKENS),
             resolver,
             stop: Arc::new(AtomicBool::new(false)),
-            waker: Arc::new(waker),
+            waker,
+            commands,
+            inbox,
             readable: VecDeque::new(),
             outcomes: VecDeque::new(),
             frame: vec![0; Link::BUFFER_BYTES].into_boxed_slice(),
             batch: Batch::new(),
             source: Source::Published(0),
             quote: vec![0; QUOTE_BYTES].into_boxed_slice(),
+            outbound,
             moderation: Moderation::default(),
         })
     }
@@ -221,6 +226,43 @@ impl Worker {
         debug_assert_eq!(usize::from(port.0), self.links.len());
         self.links.push(LinkPort { link, readable: true, blocked: false, refuses_since: None, gone: false });
         Ok(())
+    }
+
+    /// The member of a team that serves a published port of the guest's.
+    pub fn owner_of(&self, guest_port: u16) -> usize {
+        self.shard.of_udp(guest_port)
+    }
+
+    /// The handle by which other threads command this worker.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
+    }
+
+    fn obey(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.inbox.try_recv() else { return };
+            // Whoever has lost patience hears nothing.
+            let _ = match command {
+                Command::Publish { number, publish, listeners, done } => {
+                    done.send(self.publish(number, &publish, listeners)).ok()
+                }
+                Command::Unpublish { number, done } => {
+                    self.unpublish(number);
+                    done.send(()).ok()
+                }
+                Command::Look { told } => told.send(self.snapshot()).ok(),
+            };
+        }
+        // The poll shall not wait while there may be more.
+        let _ = self.waker.wake();
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            counters: self.gateway.counters().clone(),
+            flows: self.gateway.flows(),
+            described: self.gateway.describe_flows(MAX_FLOWS_TOLD),
+        }
     }
 
     /// The handle that ends this worker.
@@ -247,6 +289,7 @@ impl Worker {
             if self.stop.load(Ordering::Acquire) || self.links.iter().all(|port| port.gone) {
                 return Ok(());
             }
+            self.obey();
             for event in &events {
                 self.note(event);
             }
@@ -481,9 +524,11 @@ impl Worker {
         match op {
             HostOp::Connect { flow, to } => self.connect(flow, to),
             HostOp::OpenUdp { flow, family } => {
-                self.open(flow, family, datagram::open_udp(unspecified(family)))
+                self.open(flow, family, host::open_udp(&self.outbound, family));
             }
-            HostOp::OpenPing { flow, family } => self.open(flow, family, datagram::open_ping(family)),
+            HostOp::OpenPing { flow, family } => {
+                self.open(flow, family, host::open_ping(&self.outbound, family));
+            }
             HostOp::Send { flow, to, hop_limit, payload } => {
                 let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return };
                 let segment_bytes = payload.segment_bytes();
@@ -497,7 +542,7 @@ impl Worker {
             }
             HostOp::Reply { publish, to, from, payload } => {
                 let Some(published) = self.listeners.get_mut(publish.0 as usize) else { return };
-                let Listener::Udp { socket, .. } = &published.listener else { return };
+                let Some(Listener::Udp { socket, .. }) = &published.listener else { return };
                 let segment_bytes = payload.segment_bytes();
                 let envelope = Envelope { to, from: Some(from), hop_limit: None, segment_bytes };
                 let bytes = self.gateway.outbox().payload(payload);
@@ -523,7 +568,7 @@ impl Worker {
     }
 
     fn connect(&mut self, flow: FlowId, to: SocketAddr) {
-        let connecting = host::connect(to).and_then(|mut stream| {
+        let connecting = host::connect(to, &self.outbound).and_then(|mut stream| {
             self.poll.registry().register(&mut stream, token(flow), BOTH)?;
             Ok(stream)
         });
@@ -582,13 +627,6 @@ fn special(base: u32, index: usize) -> Token {
 
 fn publish_id(index: usize) -> PublishId {
     PublishId(u32::try_from(index).unwrap_or(u32::MAX))
-}
-
-fn unspecified(family: Family) -> SocketAddr {
-    match family {
-        Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    }
 }
 
 /// The ICMP error that a router would send for what the host's own routing said at once. `None` for what passes by

@@ -15,8 +15,7 @@ impl Worker {
 
     /// Sends a client its way: through the kernel, or over the link.
     pub(super) fn admit(&mut self, client: Client, now: Instant) {
-        let splice =
-            self.splices.can_splice().then(|| self.gateway.splice(client.guest_port, client.address));
+        let splice = self.splices.can_splice().then(|| self.gateway.splice(client.service, client.address));
         match splice.flatten() {
             Some((flow, splice)) => self.splices.open(flow, splice, client, self.poll.registry()),
             None => self.route(client, now),

@@ -6,7 +6,7 @@ use std::thread;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use crate::config::{HostAccess, Ipv4Plan, LinkKind, Timeouts};
+use crate::config::{Ipv4Plan, LinkKind};
 use crate::sys::link::LinkFd;
 
 const ETHERNET_BYTES: usize = 14;
@@ -64,20 +64,18 @@ impl Guest {
     /// Starts a worker for each queue when the guest has sent `frames` on them.
     fn start(frames: &[&[Vec<u8>]]) -> Self {
         let (queues, far): (Vec<_>, Vec<_>) = frames.iter().map(|frames| queue(frames)).unzip();
-        let network = Network {
-            ipv4: Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan"),
-            ipv6: None,
-            mtu: 1500,
-            dns_servers: Vec::new(),
-            publish: Vec::new(),
-            splice: false,
-            host_access: HostAccess { loopback: true, allowed: Vec::new() },
-            timeouts: Timeouts::default(),
-        };
+        let plan = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan");
+        let mut network = Network { mtu: 1500, ..Network::new(plan, None) };
+        network.host_access.loopback = true;
         let resolver = Resolver::new("/nonexistent");
-        let link =
-            LinkFd { kind: LinkKind::TapPlain, udp_segmentation: false, queues: far, notes: Vec::new() };
-        let team = Worker::team(network, Link::queues(link), MAC, Vec::new(), &resolver, 1);
+        let link = LinkFd {
+            kind: LinkKind::TapPlain,
+            udp_segmentation: false,
+            mac: None,
+            queues: far,
+            notes: Vec::new(),
+        };
+        let team = Worker::team(network, Link::queues(link), Some(MAC), &resolver, 1);
         let start = |worker: Worker| (worker.stopper(), thread::spawn(|| worker.run()));
         Self { queues, workers: team.expect("workers").into_iter().map(start).collect() }
     }

@@ -27,8 +27,9 @@ use super::gateway::{Core, Flow, FromGuest};
 use super::icmp::{self, Unreachable};
 use super::nat::Refused;
 use super::packet::{Ethernet, IPV6_HEADER_BYTES, IpHeader, IpPacket};
-use super::policy::{self, DenyReason, Inbound, Verdict};
+use super::policy::{self, DenyReason, Inbound, Service, Verdict};
 use super::{DropReason, Duration, FlowId, FlowKey, HostError, HostOp, PortId, Release, dns, nat};
+use crate::config::Denial;
 pub(super) use endpoint::{Endpoint, Refusal};
 pub(super) use flow::TcpFlow;
 use flow::{Outcome, Stage};
@@ -129,7 +130,7 @@ fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr
         Verdict::Deny(DenyReason::NotUnicast) => return core.counters.drop(DropReason::Denied),
         Verdict::Deny(reason) => {
             nat::log_denied(core, "tcp", guest, remote, reason);
-            return refuse(core, packet, DropReason::Denied);
+            return deny(core, packet);
         }
     };
     if core.connecting >= core.shard.part(MAX_CONNECTING) {
@@ -171,6 +172,17 @@ fn time_exceeded(core: &mut Core, ethernet: &Ethernet, ip: &IpPacket<'_>) {
     core.counters.drop(DropReason::HopLimit);
     let from = core.gateway_address(ip.source);
     icmp::error(ethernet, &mut core.outbox, from, ip.bytes, ip.source, Unreachable::HopLimit);
+}
+
+/// Answers what the policy forbids.
+fn deny(core: &mut Core, packet: &FromGuest<'_>) {
+    match core.network.denial {
+        Denial::Refused => refuse(core, packet, DropReason::Denied),
+        Denial::Unreachable => {
+            core.counters.drop(DropReason::Denied);
+            nat::tell(core, packet, Unreachable::Network);
+        }
+    }
 }
 
 /// Answers with a reset.
@@ -243,8 +255,13 @@ pub(super) fn connect_failed(core: &mut Core, id: FlowId, error: HostError) {
 
 /// A client was accepted on a published port: opens towards the guest. `None`, and the client should be reset, if
 /// there is no room for it.
-pub(super) fn accepted(core: &mut Core, port: PortId, guest_port: u16, client: SocketAddr) -> Option<FlowId> {
-    let (way, fallback) = policy::inbound(&core.network, client, guest_port);
+pub(super) fn accepted(
+    core: &mut Core,
+    port: PortId,
+    service: Service,
+    client: SocketAddr,
+) -> Option<FlowId> {
+    let (way, fallback) = policy::inbound(&core.network, client, service);
     let ethernet = core.ethernet(port, core.station(port));
     let (key, source) = free_key(core, port, way)?;
     let endpoint = opening_endpoint(core, &ethernet, source, way.guest, fallback.is_some())?;

@@ -16,6 +16,7 @@ use crate::net::fixture::{self, GUEST_MAC, Random};
 use crate::net::gateway::Gateway;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM};
 use crate::net::packet::{ETHERTYPE_IPV4, EthernetFrame, IpHeader};
+use crate::net::policy::Service;
 use crate::net::testing::at;
 use crate::net::{
     Duration, FlowId, HostEvent, HostOp, Instant, Offload, PortId, PublishId, Release, RxOffload,
@@ -33,13 +34,14 @@ fn a_spliced_flow_counts_until_it_ends() {
     network.splice = true;
     let mut gateway = Gateway::new(Arc::new(network), 1, Instant::ZERO);
     gateway.add_port(GUEST_MAC, Offload::None);
-    let (flow, splice) = gateway.splice(80, at("127.0.0.1:5000")).expect("a loopback client");
+    let (flow, splice) =
+        gateway.splice(Service { addr: None, port: 80 }, at("127.0.0.1:5000")).expect("a loopback client");
     assert_eq!((gateway.flows(), splice.guest), (1, at("10.0.2.100:80")));
     assert!(gateway.outbox().front_frame().is_none(), "nothing of it crosses the link");
     gateway.splice_ended(flow);
     gateway.splice_ended(flow);
     assert_eq!(gateway.flows(), 0);
-    assert!(gateway.splice(80, at("198.51.100.9:5000")).is_none());
+    assert!(gateway.splice(Service { addr: None, port: 80 }, at("198.51.100.9:5000")).is_none());
 }
 
 #[test]
@@ -83,7 +85,7 @@ fn the_guests_latest_attempt_is_the_one_that_is_answered() {
 #[test]
 fn a_guest_may_change_its_station() {
     let mut bench = Bench::new();
-    let publish = bench.gateway.publish(Transport::Tcp, 80, PortId(0));
+    let publish = bench.gateway.publish(Transport::Tcp, Service { addr: None, port: 80 }, PortId(0));
     bench.open(1000);
     bench.mac = OTHER_MAC;
     let acknowledged = bench.acknowledged;
@@ -99,10 +101,37 @@ fn a_guest_may_change_its_station() {
 }
 
 #[test]
+fn a_station_that_is_not_known_is_learned_from_the_guests_first_packet() {
+    let mut gateway = Gateway::new(Arc::new(fixture::network()), 7, Instant::ZERO);
+    gateway.add_port(MacAddr::BROADCAST, Offload::None);
+    let service = Service { addr: Some(at("10.0.2.15:0").ip()), port: 80 };
+    let publish = gateway.publish(Transport::Tcp, service, PortId(0));
+    let mut bench = Bench { gateway, ..Bench::new() };
+    bench.open(1000);
+    bench.segments();
+    bench.gateway.accept(publish, at("203.0.113.9:5000"), bench.now).expect("room");
+    bench.serve();
+    let opening = bench.segment();
+    assert_eq!((opening.control, opening.to_mac), (TcpControl::Syn, GUEST_MAC));
+}
+
+#[test]
+fn the_number_of_a_closed_port_serves_another() {
+    let mut bench = Bench::new();
+    let service = Service { addr: None, port: 80 };
+    let first = bench.gateway.publish(Transport::Tcp, service, PortId(0));
+    let second = bench.gateway.publish(Transport::Tcp, service, PortId(0));
+    bench.gateway.unpublish(first);
+    assert!(bench.gateway.accept(first, at("203.0.113.9:5000"), bench.now).is_none());
+    assert!(bench.gateway.accept(second, at("203.0.113.9:5000"), bench.now).is_some());
+    assert_eq!(bench.gateway.publish(Transport::Udp, service, PortId(0)), first);
+}
+
+#[test]
 fn a_guests_firewall_refuses_a_client_at_once() {
     for (code, quoted, ends) in [(3, 0, true), (13, 0, true), (1, 0, false), (4, 0, false), (3, 1, false)] {
         let mut bench = Bench::without_ipv6();
-        bench.gateway.publish(Transport::Tcp, at(GUEST).port(), PortId(0));
+        bench.gateway.publish(Transport::Tcp, Service { addr: None, port: at(GUEST).port() }, PortId(0));
         let flow = bench.gateway.accept(PublishId(0), at(REMOTE), bench.now).expect("room");
         bench.serve();
         let syn = bench.segment();
@@ -125,7 +154,7 @@ fn an_open_connection_outlives_what_icmp_says() {
 #[test]
 fn a_guest_in_time_wait_gets_another_syn_at_once() {
     let mut bench = Bench::new();
-    bench.gateway.publish(Transport::Tcp, at(GUEST).port(), PortId(0));
+    bench.gateway.publish(Transport::Tcp, Service { addr: None, port: at(GUEST).port() }, PortId(0));
     bench.gateway.accept(PublishId(0), at(REMOTE), bench.now).expect("room");
     bench.serve();
     let first = bench.segment();

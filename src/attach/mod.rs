@@ -1,0 +1,154 @@
+//! `rnet attach`, put together: a network for a namespace that others have made, and that ends with it.
+//!
+//! Front-ends that imitate other programs fill an [`Attach`] in their own way and call [`attach`] too.
+
+mod bubblewrap;
+mod vigil;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use self::vigil::{Signals, Vigil, Watch};
+use crate::config::{Attach, Target};
+use crate::container::{self, Foreground, Namespaces};
+use crate::control::Place;
+use crate::error::{Context, Error, Result};
+use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::sys::{link, memory, process};
+
+/// Serves `config`'s target until it ends; the exit status, which is 0. With [`Lifecycle::detach`] it returns as soon
+/// as that goes on in the background. No thread may have been started before. `seed` feeds the gateway's random
+/// choices; `before_ready` does what else must stand before the network counts as ready.
+///
+/// [`Lifecycle::detach`]: crate::config::Lifecycle::detach
+pub fn attach(config: &Attach, seed: u64, before_ready: impl FnOnce(&Serving) -> Result<()>) -> Result<u8> {
+    let inherited = Inherited::take(config)?;
+    if config.lifecycle.detach {
+        container::detach(|foreground| serve(config, seed, inherited, Some(foreground), before_ready))?;
+        return Ok(0);
+    }
+    serve(config, seed, inherited, None, before_ready)
+}
+
+fn serve(
+    config: &Attach,
+    seed: u64,
+    inherited: Inherited,
+    foreground: Option<Foreground>,
+    before_ready: impl FnOnce(&Serving) -> Result<()>,
+) -> Result<u8> {
+    FileLimit::read()?.raise()?;
+    let signals = Signals::take()?;
+    let place = Place::of(config.name.as_deref(), number(&config.target))?;
+    let prepared = Prepared::new(&config.network)?;
+    let (link, watch) = open(config, inherited.target)?;
+    let vigil =
+        Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
+    let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
+    place.map_or(Ok(()), |place| serving.answer_at(place))?;
+    before_ready(&serving)?;
+    serving.announce(config.log.level);
+    if let Some(path) = &config.lifecycle.pid_file {
+        write_pid(path)?;
+    }
+    if let Some(foreground) = foreground {
+        foreground.release()?;
+    }
+    if let Some(ready) = inherited.ready {
+        // Nobody may wait any more.
+        let _ = std::fs::File::from(ready).write_all(b"1");
+    }
+    memory::unmap_used_code();
+    let end = vigil.keep();
+    if let Ok(end) = &end {
+        tracing::info!(?end, "the network ends");
+    }
+    serving.stop().and(end.map(|_| 0))
+}
+
+/// By what number a network without a name is called: its process's, or else rnet's.
+fn number(target: &Target) -> u32 {
+    match target {
+        Target::Process { pid, .. } => pid.unsigned_abs(),
+        Target::Path { .. } | Target::Bubblewrap { .. } | Target::Tap { .. } => std::process::id(),
+    }
+}
+
+/// The guest's link, and what to watch for the guest's end.
+fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<(link::LinkFd, Option<Watch>)> {
+    let (namespaces, watch) = match (&config.target, inherited) {
+        (Target::Tap { .. }, Some(tap)) => return Ok((link::adopt(tap)?, None)),
+        (Target::Bubblewrap { .. }, Some(info)) => {
+            let (namespaces, process) = Namespaces::of_process(bubblewrap::child(info)?, None)?;
+            (namespaces, Some(Watch::Process(process)))
+        }
+        (Target::Process { pid, userns }, _) => {
+            let (namespaces, process) = Namespaces::of_process(*pid, userns.as_deref())?;
+            (namespaces, Some(Watch::Process(process)))
+        }
+        (Target::Path { netns, userns }, _) => {
+            let watch = Watch::path(netns)?;
+            (Namespaces::at(netns, userns.as_deref())?, watch)
+        }
+        (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
+    };
+    Ok((container::join(&namespaces, &config.link, &config.network)?, watch))
+}
+
+/// Descriptors that came from the caller.
+#[derive(Debug)]
+struct Inherited {
+    ready: Option<OwnedFd>,
+    exit: Option<OwnedFd>,
+    target: Option<OwnedFd>,
+}
+
+impl Inherited {
+    /// Takes them over, before anything else is opened, and closes what else the caller has left open.
+    fn take(config: &Attach) -> Result<Self> {
+        let take = |fd: RawFd| process::inherited(fd).map_err(|_| not_open(fd));
+        let target = match config.target {
+            Target::Tap { fd } | Target::Bubblewrap { info_fd: fd } => Some(fd),
+            Target::Process { .. } | Target::Path { .. } => None,
+        };
+        let fds = [config.lifecycle.ready_fd, config.lifecycle.exit_fd, target];
+        let mut seen: Vec<RawFd> = fds.into_iter().flatten().collect();
+        seen.sort_unstable();
+        if let Some(twice) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::new("cannot use descriptor", twice[0], "it is given twice"));
+        }
+        seen.extend(named_in_paths(&config.target));
+        process::close_all_but(&seen);
+        let [ready, exit, target] = fds.map(|fd| fd.map(take).transpose());
+        Ok(Self { ready: ready?, exit: exit?, target: target? })
+    }
+}
+
+/// Descriptors that the target's paths name, such as `/proc/self/fd/7`.
+fn named_in_paths(target: &Target) -> impl Iterator<Item = RawFd> {
+    let (netns, userns) = match target {
+        Target::Process { userns, .. } => (None, userns.as_ref()),
+        Target::Path { netns, userns } => (Some(netns), userns.as_ref()),
+        Target::Bubblewrap { .. } | Target::Tap { .. } => (None, None),
+    };
+    let number = |path: &PathBuf| {
+        let below = ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"];
+        let number = below.into_iter().find_map(|directory| path.strip_prefix(directory).ok())?;
+        number.to_str()?.parse().ok()
+    };
+    netns.into_iter().chain(userns).filter_map(number)
+}
+
+fn not_open(fd: RawFd) -> Error {
+    Error::new("cannot use descriptor", fd, "it is not open")
+        .hint(format!("a shell opens it with a redirection, such as {fd}>FILE or {fd}<FILE"))
+}
+
+fn write_pid(path: &Path) -> Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
+    file.and_then(|mut file| writeln!(file, "{}", std::process::id()))
+        .context("cannot write", format!("the pid file {}", path.display()))
+}

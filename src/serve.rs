@@ -1,0 +1,208 @@
+//! A network in service, whoever its guest is: published ports bound first, then the workers' threads with the guest's
+//! link.
+
+use std::io::{self, Write};
+use std::thread::{self, JoinHandle};
+
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
+use crate::control::{self, Place};
+use crate::error::{Context, Error, Result};
+use crate::etc::ResolvConf;
+use crate::io::command::PortNumber;
+use crate::io::host::{self, Listener};
+use crate::io::link::Link;
+use crate::io::ports::{Port, Ports};
+use crate::io::resolver::{RESOLV_CONF, Resolver};
+use crate::io::worker::{Stop, Worker};
+use crate::net::Instant;
+use crate::sys::factory::Factory;
+use crate::sys::link::LinkFd;
+
+/// What can be had before there is a guest: a conflict shows before anything is made.
+#[derive(Debug)]
+pub struct Prepared {
+    resolver: Resolver,
+    listeners: Vec<(Publish, Vec<Listener>)>,
+}
+
+impl Prepared {
+    /// Reads the host's `resolv.conf` and binds the published ports of `network`.
+    pub fn new(network: &Network) -> Result<Self> {
+        let mut resolver = Resolver::new(RESOLV_CONF);
+        resolver.refresh(Instant::ZERO);
+        let bind = |publish: &Publish| Ok((*publish, host::listen(publish)?));
+        let listeners = network.publish.iter().map(bind).collect::<Result<_>>()?;
+        Ok(Self { resolver, listeners })
+    }
+
+    /// The host's resolver configuration.
+    pub fn resolv_conf(&self) -> &ResolvConf {
+        self.resolver.conf()
+    }
+
+    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with sockets
+    /// from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any more.
+    pub fn serve(
+        self,
+        network: &Network,
+        spec: &LinkSpec,
+        link: LinkFd,
+        factory: Option<Factory>,
+        seed: u64,
+        alarm: Alarm,
+    ) -> Result<Serving> {
+        describe(spec, &link);
+        let (kind, mac) = (link.kind, link.mac);
+        let mut team = Worker::team(network.clone(), Link::queues(link), mac, &self.resolver, seed)?;
+        if let Some(factory) = factory {
+            for worker in &mut team {
+                let line = factory.another().context("cannot reach", "the socket factory")?;
+                worker.add_factory(line)?;
+            }
+        }
+        let mut first = Vec::new();
+        for (number, (publish, listeners)) in (1..).map(PortNumber).zip(self.listeners) {
+            first.push(Ports::describe(number, &publish, &listeners));
+            let owner = team[0].owner_of(publish.guest_port);
+            team[owner].publish(number, &publish, listeners)?;
+        }
+        let ports = Ports::new(team.iter().map(Worker::commands).collect(), first);
+        let start = |(index, worker)| start(index, worker, alarm);
+        let workers = team.into_iter().enumerate().map(start).collect::<Result<_>>()?;
+        Ok(Serving { workers, ports, control: None, link: kind })
+    }
+}
+
+/// Logs what kind of link it became.
+fn describe(spec: &LinkSpec, link: &LinkFd) {
+    for note in &link.notes {
+        tracing::info!("{note}");
+    }
+    tracing::info!(kind = %link.kind, "link");
+    if spec.queues_given && link.queues.len() < spec.queues.into() {
+        tracing::warn!(
+            kind = %link.kind,
+            queues = link.queues.len(),
+            asked = spec.queues,
+            "there are not as many workers as asked for: each has a queue of the link"
+        );
+    }
+}
+
+fn start(index: usize, worker: Worker, alarm: Alarm) -> Result<(Stop, JoinHandle<Result<()>>)> {
+    let stop = worker.stopper();
+    let thread = thread::Builder::new()
+        .name(format!("rnet-worker-{index}"))
+        .spawn(move || run(worker, alarm))
+        .context("cannot start", "a worker thread")?;
+    Ok((stop, thread))
+}
+
+/// A network that is being served.
+#[derive(Debug)]
+pub struct Serving {
+    workers: Vec<(Stop, JoinHandle<Result<()>>)>,
+    ports: Ports,
+    control: Option<Place>,
+    link: LinkKind,
+}
+
+impl Serving {
+    /// The published ports; more can be added, from any thread.
+    pub fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// Prints the ports that the kernel chose, unless the user wants silence.
+    pub fn announce(&self, level: LogLevel) {
+        if level == LogLevel::Error {
+            return;
+        }
+        for Port { publish, addresses, .. } in self.ports.list() {
+            for address in addresses.iter().filter(|_| publish.host_port.is_none()) {
+                // A standard error that is closed or full is no reason to end.
+                let _ = writeln!(io::stderr(), "{}/{} -> {address}", publish.guest_port, publish.transport);
+            }
+        }
+    }
+
+    /// Answers requests at `place`, which lasts as long as the network.
+    pub fn answer_at(&mut self, place: Place) -> Result<()> {
+        control::serve(&place, self.ports.clone())?;
+        self.control = Some(place);
+        Ok(())
+    }
+
+    /// The kind of link that was made.
+    pub fn link(&self) -> LinkKind {
+        self.link
+    }
+
+    /// Ends it; an error if it had failed before.
+    pub fn stop(self) -> Result<()> {
+        for (stop, _) in &self.workers {
+            stop.stop();
+        }
+        drop(self.control);
+        let served = self.workers.into_iter().map(|(_, worker)| {
+            let panicked = |_| Err(Error::new("cannot serve", "the guest's network", "a worker panicked"));
+            worker.join().unwrap_or_else(panicked)
+        });
+        // All have ended when the first failure is told.
+        let served: Vec<Result<()>> = served.collect();
+        served.into_iter().collect()
+    }
+}
+
+/// When the end of a worker ends rnet, as SIGTERM would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// When it fails: without it the guest has no network.
+    Failure,
+    /// When its guest's link is gone, too.
+    AnyEnd,
+}
+
+/// A worker's thread.
+fn run(worker: Worker, alarm: Alarm) -> Result<()> {
+    let bell = Bell;
+    worker.run()?;
+    if alarm == Alarm::Failure {
+        std::mem::forget(bell);
+    }
+    Ok(())
+}
+
+/// Ends rnet when dropped, by a panic too.
+struct Bell;
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        let _ = kill(Pid::this(), Signal::SIGTERM);
+    }
+}
+
+/// The limit on open files: as high as it goes for rnet, whose flows each have one, and as it was for the command.
+pub(crate) struct FileLimit {
+    soft: rlim_t,
+    hard: rlim_t,
+}
+
+impl FileLimit {
+    pub(crate) fn read() -> Result<Self> {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read", "RLIMIT_NOFILE")?;
+        Ok(Self { soft, hard })
+    }
+
+    pub(crate) fn raise(&self) -> Result<()> {
+        setrlimit(Resource::RLIMIT_NOFILE, self.hard, self.hard).context("cannot raise", "RLIMIT_NOFILE")
+    }
+
+    pub(crate) fn restore(&self) -> Result<()> {
+        setrlimit(Resource::RLIMIT_NOFILE, self.soft, self.hard).context("cannot restore", "RLIMIT_NOFILE")
+    }
+}
