@@ -34,10 +34,7 @@ impl Session {
         let files = FileLimit::read()?;
         files.raise()?;
         let place = Place::of(config.name.as_deref(), process::id())?;
-        let mut prepared = Prepared::new(&config.network)?;
-        if let Some(path) = &config.link.capture {
-            prepared.record(path)?;
-        }
+        let prepared = Prepared::new(&config.network)?;
         let etc = etc::files(config, prepared.resolv_conf());
         let launch =
             Launch { container: &config.container, link: &config.link, network: &config.network, etc: &etc };
@@ -47,7 +44,9 @@ impl Session {
         let link = running
             .take_link()
             .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
-        let mut serving = prepared.serve(&config.network, link, seed, Alarm::Failure)?;
+        let factory = running.take_factory();
+        let mut serving =
+            prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::Failure)?;
         place.map_or(Ok(()), |place| serving.answer_at(place))?;
         Ok(Self { running, serving })
     }
@@ -78,7 +77,7 @@ impl Session {
     }
 
     /// Forwards signals until the command ends; its exit status.
-    pub fn wait(self) -> Result<u8> {
+    pub fn wait(mut self) -> Result<u8> {
         let status = self.running.wait();
         self.serving.stop().and(status)
     }

@@ -53,15 +53,12 @@ where
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
     let place = Place::of(config.name.as_deref(), number(&config.target))?;
-    let mut prepared = Prepared::new(&config.network)?;
-    if let Some(path) = &config.link.capture {
-        prepared.record(path)?;
-    }
+    let prepared = Prepared::new(&config.network)?;
     let (link, watch) = open(config, inherited.target)?;
     let vigil =
         Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let before_ready = before_threads()?;
-    let mut serving = prepared.serve(&config.network, link, seed, Alarm::AnyEnd)?;
+    let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
     before_ready(&serving)?;
     serving.announce(config.log.level);

@@ -199,6 +199,8 @@ fn judge(said: Said) -> Result<Slirp4netns, Usage> {
             ifname,
             mac,
             take_over: true,
+            queues: 1,
+            queues_given: false,
             loopback: true,
             capture: None,
             setup: if said.configure { Setup::Plan } else { Setup::Nothing },

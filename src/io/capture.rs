@@ -37,6 +37,11 @@ impl Capture {
         Ok(Self { file, failed: false })
     }
 
+    /// The same record once more.
+    pub fn another(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, failed: self.failed })
+    }
+
     /// Records a frame that crosses the link now, in either direction.
     pub(super) fn frame(&mut self, frame: &[u8]) {
         if self.failed {

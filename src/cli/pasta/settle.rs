@@ -372,6 +372,8 @@ fn link(options: &Options, families: &Families, surroundings: &Surroundings) -> 
         ifname: ifname.to_owned(),
         mac: options.ns_mac,
         take_over: false,
+        queues: 1,
+        queues_given: false,
         setup,
         loopback: true,
         capture: options.pcap.as_ref().map(|path| surroundings.cwd.join(path)),

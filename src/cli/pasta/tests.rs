@@ -352,5 +352,6 @@ fn surroundings() -> Surroundings {
         stdin_is_tty: false,
         host_subnets: Vec::new(),
         random: [7; 16],
+        cores: 2,
     }
 }
