@@ -31,7 +31,7 @@ pub(super) fn accept(path: &Path) -> Result<LinkFd> {
         kind: LinkKind::Socket,
         udp_segmentation: false,
         mac: None,
-        fd: guest.into(),
+        queues: vec![guest.into()],
         notes: Vec::new(),
     })
 }

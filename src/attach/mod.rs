@@ -58,7 +58,7 @@ where
     let vigil =
         Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let before_ready = before_threads()?;
-    let mut serving = prepared.serve(&config.network, link, seed, Alarm::AnyEnd)?;
+    let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
     before_ready(&serving)?;
     serving.announce(config.log.level);

@@ -3,6 +3,7 @@
 //! Nothing here decides anything; callers elsewhere are safe code over typed functions.
 
 pub mod datagram;
+pub mod factory;
 pub mod link;
 pub mod memory;
 pub(crate) mod mount;
@@ -12,4 +13,5 @@ pub mod packet;
 pub(crate) mod privilege;
 pub(crate) mod process;
 pub(crate) mod signal;
+pub mod stream;
 pub mod tun;

@@ -6,10 +6,16 @@
 //! list and the next poll does not wait.
 //!
 //! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts.
+//!
+//! A link with several queues has a worker for each: a [`Worker::team`], whose members share nothing. A flow belongs
+//! to one of them, which every worker can tell from a packet; what another one gets of it is handed over. As the owner
+//! writes to its own queue, the kernel soon delivers the flow there.
 
 mod datagrams;
+mod exchange;
 mod listen;
 mod moderation;
+mod splices;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +35,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::prctl::set_timerslack;
 
 use self::datagrams::Source;
+use self::exchange::{Exchange, Parcel};
 use self::listen::Published;
 use self::moderation::Moderation;
 use super::command::{COMMANDS_PER_TURN, Command, Commands, MAX_FLOWS_TOLD, Snapshot};
@@ -36,11 +43,13 @@ use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
+use super::splice::Splices;
 use crate::config::{MacAddr, Network, Outbound};
 use crate::error::{Context, Result};
-use crate::net::gateway::Gateway;
+use crate::net::gateway::{Gateway, Station};
 use crate::net::{
-    Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release,
+    Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release, RxOffload,
+    Shard,
 };
 use crate::sys::datagram::{Batch, Envelope};
 
@@ -48,11 +57,13 @@ use crate::sys::datagram::{Batch, Envelope};
 const EVENTS: usize = 1024;
 /// Frames read from one link before other sources have their turn.
 const FRAMES_PER_TURN: usize = 64;
+/// Frames and clients taken from other workers before other sources have their turn.
+const PARCELS_PER_TURN: usize = 64;
 /// The most that is read of the datagram that an error is about: more than any ICMP error quotes.
 const QUOTE_BYTES: usize = 2048;
 /// Flows whose deadlines are handled in one turn.
 const TIMEOUTS_PER_TURN: usize = 256;
-/// A packet link that is full announces nothing when it has room again.
+/// A packet link that is full announces nothing when it has room again; nor does another worker's inbox.
 const LINK_RETRY: Duration = Duration::from_millis(1);
 /// A link that has taken nothing for so long is not full: it does not take this frame (a veth whose guest has lowered
 /// its MTU says ENOBUFS for ever). From then on frames that it does not take at once are lost, until it takes one.
@@ -62,19 +73,26 @@ const TIMER_SLACK_NS: u64 = 1000;
 /// Longest wait, so that a clock that jumps costs little.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// The worker that sends and gathers fragments.
+const FIRST: usize = 0;
 /// Tokens of flows are their generation and index; indices from here on name everything else.
+const SPLICE_TOKENS: u32 = 0x8000_0000;
 const LINK_TOKENS: u32 = 0xff00_0000;
 const LISTENER_TOKENS: u32 = 0xff80_0000;
+const FACTORY_TOKEN: Token = Token(u32::MAX as usize - 1);
 const WAKER_TOKEN: Token = Token(u32::MAX as usize);
 
 /// A worker that has not started.
 pub struct Worker {
     poll: Poll,
     clock: Clock,
+    shard: Shard,
     gateway: Gateway,
+    exchange: Exchange,
     links: Vec<LinkPort>,
     listeners: Vec<Published>,
     sockets: Sockets,
+    splices: Splices,
     resolver: Option<Resolver>,
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
@@ -134,25 +152,56 @@ enum Outcome {
 }
 
 impl Worker {
-    /// A worker for `network`, without published ports. `resolver` knows the host's DNS servers, which count unless the
-    /// network names its own. `seed` feeds the gateway's random choices.
-    pub fn new(network: Network, resolver: Resolver, seed: u64) -> Result<Self> {
+    /// The workers of `network`, one for each of `queues`, the queues of one link to the guest's station `mac`, if that is
+    /// known. Each wants a thread. `resolver` knows the host's DNS servers, which count unless the network names its own.
+    /// `seed` feeds the gateways' random choices.
+    pub fn team(
+        network: Network,
+        queues: Vec<Link>,
+        mac: Option<MacAddr>,
+        resolver: &Resolver,
+        seed: u64,
+    ) -> Result<Vec<Self>> {
+        let network = Arc::new(network);
+        let shards = Shard::all(queues.len()).zip(0..);
+        let mut team = shards
+            .map(|(shard, index)| {
+                // Half a byte apart, so that no worker's seed is another's.
+                let seed = seed.rotate_left(4 * index);
+                Self::of_shard(shard, Arc::clone(&network), resolver.clone(), seed)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let station = Station::from(mac.unwrap_or(MacAddr::BROADCAST));
+        for (worker, queue) in team.iter_mut().zip(queues) {
+            worker.add_link(queue, station.clone())?;
+        }
+        let wakers: Vec<_> = team.iter().map(|worker| Arc::clone(&worker.waker)).collect();
+        for (worker, exchange) in team.iter_mut().zip(Exchange::between(&wakers)) {
+            worker.exchange = exchange;
+        }
+        Ok(team)
+    }
+
+    fn of_shard(shard: Shard, network: Arc<Network>, resolver: Resolver, seed: u64) -> Result<Self> {
         let poll = Poll::new().context("cannot create", "an epoll instance")?;
         let waker = Waker::new(poll.registry(), WAKER_TOKEN).context("cannot create", "an eventfd")?;
         let waker = Arc::new(waker);
-        let (commands, inbox) = Commands::new(Arc::clone(&waker));
+        let (commands, inbox) = Commands::new(Arc::clone(&waker), shard);
         let clock = Clock::now();
         let (given, outbound) = (network.dns_servers.clone(), network.outbound);
         let resolver = given.is_empty().then_some(resolver);
-        let mut gateway = Gateway::new(Arc::new(network), seed, now(clock));
+        let mut gateway = Gateway::of_shard(network, shard, seed, now(clock));
         gateway.set_resolvers(resolver.as_ref().map_or(&given, |resolver| &resolver.conf().nameservers));
         Ok(Self {
             poll,
             clock,
+            shard,
             gateway,
+            exchange: Exchange::default(),
             links: Vec::new(),
             listeners: Vec::new(),
             sockets: Sockets::default(),
+            splices: Splices::new(SPLICE_TOKENS),
             resolver,
             stop: Arc::new(AtomicBool::new(false)),
             waker,
@@ -169,14 +218,19 @@ impl Worker {
         })
     }
 
-    /// Plugs a guest's link in.
-    pub fn add_link(&mut self, mut link: Link) -> Result<()> {
-        let port = self.gateway.add_port(link.mac().unwrap_or(MacAddr::BROADCAST), link.offload());
+    /// Plugs a guest's link in, or a queue of it.
+    fn add_link(&mut self, mut link: Link, station: impl Into<Station>) -> Result<()> {
+        let port = self.gateway.add_port(station, link.offload());
         let token = special(LINK_TOKENS, self.links.len());
         self.poll.registry().register(&mut link, token, BOTH).context("cannot poll", "the guest's link")?;
         debug_assert_eq!(usize::from(port.0), self.links.len());
         self.links.push(LinkPort { link, readable: true, blocked: false, refuses_since: None, gone: false });
         Ok(())
+    }
+
+    /// The member of a team that serves a published port of the guest's.
+    pub fn owner_of(&self, guest_port: u16) -> usize {
+        self.shard.of_udp(guest_port)
     }
 
     /// The handle by which other threads command this worker.
@@ -245,18 +299,27 @@ impl Worker {
 
     /// How long nothing is due.
     fn wait(&self) -> Duration {
+        if self.splices.has_ready() || self.links.iter().all(|port| port.gone) {
+            return Duration::ZERO;
+        }
         let blocked = self.links.iter().any(|port| port.blocked);
-        let pending = self.links.iter().all(|port| port.gone)
+        let passes = self.exchange.has_room();
+        let sources = !self.readable.is_empty()
             || self.links.iter().any(|port| port.readable && !port.gone)
-            || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none())
-            || !self.readable.is_empty()
+            || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none());
+        let pending = (sources && passes)
+            || (self.exchange.is_readable() && self.empties_inbox())
             || !self.outcomes.is_empty()
+            || self.splices.has_ended()
             || self.gateway.ready_flows() > 0;
         if blocked {
             return LINK_RETRY;
         }
         if pending {
             return Duration::ZERO;
+        }
+        if !passes {
+            return LINK_RETRY;
         }
         let resting = self.listeners.iter().filter_map(|port| port.resting_until).min();
         let now = now(self.clock);
@@ -271,7 +334,10 @@ impl Worker {
     fn note(&mut self, event: &mio::event::Event) {
         let token = event.token();
         if token == WAKER_TOKEN {
-            return;
+            return self.exchange.note();
+        }
+        if token == FACTORY_TOKEN {
+            return self.splices.restock(self.poll.registry());
         }
         let (generation, index) = ((token.0 >> 32) as u32, token.0 as u32);
         if index >= LISTENER_TOKENS {
@@ -283,6 +349,8 @@ impl Worker {
                 port.readable |= event.is_readable() || event.is_error() || event.is_read_closed();
                 port.blocked &= !event.is_writable();
             }
+        } else if index >= SPLICE_TOKENS {
+            self.splices.note(index, generation, event);
         } else {
             self.note_socket(FlowId::from_parts(index, generation), event);
         }
@@ -318,12 +386,16 @@ impl Worker {
     fn turn(&mut self) {
         self.flush();
         self.read_links();
+        self.read_inbox();
+        self.exchange.tell();
         self.report_outcomes();
         self.read_datagrams();
         self.read_listeners();
+        self.serve_splices();
         self.expire();
         self.serve();
         self.flush();
+        self.exchange.tell();
     }
 
     /// Whether the gateway may take another input.
@@ -334,11 +406,16 @@ impl Worker {
         self.gateway.outbox().has_room()
     }
 
+    /// Whether another parcel may be taken from the inbox. The first worker may have to pass on what comes of it.
+    fn empties_inbox(&self) -> bool {
+        self.exchange.has_room() || !self.shard.is_first()
+    }
+
     fn read_links(&mut self) {
         let now = now(self.clock);
         for index in 0..self.links.len() {
             for _ in 0..FRAMES_PER_TURN {
-                if !self.has_room() {
+                if !self.has_room() || !self.exchange.has_room() {
                     return;
                 }
                 let port = &mut self.links[index];
@@ -348,7 +425,8 @@ impl Worker {
                 match port.link.read(&mut self.frame) {
                     Ok(Some((frame, offload))) => {
                         self.moderation.other_work();
-                        self.gateway.handle_frame(PortId(index as u16), frame, offload, now);
+                        let port = PortId(index as u16);
+                        feed(&mut self.gateway, &mut self.exchange, port, frame, offload, now);
                     }
                     Ok(None) => port.readable = false,
                     Err(error) => {
@@ -356,6 +434,25 @@ impl Worker {
                         port.gone = true;
                     }
                 }
+            }
+        }
+    }
+
+    fn read_inbox(&mut self) {
+        let now = now(self.clock);
+        for _ in 0..PARCELS_PER_TURN {
+            if !self.exchange.is_readable() || !self.empties_inbox() || !self.has_room() {
+                return;
+            }
+            match self.exchange.next() {
+                None => return,
+                Some(Parcel::Frame { port, frame, offload }) => {
+                    feed(&mut self.gateway, &mut self.exchange, port, &frame, offload, now);
+                }
+                Some(Parcel::Datagram { datagram, payload }) => {
+                    self.gateway.send_large(&datagram, &payload, now);
+                }
+                Some(Parcel::Client(client)) => self.admit(client, now),
             }
         }
     }
@@ -457,6 +554,10 @@ impl Worker {
                 (Some(Socket::Stream(stream) | Socket::Connecting(stream)), Release::Reset) => reset(stream),
                 (socket, _) => drop(socket),
             },
+            HostOp::PassOn { datagram, payload } => {
+                let payload = self.gateway.outbox().payload(payload).into();
+                self.exchange.pass(FIRST, Parcel::Datagram { datagram, payload });
+            }
             HostOp::RefreshResolvers => {
                 let changed = self.resolver.as_mut().and_then(|resolver| resolver.refresh(now(self.clock)));
                 if let Some(servers) = changed {
@@ -497,6 +598,20 @@ impl Worker {
 }
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Gives a frame to the gateway, and what the gateway does not take to the worker whose it is.
+fn feed(
+    gateway: &mut Gateway,
+    exchange: &mut Exchange,
+    port: PortId,
+    frame: &[u8],
+    offload: RxOffload,
+    now: Instant,
+) {
+    if let Some(handed) = gateway.handle_frame(port, frame, offload, now) {
+        exchange.pass(handed.to, Parcel::Frame { port, frame: handed.frame.into(), offload });
+    }
+}
 
 fn now(clock: Clock) -> Instant {
     Instant::from_micros(i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX))
