@@ -198,6 +198,9 @@ fn judge(said: Said) -> Result<Slirp4netns, Usage> {
             kind: LinkKind::Auto,
             ifname,
             mac,
+            // The TAP that callers make beforehand has one.
+            queues: 1,
+            queues_given: false,
             take_over: true,
             queues: 1,
             queues_given: false,

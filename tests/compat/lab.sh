@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2153 # what is set here is used by the suites
 # What scenarios have in common. They run under `set -e` in the world that `world` makes: $UNDER_TEST is `rnet` or the
 # name of the original, $PROGRAM the program to start, and nobody else is in the world.
 
