@@ -192,10 +192,6 @@ play_a_command_runs_as_root_of_its_own_namespaces() {
     is "$status" 7
     has "$said" "192.0.2.2/24"
     has "$said" "$(printf '         0      %5d          1' "$(id -u)")"
-    status=0
-    # shellcheck disable=SC2016
-    "$PROGRAM" --config-net -t none -u none -T none -U none -- sh -c 'kill -9 $$' || status=$?
-    is "$status" 137
 }
 
 play_the_gateway_is_the_hosts_loopback() {
@@ -234,7 +230,7 @@ play_ranges_and_translations_reach_the_guest() {
 }
 
 play_frames_are_recorded() {
-    "$PROGRAM" --config-net --pcap frames -t none -u none -T none -U none -- ping -c 1 -W 5 192.0.2.2 >/dev/null || true
+    "$PROGRAM" --config-net --pcap frames -t none -u none -T none -U none -- bash -c 'echo >/dev/tcp/192.0.2.1/9' || true
     is "$(head -c 4 frames | od -An -tx4 | tr -d ' ')" a1b2c3d4
     [ "$(wc -c <frames)" -gt 100 ] || fail "only a header"
 }
