@@ -355,6 +355,8 @@ pub struct Network {
     pub aliases: Vec<Alias>,
     /// Whether the kernel joins loopback clients of published TCP ports with the guest, past the link.
     pub splice: bool,
+    /// Ports of the guest's loopback that lead to the host's.
+    pub loopback_forwards: Vec<LoopbackForward>,
     /// Opened parts of the host.
     pub host_access: HostAccess,
     /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
@@ -392,6 +394,7 @@ impl Network {
             publish: Vec::new(),
             splice: false,
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
+            loopback_forwards: Vec::new(),
             host_access: HostAccess::default(),
             shares_subnet: false,
             further_guest_addresses: Vec::new(),
@@ -411,7 +414,8 @@ impl Network {
 
     /// Whether sockets are needed that are made inside the guest's network namespace.
     pub fn wants_socket_factory(&self) -> bool {
-        self.splice && self.publish.iter().any(|publish| publish.transport == Transport::Tcp)
+        let published = self.publish.iter().any(|publish| publish.transport == Transport::Tcp);
+        (self.splice && published) || !self.loopback_forwards.is_empty()
     }
 }
 

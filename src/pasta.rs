@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cli::{Surroundings, pasta::Spec};
-use crate::config::{Config, Forward, Pasta, PastaGuest};
+use crate::cli::{Note, Surroundings, pasta::Spec};
+use crate::config::{Config, Forward, LogLevel, Pasta, PastaGuest};
 use crate::error::{Context, Error, Result, exit};
 use crate::io::ports::Ports;
 use crate::run::Session;
@@ -40,8 +40,11 @@ fn carry_out(spec: Spec, surroundings: &Surroundings, seed: u64) -> Result<u8> {
         }
         None => log::init(level),
     }
-    for note in notes {
-        tracing::info!("{}", note.text);
+    for Note { level, text } in notes {
+        match level {
+            LogLevel::Warn => tracing::warn!("{text}"),
+            _ => tracing::info!("{text}"),
+        }
     }
     let Pasta { guest, inbound, .. } = &*config;
     match guest {

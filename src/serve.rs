@@ -19,6 +19,7 @@ use crate::io::host::{self, Listener};
 use crate::io::link::Link;
 use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
+use crate::io::splice::Loopback;
 use crate::io::worker::{Stop, Worker};
 use crate::net::Instant;
 use crate::sys::factory::Factory;
@@ -65,6 +66,10 @@ impl Prepared {
         }
         let mut team = Worker::team(network.clone(), links, mac, &self.resolver, seed)?;
         if let Some(factory) = factory {
+            if !network.loopback_forwards.is_empty() {
+                let line = factory.another().context("cannot reach", "the socket factory")?;
+                Loopback::listen(&line, &network.loopback_forwards)?.start()?;
+            }
             for worker in &mut team {
                 let line = factory.another().context("cannot reach", "the socket factory")?;
                 worker.add_factory(line)?;

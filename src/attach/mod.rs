@@ -20,6 +20,7 @@ use crate::container::{self, Foreground, Namespaces};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::sys::factory::Factory;
 use crate::sys::{link, memory, process};
 
 /// Serves `config`'s target until it ends; the exit status, which is 0. With [`Lifecycle::detach`] it returns as soon
@@ -54,11 +55,11 @@ where
     let signals = Signals::take()?;
     let place = Place::of(config.name.as_deref(), number(&config.target))?;
     let prepared = Prepared::new(&config.network)?;
-    let (link, watch) = open(config, inherited.target)?;
+    let (link, watch, factory) = open(config, inherited.target)?;
     let vigil =
         Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let before_ready = before_threads()?;
-    let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
+    let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
     before_ready(&serving)?;
     serving.announce(config.log.level);
@@ -90,10 +91,12 @@ fn number(target: &Target) -> u32 {
     }
 }
 
-/// The guest's link, and what to watch for the guest's end.
-fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<(link::LinkFd, Option<Watch>)> {
+/// The guest's link, what to watch for the guest's end, and what makes sockets in the guest's namespace if that is needed.
+type Opened = (link::LinkFd, Option<Watch>, Option<Factory>);
+
+fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<Opened> {
     let (namespaces, watch) = match (&config.target, inherited) {
-        (Target::Tap { .. }, Some(tap)) => return Ok((link::adopt(tap)?, None)),
+        (Target::Tap { .. }, Some(tap)) => return Ok((link::adopt(tap)?, None, None)),
         (Target::Bubblewrap { .. }, Some(info)) => {
             let (namespaces, process) = Namespaces::of_process(bubblewrap::child(info)?, None)?;
             (namespaces, Some(Watch::Process(process)))
@@ -106,10 +109,13 @@ fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<(link::LinkFd, Op
             let watch = Watch::path(netns)?;
             (Namespaces::at(netns, userns.as_deref())?, watch)
         }
-        (Target::Bess { path }, _) => return Ok((bess::accept(path)?, None)),
+        (Target::Bess { path }, _) => return Ok((bess::accept(path)?, None, None)),
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
-    Ok((container::join(&namespaces, &config.link, &config.network)?, watch))
+    let link = container::join(&namespaces, &config.link, &config.network)?;
+    let wanted = !config.network.loopback_forwards.is_empty();
+    let factory = wanted.then(|| container::socket_factory(&namespaces)).transpose()?;
+    Ok((link, watch, factory))
 }
 
 /// Descriptors that came from the caller.

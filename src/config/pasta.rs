@@ -13,9 +13,7 @@ pub struct Pasta {
     pub guest: PastaGuest,
     /// Ports of the host that lead to the guest.
     pub inbound: Vec<Forward>,
-    /// Ports of the guest's loopback that lead to the host's.
-    pub outbound: Vec<LoopbackForward>,
-    /// Ports that follow what is listened on.
+    /// Ports that should follow what is listened on.
     pub automatic: Automatic,
     /// Where log lines go instead of standard error.
     pub log_file: Option<LogFile>,

@@ -38,7 +38,7 @@ use self::channel::{Channel, Report};
 pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 use self::hostcopy::HostCopy;
-pub use self::join::{Namespaces, join, watch_process};
+pub use self::join::{Namespaces, join, socket_factory, watch_process};
 use self::plan::{Root, Survey};
 use self::storage::Storage;
 use self::supervise::{Action, Terminal};

@@ -8,5 +8,5 @@ pub mod link;
 pub mod ports;
 pub mod resolver;
 mod sockets;
-mod splice;
+pub mod splice;
 pub mod worker;

@@ -38,9 +38,11 @@ pub(super) fn settle(
     let target = target(&options)?;
     let families = Families::of(&options, host)?;
     let mtu = mtu(&options, &mut notes);
-    let network = network(&options, &families, mtu);
+    let mut network = network(&options, &families, mtu);
     let link = link(&options, &families, surroundings);
     let (inbound, outbound, automatic) = ports(&options, host, mtu.ipv6 && families.v6.is_some())?;
+    network.loopback_forwards = outbound;
+    notes.extend(not_opened(&options, automatic, &network.loopback_forwards));
     let log = Log { level: log_level(&options, target.is_none()), format: LogFormat::Text };
     let absolute = |path: &PathBuf| surroundings.cwd.join(path);
     let log_file = options.log_file();
@@ -66,7 +68,7 @@ pub(super) fn settle(
             log,
         })),
     };
-    let config = Box::new(Pasta { guest, inbound, outbound, automatic, log_file });
+    let config = Box::new(Pasta { guest, inbound, automatic, log_file });
     Ok(Request { config, notes })
 }
 
@@ -414,6 +416,19 @@ fn log_level(options: &Options, command: bool) -> LogLevel {
         (_, _, true) => LogLevel::Warn,
         _ => LogLevel::Info,
     }
+}
+
+/// What is asked for and not had. What is automatic by default is not worth a warning.
+fn not_opened(options: &Options, automatic: Automatic, outbound: &[LoopbackForward]) -> Vec<Note> {
+    let said = [&options.tcp_in, &options.udp_in, &options.tcp_out, &options.udp_out];
+    let asked = said.into_iter().flatten().any(|(_, text)| text == "auto");
+    let any = automatic != Automatic::default();
+    let level = if asked { LogLevel::Warn } else { LogLevel::Info };
+    let automatic =
+        any.then(|| Note { level, text: "ports are not opened by themselves: name them".to_owned() });
+    let udp = outbound.iter().any(|forward| forward.transport == Transport::Udp);
+    let text = "-U: UDP ports of the guest's loopback do not lead to the host";
+    automatic.into_iter().chain(udp.then(|| Note { level: LogLevel::Warn, text: text.to_owned() })).collect()
 }
 
 type Directions = (Vec<Forward>, Vec<LoopbackForward>, Automatic);

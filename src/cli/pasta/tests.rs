@@ -99,8 +99,8 @@ fn without_ports_all_four_directions_are_automatic() {
     assert_eq!(pasta.automatic, Default::default());
     let publishes: Vec<String> = pasta.inbound.iter().map(|forward| forward.publish.to_string()).collect();
     assert_eq!(publishes, ["80:80/tcp", "90:190/tcp", "91:191/tcp", "53:53/udp"]);
-    assert_eq!(pasta.outbound.len(), 1);
-    assert_eq!(pasta.outbound[0].transport, Transport::Tcp);
+    let outbound = &attached(&pasta).network.loopback_forwards;
+    assert_eq!((outbound.len(), outbound[0].transport), (1, Transport::Tcp));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn what_has_no_effect_is_said() {
         "--runas 1000:1000",
         "--freebind",
     ] {
-        let request = request(&format!("{line} 1")).expect("accepted");
+        let request = request(&format!("-t none -u none -T none -U none {line} 1")).expect("accepted");
         assert_eq!(request.notes.len(), 1, "{line}");
     }
     for line in [
@@ -196,7 +196,10 @@ fn what_has_no_effect_is_said() {
         "-D none",
         "--config-net --no-copy-routes",
     ] {
-        assert!(request(&format!("{line} 1")).expect("accepted").notes.is_empty(), "{line}");
+        assert!(
+            request(&format!("-t none -u none -T none -U none {line} 1")).expect("accepted").notes.is_empty(),
+            "{line}"
+        );
     }
 }
 
