@@ -39,7 +39,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
             log::init(config.attach.log);
             attach::slirp4netns(*config, seed)
         }
-        Command::Pasta(spec) => pasta::pasta(spec, surroundings, seed),
+        Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Ask(question) => port::ask(&question),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),

@@ -60,7 +60,7 @@ pub enum Command {
     /// `rnet slirp4netns`: what slirp4netns(1) would do.
     Slirp4netns(Box<Slirp4netns>),
     /// `rnet pasta`: what pasta(1) would do, as far as the command line tells.
-    Pasta(pasta::Spec),
+    Pasta(Box<pasta::Spec>),
     /// The part of `rnet hello` that runs inside its container, with the address of the page outside.
     HelloGuest(SocketAddr),
 }
@@ -171,7 +171,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         return slirp4netns::parse(words.iter().cloned()).map(Box::new).map(Command::Slirp4netns);
     }
     if let Some(words) = words_for(pasta::NAME, &args) {
-        return pasta::parse(words.iter().cloned()).map(Command::Pasta);
+        return pasta::parse(words.iter().cloned()).map(Box::new).map(Command::Pasta);
     }
     match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {

@@ -14,7 +14,7 @@ unlike pasta rootlesskits_question_is_answered "version 2023-03 has no --host-lo
 unlike pasta a_mapping_may_be_switched_off "version 2023-03 has no --map-host-loopback"
 unlike pasta a_port_in_use_is_told_in_the_words_that_are_looked_for "version 2023-03 does not say which option"
 unlike pasta buildahs_path_below_proc_works "version 2023-03 stays when the process of the path has ended"
-unlike pasta frames_are_recorded "version 2023-03 hangs on what its guest cannot reach"
+unlike pasta frames_are_recorded "version 2023-03 does not come to an end there"
 unlike pasta ranges_and_translations_reach_the_guest "version 2023-03 accepts before its guest listens and holds on"
 
 # A network namespace under a name, as podman has it: bound to the file $NETNS, in namespaces whose process is $KEEPER.

@@ -302,8 +302,8 @@ impl Options {
     /// Reads `words`, which begin after the program's name. The first operand ends the options.
     pub(super) fn read(words: impl Iterator<Item = OsString>) -> Result<Self, Stop> {
         let mut options = Self::default();
-        let mut reader = Reader::new(super::NAME, OPTIONS, words).operands_end_options();
-        while let Some(word) = reader.next() {
+        let reader = Reader::new(super::NAME, OPTIONS, words).operands_end_options();
+        for word in reader {
             match word.map_err(Stop::Usage)? {
                 Word::Option(Is::Help, _) => return Err(Stop::Help),
                 Word::Option(Is::Version, _) => return Err(Stop::Version),
