@@ -224,6 +224,19 @@ impl Running {
         }
     }
 
+    /// Waits until `other` is readable or closed, or a signal comes that would end rnet.
+    pub fn wait_unless_told_to_end(&self, other: &impl AsFd) -> Result<()> {
+        loop {
+            let [signalled, ready] = wait_for([&self.signals.as_fd(), &other.as_fd()])?;
+            let told = signalled
+                && next_signal(&self.signals)?
+                    .is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32));
+            if ready || told {
+                return Ok(());
+            }
+        }
+    }
+
     fn release(&self) -> Result<()> {
         let channel = self.channel.as_ref();
         channel.map_or(Ok(()), Channel::release).context("cannot start", "container")

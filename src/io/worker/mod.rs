@@ -70,6 +70,8 @@ const LINK_RETRY: Duration = Duration::from_millis(1);
 const LINK_PATIENCE: Duration = Duration::from_millis(250);
 /// How much later than asked the worker may be woken.
 const TIMER_SLACK_NS: u64 = 1000;
+/// What a guest that has ended has left to be delivered is given up after this time.
+const DRAIN: Duration = Duration::from_secs(10);
 /// Longest wait, so that a clock that jumps costs little.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -94,7 +96,9 @@ pub struct Worker {
     sockets: Sockets,
     splices: Splices,
     resolver: Option<Resolver>,
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
+    /// Set once it drains.
+    drains_until: Option<Instant>,
     waker: Arc<Waker>,
     commands: Commands,
     inbox: Receiver<Command>,
@@ -113,14 +117,31 @@ pub struct Worker {
 /// Ends a worker from another thread.
 #[derive(Clone, Debug)]
 pub struct Stop {
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     waker: Arc<Waker>,
+}
+
+/// What a worker was told.
+#[derive(Debug, Default)]
+struct Orders {
+    stop: AtomicBool,
+    drain: AtomicBool,
 }
 
 impl Stop {
     /// Asks the worker to return.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.order(&self.orders.stop);
+    }
+
+    /// Asks the worker to return once what its guest has sent is delivered, or was not for ten seconds. The guest's
+    /// programs have ended; nobody is let in any more.
+    pub fn drain(&self) {
+        self.order(&self.orders.drain);
+    }
+
+    fn order(&self, order: &AtomicBool) {
+        order.store(true, Ordering::Release);
         // The worker that can no longer be woken has ended already.
         let _ = self.waker.wake();
     }
@@ -203,7 +224,8 @@ impl Worker {
             sockets: Sockets::default(),
             splices: Splices::new(SPLICE_TOKENS),
             resolver,
-            stop: Arc::new(AtomicBool::new(false)),
+            orders: Arc::default(),
+            drains_until: None,
             waker,
             commands,
             inbox,
@@ -267,10 +289,10 @@ impl Worker {
 
     /// The handle that ends this worker.
     pub fn stopper(&self) -> Stop {
-        Stop { stop: Arc::clone(&self.stop), waker: Arc::clone(&self.waker) }
+        Stop { orders: Arc::clone(&self.orders), waker: Arc::clone(&self.waker) }
     }
 
-    /// Serves until stopped or until every link is gone.
+    /// Serves until stopped, drained, or until every link is gone.
     pub fn run(mut self) -> Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         // A courtesy: without it a pause lasts as long again as the kernel's usual slack, 50 microseconds.
@@ -286,7 +308,8 @@ impl Worker {
                 }
                 _ => {}
             }
-            if self.stop.load(Ordering::Acquire) || self.links.iter().all(|port| port.gone) {
+            let is_cut_off = self.drains_until.is_none() && self.links.iter().all(|port| port.gone);
+            if is_cut_off || self.orders.stop.load(Ordering::Acquire) {
                 return Ok(());
             }
             self.obey();
@@ -294,7 +317,30 @@ impl Worker {
                 self.note(event);
             }
             self.turn();
+            if self.orders.drain.load(Ordering::Acquire) && self.has_drained() {
+                return Ok(());
+            }
         }
+    }
+
+    /// Whether there is nothing more to deliver, or no more time for it. Asked first, it begins to drain.
+    fn has_drained(&mut self) -> bool {
+        let now = now(self.clock);
+        let Some(until) = self.drains_until else {
+            self.drains_until = Some(now + DRAIN.into());
+            self.unpublish_all();
+            // What the guest sent last may not have been announced yet.
+            self.links.iter_mut().for_each(|port| port.readable = true);
+            return false;
+        };
+        let has_frames = self.links.iter().any(|port| port.readable && !port.gone);
+        let may_say_more = self.links.iter().any(|port| !port.gone);
+        let owes = has_frames
+            || !self.outcomes.is_empty()
+            || self.exchange.is_readable()
+            || self.gateway.owes_host(may_say_more)
+            || self.splices.owes_clients();
+        !owes || until <= now
     }
 
     /// How long nothing is due.
@@ -323,7 +369,7 @@ impl Worker {
         }
         let resting = self.listeners.iter().filter_map(|port| port.resting_until).min();
         let now = now(self.clock);
-        match [self.gateway.poll_timeout(), resting].into_iter().flatten().min() {
+        match [self.gateway.poll_timeout(), resting, self.drains_until].into_iter().flatten().min() {
             Some(at) if at <= now => Duration::ZERO,
             Some(at) => Duration::from_micros((at - now).total_micros()).min(LONGEST_WAIT),
             None => LONGEST_WAIT,
