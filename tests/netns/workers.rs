@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::lab::{HOST, Host, Link, REMOTE, Root, play};
-use crate::process::{Process, wait_within};
+use crate::process::{Process, wait_for, wait_within};
 use crate::services::{Service, tcp, udp};
 use crate::stream;
 
@@ -124,8 +124,10 @@ fn two_hundred_clients_are_served_over_tcp(host: &Host) {
         client.read_exact(&mut echoed).unwrap_or_else(|error| panic!("client {number}: {error}"));
         assert_eq!(usize::from_be_bytes(echoed), number);
     }
-    let seen = guest.stdout().matches(&format!("client {REMOTE}\n")).count();
-    assert_eq!(seen, CLIENTS, "each by its own address");
+    wait_for("each client under its own address", || {
+        let seen = guest.stdout().matches(&format!("client {REMOTE}\n")).count();
+        (seen == CLIENTS).then_some(())
+    });
 }
 
 fn two_hundred_clients_are_served_over_udp(host: &Host) {
