@@ -11,8 +11,10 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod slirp4netns;
 
 pub use attach::{Attach, GuestRoute, Lifecycle, MAX_NAME_BYTES, Setup, Target};
+pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -421,6 +423,8 @@ pub enum LinkKind {
     TapPlain,
     /// A veth pair with an AF_PACKET socket on its far end; needs no /dev/net/tun.
     Packet,
+    /// A connected unix socket of sequenced packets, one for each frame (BESS, user-mode Linux); somebody else's guest.
+    Socket,
 }
 
 impl std::fmt::Display for LinkKind {
@@ -430,6 +434,7 @@ impl std::fmt::Display for LinkKind {
             Self::Tap => "tap",
             Self::TapPlain => "tap-plain",
             Self::Packet => "packet",
+            Self::Socket => "socket",
         })
     }
 }

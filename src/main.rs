@@ -1,6 +1,7 @@
 //! The `rnet` command: what the environment says is collected, the command line is understood and carried
 //! out.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
@@ -8,17 +9,19 @@ use std::process::ExitCode;
 use rnet::cli::{self, Command, Note, Request, Surroundings};
 use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
+use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
 use rnet::{attach, hello, log, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
-    let status = surroundings().and_then(|surroundings| {
-        match cli::parse(std::env::args_os(), &surroundings) {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let status = surroundings(cli::chooses_addresses(&args)).and_then(|surroundings| {
+        match cli::parse(args.into_iter(), &surroundings) {
             Ok(command) => execute(command, seed(&surroundings.random)),
             Err(usage) => {
-                // Without a readable standard error the status is all that is left to say.
-                let _ = usage.print();
+                // Without readable standard streams the status is all that is left to say.
+                let _ = usage.print(&mut std::io::stdout(), &mut std::io::stderr());
                 Ok(usage.code())
             }
         }
@@ -30,7 +33,13 @@ fn main() -> ExitCode {
 fn execute(command: Command, seed: u64) -> Result<u8> {
     match command {
         Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
-        Command::Attach(request) => attach::attach(&prepare(request.config.log, request), seed, |_| Ok(())),
+        Command::Attach(request) => {
+            attach::attach(&prepare(request.config.log, request), seed, || Ok(|_: &Serving| Ok(())))
+        }
+        Command::Slirp4netns(config) => {
+            log::init(config.attach.log);
+            attach::slirp4netns(*config, seed)
+        }
         Command::Ask(question) => port::ask(&question),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
@@ -64,7 +73,8 @@ fn report(error: &Error) -> u8 {
     error.code()
 }
 
-fn surroundings() -> Result<Surroundings> {
+/// What the environment says; of the host's networks only `with_subnets`, as it takes a while to ask.
+fn surroundings(with_subnets: bool) -> Result<Surroundings> {
     let hostname = nix::unistd::gethostname().context("cannot read", "the host's name")?;
     Ok(Surroundings {
         env: std::env::vars_os().collect(),
@@ -75,7 +85,7 @@ fn surroundings() -> Result<Surroundings> {
         cores: std::thread::available_parallelism().map_or(1, Into::into),
         stdin_is_tty: std::io::stdin().is_terminal(),
         // What cannot be read cannot be kept clear of; the guest's network still works.
-        host_subnets: netlink::host_subnets().unwrap_or_default(),
+        host_subnets: if with_subnets { netlink::host_subnets().unwrap_or_default() } else { Vec::new() },
         random: random()?,
     })
 }

@@ -2,7 +2,9 @@
 //!
 //! Front-ends that imitate other programs fill an [`Attach`] in their own way and call [`attach`] too.
 
+mod bess;
 mod bubblewrap;
+mod slirp4netns;
 mod vigil;
 
 use std::fs::OpenOptions;
@@ -11,6 +13,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+pub use self::slirp4netns::slirp4netns;
 use self::vigil::{Signals, Vigil, Watch};
 use crate::config::{Attach, Target};
 use crate::container::{self, Foreground, Namespaces};
@@ -21,25 +24,32 @@ use crate::sys::{link, memory, process};
 
 /// Serves `config`'s target until it ends; the exit status, which is 0. With [`Lifecycle::detach`] it returns as soon
 /// as that goes on in the background. No thread may have been started before. `seed` feeds the gateway's random
-/// choices; `before_ready` does what else must stand before the network counts as ready.
+/// choices. `before_threads` is called when the link stands, as the last with one thread; what it returns does what
+/// else must stand before the network counts as ready.
 ///
 /// [`Lifecycle::detach`]: crate::config::Lifecycle::detach
-pub fn attach(config: &Attach, seed: u64, before_ready: impl FnOnce(&Serving) -> Result<()>) -> Result<u8> {
+pub fn attach<F>(config: &Attach, seed: u64, before_threads: impl FnOnce() -> Result<F>) -> Result<u8>
+where
+    F: FnOnce(&Serving) -> Result<()>,
+{
     let inherited = Inherited::take(config)?;
     if config.lifecycle.detach {
-        container::detach(|foreground| serve(config, seed, inherited, Some(foreground), before_ready))?;
+        container::detach(|foreground| serve(config, seed, inherited, Some(foreground), before_threads))?;
         return Ok(0);
     }
-    serve(config, seed, inherited, None, before_ready)
+    serve(config, seed, inherited, None, before_threads)
 }
 
-fn serve(
+fn serve<F>(
     config: &Attach,
     seed: u64,
     inherited: Inherited,
     foreground: Option<Foreground>,
-    before_ready: impl FnOnce(&Serving) -> Result<()>,
-) -> Result<u8> {
+    before_threads: impl FnOnce() -> Result<F>,
+) -> Result<u8>
+where
+    F: FnOnce(&Serving) -> Result<()>,
+{
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
     let place = Place::of(config.name.as_deref(), number(&config.target))?;
@@ -47,6 +57,7 @@ fn serve(
     let (link, watch) = open(config, inherited.target)?;
     let vigil =
         Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
+    let before_ready = before_threads()?;
     let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
     before_ready(&serving)?;
@@ -73,7 +84,9 @@ fn serve(
 fn number(target: &Target) -> u32 {
     match target {
         Target::Process { pid, .. } => pid.unsigned_abs(),
-        Target::Path { .. } | Target::Bubblewrap { .. } | Target::Tap { .. } => std::process::id(),
+        Target::Path { .. } | Target::Bubblewrap { .. } | Target::Tap { .. } | Target::Bess { .. } => {
+            std::process::id()
+        }
     }
 }
 
@@ -93,6 +106,7 @@ fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<(link::LinkFd, Op
             let watch = Watch::path(netns)?;
             (Namespaces::at(netns, userns.as_deref())?, watch)
         }
+        (Target::Bess { path }, _) => return Ok((bess::accept(path)?, None)),
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
     Ok((container::join(&namespaces, &config.link, &config.network)?, watch))
@@ -112,7 +126,7 @@ impl Inherited {
         let take = |fd: RawFd| process::inherited(fd).map_err(|_| not_open(fd));
         let target = match config.target {
             Target::Tap { fd } | Target::Bubblewrap { info_fd: fd } => Some(fd),
-            Target::Process { .. } | Target::Path { .. } => None,
+            Target::Process { .. } | Target::Path { .. } | Target::Bess { .. } => None,
         };
         let fds = [config.lifecycle.ready_fd, config.lifecycle.exit_fd, target];
         let mut seen: Vec<RawFd> = fds.into_iter().flatten().collect();
@@ -132,7 +146,7 @@ fn named_in_paths(target: &Target) -> impl Iterator<Item = RawFd> {
     let (netns, userns) = match target {
         Target::Process { userns, .. } => (None, userns.as_ref()),
         Target::Path { netns, userns } => (Some(netns), userns.as_ref()),
-        Target::Bubblewrap { .. } | Target::Tap { .. } => (None, None),
+        Target::Bubblewrap { .. } | Target::Tap { .. } | Target::Bess { .. } => (None, None),
     };
     let number = |path: &PathBuf| {
         let below = ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"];

@@ -6,12 +6,13 @@
 //! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in the
-//! background.
+//! background. [`confine`] takes from rnet itself what serving a network does not need.
 //!
 //! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
 
 mod channel;
 mod child;
+mod confine;
 mod detach;
 mod hostcopy;
 mod init;
@@ -34,6 +35,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
+pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 use self::hostcopy::HostCopy;
 pub use self::join::{Namespaces, join, watch_process};

@@ -345,7 +345,7 @@ impl Worker {
 
     /// How long nothing is due.
     fn wait(&self) -> Duration {
-        if self.splices.has_ready() {
+        if self.splices.has_ready() || self.links.iter().all(|port| port.gone) {
             return Duration::ZERO;
         }
         let blocked = self.links.iter().any(|port| port.blocked);
