@@ -6,6 +6,7 @@
 
 mod args;
 mod docker;
+mod options;
 mod settle;
 mod subnet;
 mod values;
@@ -19,6 +20,7 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 use crate::config::{Attach, Config, LogLevel};
+pub use self::options::{Options, named};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
