@@ -12,7 +12,9 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
 
-pub use attach::{Attach, GuestRoute, Lifecycle, MAX_NAME_BYTES, Setup, Target};
+pub use attach::{
+    Attach, GuestRoute, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name, is_network_name,
+};
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,6 +149,22 @@ impl Ipv4Plan {
             lease: Ipv4Addr::from(base + guest),
         })
     }
+
+    /// The same with the guest at `address`; who has it in this plan goes to where the guest was. `None` if that is not the
+    /// address of a station of the subnet.
+    pub fn with_guest(self, address: Ipv4Addr) -> Option<Self> {
+        let Self { subnet, guest, .. } = self;
+        let elsewhere = |own: Ipv4Addr| if own == address { guest } else { own };
+        let station =
+            subnet.contains(&address) && address != subnet.network() && address != subnet.broadcast();
+        station.then_some(Self {
+            gateway: elsewhere(self.gateway),
+            dns: self.dns.map(elsewhere),
+            guest: address,
+            lease: address,
+            subnet,
+        })
+    }
 }
 
 impl Ipv6Plan {
@@ -162,6 +180,19 @@ impl Ipv6Plan {
             gateway: Ipv6Addr::from(base + 0x2),
             dns: Some(Ipv6Addr::from(base + 0x3)),
             guest: Ipv6Addr::from(base + 0x100),
+        })
+    }
+
+    /// As [`Ipv4Plan::with_guest`].
+    pub fn with_guest(self, address: Ipv6Addr) -> Option<Self> {
+        let Self { subnet, guest, .. } = self;
+        let elsewhere = |own: Ipv6Addr| if own == address { guest } else { own };
+        let station = subnet.contains(&address) && address != subnet.network();
+        station.then_some(Self {
+            gateway: elsewhere(self.gateway),
+            dns: self.dns.map(elsewhere),
+            guest: address,
+            subnet,
         })
     }
 }
@@ -200,6 +231,26 @@ pub struct Publish {
     /// TCP or UDP.
     pub transport: Transport,
 }
+
+impl std::fmt::Display for Publish {
+    /// As `--publish` writes it: `127.0.0.1:8080:80/tcp`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host_addr {
+            Some(IpAddr::V4(addr)) => write!(f, "{addr}:")?,
+            Some(IpAddr::V6(addr)) => write!(f, "[{addr}]:")?,
+            None => {}
+        }
+        match (self.host_port, self.host_addr) {
+            (Some(port), _) => write!(f, "{port}:")?,
+            (None, Some(_)) => write!(f, ":")?,
+            (None, None) => {}
+        }
+        write!(f, "{}/{}", self.guest_port, self.transport)
+    }
+}
+
+/// Most ports that one network publishes: each takes up to two sockets.
+pub const MAX_PUBLISHED: u32 = 16_384;
 
 /// What of the host itself (its loopback and link-local neighbours) a guest may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -371,6 +422,8 @@ pub struct LinkSpec {
     pub take_over: bool,
     /// What of it is configured inside.
     pub setup: Setup,
+    /// Bring `lo` up too. Not where the namespace's maker does: bubblewrap fails if it is not the first.
+    pub loopback: bool,
 }
 
 /// How frames travel between the guest and rnet.
@@ -491,6 +544,8 @@ pub struct Config {
     pub link: LinkSpec,
     /// The container.
     pub container: Container,
+    /// What others call it; `None` is rnet's process id.
+    pub name: Option<String>,
     /// Logging.
     pub log: Log,
 }

@@ -119,9 +119,9 @@ fn is_loader(library: &Path) -> bool {
 }
 
 fn published_address(session: &Session) -> Result<SocketAddr> {
-    let published = session.published().first();
+    let published = session.published().into_iter().next();
     published
-        .map(|(_, address)| *address)
+        .map(|(_, address)| address)
         .ok_or_else(|| Error::new("cannot publish", GUEST_PORT, "no address"))
 }
 

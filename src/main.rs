@@ -9,13 +9,13 @@ use rnet::cli::{self, Command, Note, Request, Surroundings};
 use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::sys::{memory, netlink};
-use rnet::{attach, hello, log, run};
+use rnet::{attach, cni, hello, log, oci_hook, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
     let status = surroundings().and_then(|surroundings| {
         match cli::parse(std::env::args_os(), &surroundings) {
-            Ok(command) => execute(command, seed(&surroundings.random)),
+            Ok(command) => execute(command, &surroundings),
             Err(usage) => {
                 // Without a readable standard error the status is all that is left to say.
                 let _ = usage.print();
@@ -27,10 +27,14 @@ fn main() -> ExitCode {
 }
 
 /// Carries the command out; its exit status.
-fn execute(command: Command, seed: u64) -> Result<u8> {
+fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
+    let seed = seed(&surroundings.random);
     match command {
         Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
         Command::Attach(request) => attach::attach(&prepare(request.config.log, request), seed, |_| Ok(())),
+        Command::Ask(question) => port::ask(&question),
+        Command::OciHook(stage) => oci_hook::hook(stage, surroundings, seed),
+        Command::Cni => cni::cni(surroundings, seed),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
     }

@@ -3,9 +3,11 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::process;
 
 use crate::config::{Config, LinkKind, LogLevel, Publish};
 use crate::container::{self, Launch, Running};
+use crate::control::Place;
 use crate::error::{Error, Result};
 use crate::etc;
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
@@ -31,6 +33,7 @@ impl Session {
     pub fn prepare(config: &Config, seed: u64) -> Result<Self> {
         let files = FileLimit::read()?;
         files.raise()?;
+        let place = Place::of(config.name.as_deref(), process::id())?;
         let prepared = Prepared::new(&config.network)?;
         let etc = etc::files(config, prepared.resolv_conf());
         let launch =
@@ -41,13 +44,17 @@ impl Session {
         let link = running
             .take_link()
             .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
-        let serving = prepared.serve(&config.network, link, seed, Alarm::Failure)?;
+        let mut serving = prepared.serve(&config.network, link, seed, Alarm::Failure)?;
+        place.map_or(Ok(()), |place| serving.answer_at(place))?;
         Ok(Self { running, serving })
     }
 
     /// The published ports with the addresses that they got.
-    pub fn published(&self) -> &[(Publish, SocketAddr)] {
-        self.serving.published()
+    pub fn published(&self) -> Vec<(Publish, SocketAddr)> {
+        let ports = self.serving.ports().list().into_iter();
+        ports
+            .flat_map(|port| port.addresses.into_iter().map(move |address| (port.publish, address)))
+            .collect()
     }
 
     /// The kind of link that was made.

@@ -1,7 +1,6 @@
 //! A network in service, whoever its guest is: published ports bound first, then a worker's thread with the guest's
 //! link.
 
-use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
@@ -9,10 +8,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::{LinkKind, Network, Publish};
+use crate::control::{self, Place};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
+use crate::io::command::PortNumber;
 use crate::io::host::{self, Listener};
 use crate::io::link::Link;
+use crate::io::ports::Ports;
 use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::io::worker::{Stop, Worker};
 use crate::net::Instant;
@@ -22,7 +24,7 @@ use crate::sys::link::LinkFd;
 #[derive(Debug)]
 pub struct Prepared {
     resolver: Resolver,
-    listeners: Vec<(Publish, Listener)>,
+    listeners: Vec<(Publish, Vec<Listener>)>,
 }
 
 impl Prepared {
@@ -30,10 +32,8 @@ impl Prepared {
     pub fn new(network: &Network) -> Result<Self> {
         let mut resolver = Resolver::new(RESOLV_CONF);
         resolver.refresh(Instant::ZERO);
-        let mut listeners = Vec::new();
-        for publish in &network.publish {
-            listeners.extend(host::listen(publish)?.into_iter().map(|listener| (*publish, listener)));
-        }
+        let bind = |publish: &Publish| Ok((*publish, host::listen(publish)?));
+        let listeners = network.publish.iter().map(bind).collect::<Result<_>>()?;
         Ok(Self { resolver, listeners })
     }
 
@@ -49,16 +49,20 @@ impl Prepared {
         }
         let kind = link.kind;
         tracing::info!(%kind, "link");
-        let published =
-            self.listeners.iter().map(|(publish, listener)| (*publish, listener.address())).collect();
-        let mut worker = Worker::new(network.clone(), self.listeners, self.resolver, seed)?;
+        let mut worker = Worker::new(network.clone(), self.resolver, seed)?;
         worker.add_link(Link::new(link))?;
+        let mut first = Vec::new();
+        for (number, (publish, listeners)) in (1..).map(PortNumber).zip(self.listeners) {
+            first.push(Ports::describe(number, &publish, &listeners));
+            worker.publish(number, &publish, listeners)?;
+        }
+        let ports = Ports::new(worker.commands(), first);
         let stop = worker.stopper();
         let worker = thread::Builder::new()
             .name("rnet-worker".into())
             .spawn(move || run(worker, alarm))
             .context("cannot start", "the worker thread")?;
-        Ok(Serving { stop, worker, published, link: kind })
+        Ok(Serving { stop, worker, ports, control: None, link: kind })
     }
 }
 
@@ -67,14 +71,27 @@ impl Prepared {
 pub struct Serving {
     stop: Stop,
     worker: JoinHandle<Result<()>>,
-    published: Vec<(Publish, SocketAddr)>,
+    ports: Ports,
+    control: Option<Place>,
     link: LinkKind,
 }
 
 impl Serving {
-    /// The published ports with the addresses that they got.
-    pub fn published(&self) -> &[(Publish, SocketAddr)] {
-        &self.published
+    /// The published ports; more can be added, from any thread.
+    pub fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// Answers requests at `place`, which lasts as long as the network.
+    pub fn answer_at(&mut self, place: Place) -> Result<()> {
+        control::serve(&place, self.ports.clone())?;
+        self.control = Some(place);
+        Ok(())
+    }
+
+    /// The network's place, if it has one.
+    pub fn place(&self) -> Option<&Place> {
+        self.control.as_ref()
     }
 
     /// The kind of link that was made.
@@ -85,6 +102,7 @@ impl Serving {
     /// Ends it; an error if it had failed before.
     pub fn stop(self) -> Result<()> {
         self.stop.stop();
+        drop(self.control);
         match self.worker.join() {
             Ok(served) => served,
             Err(_) => Err(Error::new("cannot serve", "the guest's network", "the worker panicked")),

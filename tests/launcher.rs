@@ -328,6 +328,7 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         mac: Some(mac),
         take_over: false,
         setup: Setup::Plan,
+        loopback: true,
     };
     let etc = EtcFiles {
         resolv_conf: "nameserver 10.0.2.3\n".into(),

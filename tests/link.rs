@@ -329,7 +329,14 @@ fn ethernet() -> Ethernet {
 }
 
 fn spec(kind: LinkKind) -> LinkSpec {
-    LinkSpec { kind, ifname: "tap0".into(), mac: Some(STATION), take_over: false, setup: Setup::Plan }
+    LinkSpec {
+        kind,
+        ifname: "tap0".into(),
+        mac: Some(STATION),
+        take_over: false,
+        setup: Setup::Plan,
+        loopback: true,
+    }
 }
 
 fn network() -> Network {

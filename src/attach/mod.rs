@@ -5,15 +5,17 @@
 mod bubblewrap;
 mod vigil;
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::vigil::{Signals, Vigil, Watch};
 use crate::config::{Attach, Target};
-use crate::container::{self, Foreground, Namespaces};
+use crate::container::{self, Door, Foreground, Namespaces};
+use crate::control::Place;
 use crate::error::{Context, Error, Result};
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
 use crate::sys::{link, memory, process};
@@ -24,45 +26,90 @@ use crate::sys::{link, memory, process};
 ///
 /// [`Lifecycle::detach`]: crate::config::Lifecycle::detach
 pub fn attach(config: &Attach, seed: u64, before_ready: impl FnOnce(&Serving) -> Result<()>) -> Result<u8> {
-    let inherited = Inherited::take(config)?;
+    let Inherited { ready, exit, target } = Inherited::take(config)?;
+    let work = |foreground: Option<Foreground>| {
+        let tell = |serving: &Serving| {
+            before_ready(serving)?;
+            announce(config, foreground, ready)
+        };
+        serve(config, seed, exit, |_| open(config, target), tell)
+    };
     if config.lifecycle.detach {
-        container::detach(|foreground| serve(config, seed, inherited, Some(foreground), before_ready))?;
+        container::detach(|foreground| work(Some(foreground)))?;
         return Ok(0);
     }
-    serve(config, seed, inherited, None, before_ready)
+    work(None)
 }
 
+/// As [`attach`] in the background, for a process whose namespaces are closed to everybody outside: the network starts
+/// once somebody inside hands them over ([`container::hand_over`], with the network's name). On return that can be done,
+/// and ports are listened on. What is wrong afterwards, the one inside is told.
+pub fn await_guest(config: &Attach, seed: u64, process: i32) -> Result<()> {
+    process::close_all_but(&[]);
+    let watch = container::watch_process(process)?;
+    let visitor = Cell::new(None);
+    container::detach(|foreground| {
+        let open = |place: Option<&Place>| {
+            let door = place.map(|place| Door::open(&place.door())).transpose()?;
+            foreground.release()?;
+            let door =
+                door.ok_or_else(|| Error::new("cannot await", "the guest", "the network has no name"))?;
+            let (namespaces, who) = door.wait(&watch)?;
+            let link = container::join(&namespaces, &config.link, &config.network);
+            let link = link.inspect_err(|error| who.failed(error))?;
+            visitor.set(Some(who));
+            Ok((link, Some(Watch::Process(watch))))
+        };
+        serve(config, seed, None, open, |_| visitor.take().map_or(Ok(()), |who| who.ready()))
+    })
+}
+
+/// Serves the link that `open` brings, until it ends; `tell` comes when all stands.
 fn serve(
     config: &Attach,
     seed: u64,
-    inherited: Inherited,
-    foreground: Option<Foreground>,
-    before_ready: impl FnOnce(&Serving) -> Result<()>,
+    exit: Option<OwnedFd>,
+    open: impl FnOnce(Option<&Place>) -> Result<(link::LinkFd, Option<Watch>)>,
+    tell: impl FnOnce(&Serving) -> Result<()>,
 ) -> Result<u8> {
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
+    let place = Place::of(config.name.as_deref(), number(&config.target))?;
     let prepared = Prepared::new(&config.network)?;
-    let (link, watch) = open(config, inherited.target)?;
-    let vigil =
-        Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
-    let serving = prepared.serve(&config.network, link, seed, Alarm::AnyEnd)?;
-    before_ready(&serving)?;
-    if let Some(path) = &config.lifecycle.pid_file {
-        write_pid(path)?;
-    }
-    if let Some(foreground) = foreground {
-        foreground.release()?;
-    }
-    if let Some(ready) = inherited.ready {
-        // Nobody may wait any more.
-        let _ = std::fs::File::from(ready).write_all(b"1");
-    }
+    let (link, watch) = open(place.as_ref())?;
+    let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
+    let mut serving = prepared.serve(&config.network, link, seed, Alarm::AnyEnd)?;
+    place.map_or(Ok(()), |place| serving.answer_at(place))?;
+    tell(&serving)?;
     memory::unmap_used_code();
     let end = vigil.keep();
     if let Ok(end) = &end {
         tracing::info!(?end, "the network ends");
     }
     serving.stop().and(end.map(|_| 0))
+}
+
+/// Tells all who wait that the network is ready.
+fn announce(config: &Attach, foreground: Option<Foreground>, ready: Option<OwnedFd>) -> Result<()> {
+    if let Some(path) = &config.lifecycle.pid_file {
+        write_pid(path)?;
+    }
+    if let Some(foreground) = foreground {
+        foreground.release()?;
+    }
+    if let Some(ready) = ready {
+        // Nobody may wait any more.
+        let _ = std::fs::File::from(ready).write_all(b"1");
+    }
+    Ok(())
+}
+
+/// By what number a network without a name is called: its process's, or else rnet's.
+fn number(target: &Target) -> u32 {
+    match target {
+        Target::Process { pid, .. } => pid.unsigned_abs(),
+        Target::Path { .. } | Target::Bubblewrap { .. } | Target::Tap { .. } => std::process::id(),
+    }
 }
 
 /// The guest's link, and what to watch for the guest's end.
@@ -108,10 +155,26 @@ impl Inherited {
         if let Some(twice) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Error::new("cannot use descriptor", twice[0], "it is given twice"));
         }
+        seen.extend(named_in_paths(&config.target));
         process::close_all_but(&seen);
         let [ready, exit, target] = fds.map(|fd| fd.map(take).transpose());
         Ok(Self { ready: ready?, exit: exit?, target: target? })
     }
+}
+
+/// Descriptors that the target's paths name, such as `/proc/self/fd/7`.
+fn named_in_paths(target: &Target) -> impl Iterator<Item = RawFd> {
+    let (netns, userns) = match target {
+        Target::Process { userns, .. } => (None, userns.as_ref()),
+        Target::Path { netns, userns } => (Some(netns), userns.as_ref()),
+        Target::Bubblewrap { .. } | Target::Tap { .. } => (None, None),
+    };
+    let number = |path: &PathBuf| {
+        let below = ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"];
+        let number = below.into_iter().find_map(|directory| path.strip_prefix(directory).ok())?;
+        number.to_str()?.parse().ok()
+    };
+    netns.into_iter().chain(userns).filter_map(number)
 }
 
 fn not_open(fd: RawFd) -> Error {

@@ -9,7 +9,7 @@ use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser}
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use crate::config::{Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
+use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
 
 /// Give a process its own network, without root.
 #[derive(Debug, Parser)]
@@ -31,6 +31,31 @@ pub(super) enum CommandArgs {
     /// Give an existing network namespace a network.
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(Box<AttachArgs>),
+    /// Add, remove and list the published ports of a running network.
+    #[command(after_help = PORT_EXAMPLES)]
+    Port {
+        #[command(subcommand)]
+        verb: PortVerb,
+    },
+    /// List what flows through a running network.
+    Flows {
+        /// The network: its name, or the process id that stands for it.
+        #[arg(value_name = "NETWORK", value_parser = values::name)]
+        network: String,
+        /// Print JSON, with counters.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an OCI runtime's container a network; called by the runtime.
+    #[command(after_help = OCI_HOOK_NOTES)]
+    OciHook {
+        /// When it is called: createRuntime, createContainer or poststop [default: as the state shows].
+        #[arg(value_name = "STAGE", value_parser = stage())]
+        stage: Option<HookStage>,
+    },
+    /// Be a CNI plugin: the call is in the environment and on standard input. The same by the name rnet-cni.
+    #[command(after_help = CNI_NOTES)]
+    Cni,
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -49,6 +74,46 @@ Examples:
 
 `rnet run --help` lists all options.";
 
+/// What can be done about published ports.
+#[derive(Debug, Subcommand)]
+pub(super) enum PortVerb {
+    /// Publish ports; what is published already stays as it is.
+    Add(PortArgs),
+    /// Close ports. Established connections stay.
+    Rm(PortArgs),
+    /// List the ports.
+    Ls {
+        /// The network: its name, or the process id that stands for it.
+        #[arg(value_name = "NETWORK", value_parser = values::name)]
+        network: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Ports of a running network.
+#[derive(Args, Debug)]
+pub(super) struct PortArgs {
+    /// The network: its name, or the process id that stands for it.
+    #[arg(value_name = "NETWORK", value_parser = values::name)]
+    pub(super) network: String,
+    /// Ports, written as for --publish.
+    #[arg(value_name = "PORTS", required = true, value_parser = values::publish)]
+    pub(super) ports: Vec<PublishSpec>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+const PORT_EXAMPLES: &str = "\
+NETWORK is the --name of a run or attach, the PID that was attached to, or the process id of rnet.
+
+Examples:
+  rnet run --name box ./rootfs httpd -f &  rnet port add box 8080:80
+  rnet port ls box
+  rnet port rm box 8080:80";
+
 const ATTACH_EXAMPLES: &str = "\
 It ends with the process, when the path is removed, when the exit descriptor is closed, or by SIGTERM; its
 status is then 0, and 125 if rnet failed.
@@ -57,6 +122,19 @@ Examples:
   unshare --user --map-root-user --net sleep 60 &  rnet attach $!
   rnet attach -p 8080:80 --netns /run/user/1000/netns/box --detach --pid-file box.pid
   bwrap --unshare-net --info-fd 3 ... 3>info &  rnet attach --bwrap-info-fd 3 3<info";
+
+const OCI_HOOK_NOTES: &str = "\
+The container's state is read from standard input. The network is configured by annotations: io.rnet.OPTION,
+with the options of `rnet attach` and commas between values, such as
+  io.rnet.publish=8080:80,8443:443  io.rnet.allow=127.0.0.1:5432  io.rnet.mtu=1500  io.rnet.no-ipv6=true";
+
+const CNI_NOTES: &str = "\
+Environment: CNI_COMMAND (ADD, DEL, CHECK, GC, STATUS, VERSION), CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, CNI_ARGS.
+Versions of the specification: 0.4.0, 1.0.0, 1.1.0. Capabilities: portMappings, ips, mac.
+
+A configuration:
+  {\"cniVersion\": \"1.0.0\", \"name\": \"rnet\", \"plugins\": [{\"type\": \"rnet-cni\", \"mtu\": 65520,
+   \"options\": {\"cidr\": \"10.5.0.0/24\"}, \"capabilities\": {\"portMappings\": true, \"ips\": true}}]}";
 
 const RUN_EXAMPLES: &str = "\
 ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. Options
@@ -98,6 +176,10 @@ pub(super) struct RunArgs {
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]
     pub(super) init: bool,
+
+    /// What `rnet port` calls the network [default: rnet's process id].
+    #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = CONTAINER)]
+    pub(super) name: Option<String>,
 
     /// No effect: standard input always reaches the command.
     #[arg(short, long, help_heading = CONTAINER)]
@@ -310,6 +392,15 @@ fn link_kind() -> impl TypedValueParser<Value = LinkKind> {
         "tap-plain" => LinkKind::TapPlain,
         "packet" => LinkKind::Packet,
         _ => LinkKind::Auto,
+    })
+}
+
+fn stage() -> impl TypedValueParser<Value = HookStage> {
+    let stages = ["createRuntime", "prestart", "createContainer", "poststop"];
+    PossibleValuesParser::new(stages).map(|word| match word.as_str() {
+        "createContainer" => HookStage::CreateContainer,
+        "poststop" => HookStage::Poststop,
+        _ => HookStage::CreateRuntime,
     })
 }
 

@@ -11,8 +11,8 @@ const ABSENT: &[Absent] = &[
         "rnet stays in the foreground and ends with the command; put it there with & or systemd-run",
     ),
     (
-        &["--name", "--cidfile", "-l", "--label"],
-        "a container has no name and leaves nothing behind; --hostname is its name inside",
+        &["--cidfile", "-l", "--label"],
+        "a container leaves nothing behind; --name is what `rnet port` calls it",
     ),
     (&["--env-file"], "give each variable with --env NAME=VALUE"),
     (&["--entrypoint"], "there are no images, and so no entry points; name the command behind ROOTFS"),

@@ -11,16 +11,16 @@ mod settle;
 mod subnet;
 mod values;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
-use crate::config::{Attach, Config, LogLevel};
 pub use self::options::{Options, named};
+use crate::config::{Attach, Config, HookStage, LogLevel, Publish};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -48,11 +48,41 @@ pub enum Command {
     Run(Request),
     /// `rnet attach`: give an existing namespace a network.
     Attach(Request<Attach>),
+    /// `rnet port`, `rnet flows`: ask a running network.
+    Ask(Question),
+    /// `rnet oci-hook`: what an OCI runtime asks for at this stage, or at the one that the container's state shows.
+    OciHook(Option<HookStage>),
+    /// `rnet cni`: what a CNI runtime asks for.
+    Cni,
     /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
     /// published ports and the command `/rnet`; the show itself fills in the rest.
     Hello(Request),
     /// The part of `rnet hello` that runs inside its container, with the address of the page outside.
     HelloGuest(SocketAddr),
+}
+
+/// A question to a running network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// What it is called.
+    pub network: String,
+    /// About what.
+    pub topic: Topic,
+    /// Prints the answer as it comes.
+    pub json: bool,
+}
+
+/// What a network can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Which ports are published.
+    Ports,
+    /// To publish these.
+    Publish(Vec<Publish>),
+    /// To close these.
+    Unpublish(Vec<Publish>),
+    /// What goes on.
+    Flows,
 }
 
 /// A settled configuration and what was decided on the way to it.
@@ -97,8 +127,15 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// The name by which rnet is a CNI plugin, whatever its arguments.
+const CNI_NAME: &str = "rnet-cni";
+
 /// Understands a command line; `args` begins with the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) -> Result<Command, Usage> {
+    let mut args = args.peekable();
+    if args.peek().is_some_and(|program| Path::new(program).file_name() == Some(OsStr::new(CNI_NAME))) {
+        return Ok(Command::Cni);
+    }
     match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {
             settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
@@ -106,9 +143,17 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Attach(attach) => settle::attach(*attach, surroundings)
             .map(Command::Attach)
             .map_err(|cause| mistake("attach", &cause)),
+        CommandArgs::Port { verb } => {
+            settle::port(verb).map(Command::Ask).map_err(|cause| mistake("port", &cause))
+        }
+        CommandArgs::Flows { network, json } => {
+            Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
+        }
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }
+        CommandArgs::OciHook { stage } => Ok(Command::OciHook(stage)),
+        CommandArgs::Cni => Ok(Command::Cni),
         CommandArgs::HelloGuest { outside } => Ok(Command::HelloGuest(outside)),
     }
 }

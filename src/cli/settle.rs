@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, RunArgs, TrafficArgs};
+use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Request, Surroundings, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
     Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
-    MAX_DNS_SERVERS, MacAddr, Network, Outbound, Publish, RootFs, Setup, Target, Timeouts, Transport, Volume,
+    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Publish, RootFs, Setup, Target, Timeouts,
+    Transport, Volume,
 };
 
-/// Most ports that one container publishes: each takes up to two sockets.
-const MAX_PUBLISHED: u32 = 16_384;
 /// Least MTU of a link with IPv6 (RFC 8200 section 5).
 const IPV6_MIN_MTU: u16 = 1280;
 
@@ -46,7 +45,9 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         volumes: args.volume.into_iter().map(|spec| volume(spec, surroundings)).collect(),
         init: args.init,
     };
-    Ok(request(&args.network, network, container, &args.log, surroundings, notes))
+    let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
+    request.config.name = args.name;
+    Ok(request)
 }
 
 /// Settles `rnet attach`.
@@ -58,7 +59,10 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
-        link: link(&args.network, surroundings),
+        link: LinkSpec {
+            loopback: !matches!(target, Target::Bubblewrap { .. }),
+            ..link(&args.network, surroundings)
+        },
         target,
         lifecycle: Lifecycle {
             ready_fd: args.ready_fd,
@@ -96,6 +100,17 @@ fn target(args: &AttachArgs) -> Result<Target, String> {
     }
 }
 
+/// Settles `rnet port`.
+pub(super) fn port(verb: PortVerb) -> Result<Question, String> {
+    let (args, topic): (PortArgs, fn(Vec<Publish>) -> Topic) = match verb {
+        PortVerb::Ls { network, json } => return Ok(Question { network, topic: Topic::Ports, json }),
+        PortVerb::Add(args) => (args, Topic::Publish),
+        PortVerb::Rm(args) => (args, Topic::Unpublish),
+    };
+    let PortArgs { network, ports, json } = args;
+    Ok(Question { network, topic: topic(published(&ports)?), json })
+}
+
 /// Settles `rnet hello`.
 pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
@@ -125,6 +140,7 @@ fn request(
         network,
         link: link(args, surroundings),
         container,
+        name: None,
         log: Log { level: log_level(log), format: log.log_format },
     };
     Request { config: Box::new(config), notes }
@@ -137,6 +153,7 @@ fn link(args: &NetworkArgs, surroundings: &Surroundings) -> LinkSpec {
         mac: Some(args.mac_address.unwrap_or_else(|| random_mac(surroundings))),
         take_over: false,
         setup: Setup::Plan,
+        loopback: true,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::{Container, LinkKind, LogFormat, MacAddr, Network, RootFs, Transport};
+use crate::config::{Container, IfName, LinkKind, LogFormat, MacAddr, Network, RootFs, Target, Transport};
 
 #[test]
 fn the_main_job_is_understood() {
@@ -187,11 +187,79 @@ fn mistakes_end_with_125_and_help_with_0() {
 }
 
 #[test]
+fn attach_takes_one_target_and_the_options_of_run() {
+    let attach = |words: &str| match parse_words(&format!("attach {words}"), &surroundings()) {
+        Ok(Command::Attach(request)) => *request.config,
+        other => panic!("{words}: {other:?}"),
+    };
+    assert_eq!(attach("4711").target, Target::Process { pid: 4711, userns: None });
+    let path = attach("--netns /proc/self/fd/7 --userns /proc/9/ns/user -p 8080:80 --mtu 1500 --name box");
+    let userns = Some("/proc/9/ns/user".into());
+    assert_eq!(path.target, Target::Path { netns: "/proc/self/fd/7".into(), userns });
+    assert_eq!((path.network.publish.len(), path.network.mtu, path.name.as_deref()), (1, 1500, Some("box")));
+    assert_eq!(attach("--tap-fd 5").target, Target::Tap { fd: 5 });
+    let bwrap = attach("--bwrap-info-fd 3 --ready-fd 4 --exit-fd 5 --pid-file pid --detach");
+    assert_eq!(bwrap.target, Target::Bubblewrap { info_fd: 3 });
+    let lifecycle = bwrap.lifecycle;
+    assert_eq!((lifecycle.ready_fd, lifecycle.exit_fd, lifecycle.detach), (Some(4), Some(5), true));
+    assert_eq!(lifecycle.pid_file, Some("/home/me/pid".into()));
+}
+
+#[test]
+fn attach_needs_exactly_one_target() {
+    for (words, cause) in [
+        ("", "required"),
+        ("1 --tap-fd 3", "cannot be used with"),
+        ("1 --netns /x", "cannot be used with"),
+        ("0", "invalid value '0'"),
+        ("self", "invalid value 'self'"),
+        ("--tap-fd -1", "'-1'"),
+        ("--tap-fd 3 --userns /x", "cannot be used with"),
+        ("1 --name ../x", "with a letter or digit first"),
+        ("1 2", "unexpected argument"),
+    ] {
+        let text = refusal(&format!("attach {words}"));
+        assert!(text.contains(cause), "{words}: {text}");
+    }
+}
+
+#[test]
+fn outbound_is_an_address_or_an_interface_once_for_a_family() {
+    let outbound = network("--outbound 192.0.2.1 --outbound 2001:db8::1 --outbound eth0").outbound;
+    assert_eq!(outbound.ipv4.address, Some("192.0.2.1".parse().expect("an address")));
+    assert_eq!(outbound.ipv6.address, Some("2001:db8::1".parse().expect("an address")));
+    assert_eq!(outbound.ipv6.interface, IfName::new("eth0"));
+    for options in ["192.0.2.1 --outbound 192.0.2.2", "eth0 --outbound eth1"] {
+        assert!(refusal(&format!("run --outbound {options} / true")).contains("twice"), "{options}");
+    }
+    for value in ["0.0.0.0", "ff02::1", "a/b", "longer-than-any-name"] {
+        assert!(refusal(&format!("run --outbound {value} / true")).contains("invalid value"), "{value}");
+    }
+}
+
+#[test]
+fn port_asks_about_the_same_ports_as_publish() {
+    let ask = |words: &str| match parse_words(words, &surroundings()) {
+        Ok(Command::Ask(question)) => question,
+        other => panic!("{words}: {other:?}"),
+    };
+    assert_eq!(ask("port ls box").topic, Topic::Ports);
+    let add = ask("port add 4711 8080-8081:80-81 53/udp --json");
+    let Topic::Publish(ports) = add.topic else { panic!("{add:?}") };
+    assert_eq!(ports[..2], network("-p 8080-8081:80-81").publish);
+    assert_eq!((ports.len(), add.network.as_str(), add.json), (3, "4711", true));
+    assert!(matches!(ask("port rm box 80:80").topic, Topic::Unpublish(_)));
+    assert_eq!(ask("flows box").topic, Topic::Flows);
+    assert!(refusal("port add box").contains("required"));
+    assert!(refusal("port ls ..").contains("with a letter or digit first"));
+}
+
+#[test]
 fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
     for (words, word) in [
         ("-d", "foreground"),
         ("-dit", "foreground"),
-        ("--name web", "--hostname"),
+        ("--cidfile x", "--name"),
         ("--env-file=x", "--env NAME=VALUE"),
         ("--network host", "--cidr"),
         ("-u 1000", "root inside"),

@@ -115,8 +115,7 @@ impl Failure {
 
     /// The answer.
     pub(super) fn to_json(&self, version: Version) -> Value {
-        let mut answer =
-            json!({"cniVersion": version.as_str(), "code": self.code as u32, "msg": self.text});
+        let mut answer = json!({"cniVersion": version.as_str(), "code": self.code as u32, "msg": self.text});
         if let Some(details) = &self.details {
             answer["details"] = details.as_str().into();
         }
@@ -143,7 +142,12 @@ pub(super) struct Made<'a> {
 }
 
 /// The answer to ADD: `previous`, the result of the plugins before this one, with what was `made` behind it.
-pub(super) fn added(version: Version, previous: Option<Value>, made: &Made<'_>, dns: &Dns) -> Result<Value, Failure> {
+pub(super) fn added(
+    version: Version,
+    previous: Option<Value>,
+    made: &Made<'_>,
+    dns: &Dns,
+) -> Result<Value, Failure> {
     let mut result = previous.unwrap_or_else(|| json!({}));
     let interfaces = list(&mut result, "interfaces")?;
     let number = interfaces.len();
@@ -190,9 +194,8 @@ fn resolver(network: &Network, asked: &Dns) -> Value {
 
 fn list<'a>(result: &'a mut Value, name: &str) -> Result<&'a mut Vec<Value>, Failure> {
     let wrong = || Failure::new(Code::Configuration, format!("prevResult.{name} is no list"));
-    let members = result
-        .as_object_mut()
-        .ok_or_else(|| Failure::new(Code::Configuration, "prevResult is no object"))?;
+    let members =
+        result.as_object_mut().ok_or_else(|| Failure::new(Code::Configuration, "prevResult is no object"))?;
     let list = members.entry(name).or_insert(Value::Null);
     if list.is_null() {
         *list = json!([]);
@@ -201,8 +204,13 @@ fn list<'a>(result: &'a mut Value, name: &str) -> Result<&'a mut Vec<Value>, Fai
 }
 
 /// What an earlier ADD has promised of the interface `ifname` in `netns`: its Ethernet address and its IP addresses.
-pub(super) fn promised(previous: &Value, ifname: &str, netns: &Path) -> Result<(String, Vec<IpAddr>), Failure> {
-    let members = |name: &str| previous.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+pub(super) fn promised(
+    previous: &Value,
+    ifname: &str,
+    netns: &Path,
+) -> Result<(String, Vec<IpAddr>), Failure> {
+    let members =
+        |name: &str| previous.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let is_ours = |interface: &Value| {
         interface.get("name").and_then(Value::as_str) == Some(ifname)
             && interface.get("sandbox").and_then(Value::as_str).map(Path::new) == Some(netns)
@@ -213,7 +221,8 @@ pub(super) fn promised(previous: &Value, ifname: &str, netns: &Path) -> Result<(
         Failure::new(Code::Configuration, text)
     })?;
     let mac = interfaces[number].get("mac").and_then(Value::as_str).unwrap_or_default();
-    let ours = members("ips").iter().filter(|ip| ip.get("interface").and_then(Value::as_u64) == Some(number as u64));
+    let ours =
+        members("ips").iter().filter(|ip| ip.get("interface").and_then(Value::as_u64) == Some(number as u64));
     let address = |ip: &Value| {
         let text = ip.get("address").and_then(Value::as_str)?;
         text.split('/').next()?.parse().ok()
@@ -271,10 +280,13 @@ mod tests {
     fn a_previous_result_of_another_shape_is_refused() {
         for previous in [json!([]), json!({"ips": {}}), json!({"interfaces": 1})] {
             let made = made();
-            let failure = added(Version::V1_0, Some(previous), &made.of(), &Dns::default()).expect_err("no result");
+            let failure =
+                added(Version::V1_0, Some(previous), &made.of(), &Dns::default()).expect_err("no result");
             assert_eq!(failure.code, Code::Configuration);
         }
-        assert!(promised(&json!({"interfaces": [{"name": "eth0"}]}), "eth0", Path::new("/run/netns/a")).is_err());
+        assert!(
+            promised(&json!({"interfaces": [{"name": "eth0"}]}), "eth0", Path::new("/run/netns/a")).is_err()
+        );
     }
 
     #[test]

@@ -17,8 +17,18 @@ use crate::config::{IfName, MAX_NAME_BYTES};
 /// Longest list of attachments, ports or addresses in one request.
 const MAX_LIST: usize = 65_536;
 /// Members of a configuration that need no look at this place.
-const PLAIN_MEMBERS: [&str; 10] =
-    ["cniVersion", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult", "dns", "mtu", "options"];
+const PLAIN_MEMBERS: [&str; 10] = [
+    "cniVersion",
+    "name",
+    "type",
+    "args",
+    "capabilities",
+    "runtimeConfig",
+    "prevResult",
+    "dns",
+    "mtu",
+    "options",
+];
 /// Members with this prefix belong to the protocol.
 const PROTOCOL_PREFIX: &str = "cni.dev/";
 
@@ -155,7 +165,8 @@ impl Environment {
                 pair.split_once('=').ok_or_else(|| bad_variable("CNI_ARGS", pair, "NAME=VALUE"))?;
             arguments.insert(name, value);
         }
-        let ignore = arguments.remove("IgnoreUnknown").is_some_and(|value| matches!(value, "1" | "true" | "TRUE"));
+        let ignore =
+            arguments.remove("IgnoreUnknown").is_some_and(|value| matches!(value, "1" | "true" | "TRUE"));
         match arguments.keys().find(|name| !matches!(**name, "IP" | "MAC")) {
             Some(unknown) if !ignore => {
                 Err(bad_variable("CNI_ARGS", unknown, "IP, MAC, or IgnoreUnknown=1 beside it"))
@@ -195,9 +206,14 @@ fn understand(
         let text = format!("{command} is not part of version {version}");
         return Err(Failure::new(Code::Environment, text));
     }
+    if command == "DEL" {
+        // Whatever else is wrong must not keep a container from its end.
+        let name = value.get("name").and_then(Value::as_str).unwrap_or_default();
+        return environment.attachment(name.to_owned()).map(|attachment| Request::Del { attachment });
+    }
     check_members(&value)?;
-    let configuration: Configuration = serde_json::from_value(value)
-        .map_err(|error| undecodable("the network configuration", &error))?;
+    let configuration: Configuration =
+        serde_json::from_value(value).map_err(|error| undecodable("the network configuration", &error))?;
     if !is_identifier(&configuration.name) {
         let text = format!("'{}' is no name of a network", configuration.name);
         return Err(Failure::new(Code::Configuration, text));
@@ -211,7 +227,6 @@ fn understand(
             wish: Box::new(wish(environment, &configuration)?),
             previous: configuration.previous,
         }),
-        "DEL" => Ok(Request::Del { attachment: environment.attachment(name)? }),
         "CHECK" => Ok(Request::Check {
             attachment: environment.attachment(name)?,
             netns: netns()?,
@@ -227,33 +242,40 @@ fn understand(
 
 /// Refuses members that ask for what rnet does not have.
 fn check_members(value: &Value) -> Result<(), Failure> {
-    let members = value.as_object().ok_or_else(|| {
-        Failure::new(Code::Undecodable, "the network configuration is not an object")
-    })?;
+    let members = value
+        .as_object()
+        .ok_or_else(|| Failure::new(Code::Undecodable, "the network configuration is not an object"))?;
     let is_nothing = |value: &Value| match value {
         Value::Object(members) => members.is_empty(),
         other => other.is_null(),
     };
     for (name, value) in members {
         let (known, hint) = match name.as_str() {
-            "ipam" => (is_nothing(value), "rnet gives addresses itself; see options.cidr and the capability ips"),
-            "ipMasq" => (*value == Value::Bool(true), "an rnet network is always behind an address of the host's"),
+            "ipam" => {
+                (is_nothing(value), "rnet gives addresses itself; see options.cidr and the capability ips")
+            }
+            "ipMasq" => {
+                (*value == Value::Bool(true), "an rnet network is always behind an address of the host's")
+            }
             name => (
                 PLAIN_MEMBERS.contains(&name) || name.starts_with(PROTOCOL_PREFIX),
                 "options of rnet stand in the member options",
             ),
         };
         if !known {
-            return Err(Failure::new(Code::Unsupported, format!("the member {name} is not supported")).details(hint));
+            return Err(
+                Failure::new(Code::Unsupported, format!("the member {name} is not supported")).details(hint)
+            );
         }
     }
     Ok(())
 }
 
 fn valid_attachments(configuration: &Configuration) -> Result<Vec<Attachment>, Failure> {
-    let valid = configuration.valid.as_deref().ok_or_else(|| {
-        Failure::new(Code::Configuration, "GC needs cni.dev/valid-attachments")
-    })?;
+    let valid = configuration
+        .valid
+        .as_deref()
+        .ok_or_else(|| Failure::new(Code::Configuration, "GC needs cni.dev/valid-attachments"))?;
     bounded("cni.dev/valid-attachments", valid.len())?;
     let attachment = |valid: &ValidAttachment| Attachment {
         network: configuration.name.clone(),
@@ -267,9 +289,9 @@ fn wish(environment: &Environment, configuration: &Configuration) -> Result<Wish
     let mut wish = Wish { dns: configuration.dns.clone(), ..Wish::default() };
     for (name, value) in &configuration.options {
         let name_is_given = matches!(name.as_str(), "ifname");
-        let value = text(value).filter(|_| !name_is_given).ok_or_else(|| {
-            Failure::new(Code::Configuration, format!("options.{name} cannot be {value}"))
-        })?;
+        let value = text(value)
+            .filter(|_| !name_is_given)
+            .ok_or_else(|| Failure::new(Code::Configuration, format!("options.{name} cannot be {value}")))?;
         wish.option(name, value);
     }
     wish.options.extend(configuration.mtu.map(|mtu| ("mtu".to_owned(), mtu.to_string())));
@@ -303,9 +325,9 @@ impl Wish {
             "portMappings" => self.port_mappings(value),
             "ips" => self.ips(value),
             "mac" => {
-                let mac = value.as_str().ok_or_else(|| {
-                    Failure::new(Code::Configuration, "runtimeConfig.mac is no text")
-                })?;
+                let mac = value
+                    .as_str()
+                    .ok_or_else(|| Failure::new(Code::Configuration, "runtimeConfig.mac is no text"))?;
                 self.option("mac-address", mac.to_owned());
                 Ok(())
             }
@@ -340,10 +362,13 @@ impl Wish {
 
     /// Rates of 0 are no limit.
     fn bandwidth(&mut self, value: &Value) -> Result<(), Failure> {
-        let limits = |value: &Value| value.as_object().is_some_and(|members| members.values().any(|rate| *rate != 0));
+        let limits =
+            |value: &Value| value.as_object().is_some_and(|members| members.values().any(|rate| *rate != 0));
         if limits(value) {
             return Err(Failure::new(Code::Unsupported, "the capability bandwidth is not supported")
-                .details("rnet does not limit rates; chain the plugin bandwidth behind it, or remove the limit"));
+                .details(
+                    "rnet does not limit rates; chain the plugin bandwidth behind it, or remove the limit",
+                ));
         }
         Ok(())
     }

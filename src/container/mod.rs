@@ -6,13 +6,14 @@
 //! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in the
-//! background.
+//! background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
 //!
 //! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
 
 mod channel;
 mod child;
 mod detach;
+mod door;
 mod hostcopy;
 mod init;
 mod join;
@@ -35,8 +36,9 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
 pub use self::detach::{Foreground, detach};
+pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
-pub use self::join::{Namespaces, join, watch_process};
+pub use self::join::{Namespaces, inspect, join, watch_process};
 use self::plan::{Root, Survey};
 use self::storage::Storage;
 use self::supervise::{Action, Terminal};

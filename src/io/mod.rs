@@ -1,8 +1,10 @@
 //! The shell around the core: links, host sockets and the worker's event loop.
 
+pub mod command;
 mod holder;
 pub mod host;
 pub mod link;
+pub mod ports;
 pub mod resolver;
 mod sockets;
 pub mod worker;

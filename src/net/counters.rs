@@ -26,6 +26,38 @@ pub enum DropReason {
     Fragment,
 }
 
+impl DropReason {
+    /// All of them.
+    pub const ALL: [Self; REASONS] = [
+        Self::Malformed,
+        Self::Checksum,
+        Self::Unsupported,
+        Self::ForeignDestination,
+        Self::BadSource,
+        Self::Denied,
+        Self::NoFlow,
+        Self::Limit,
+        Self::HopLimit,
+        Self::Fragment,
+    ];
+
+    /// Its name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Checksum => "checksum",
+            Self::Unsupported => "unsupported",
+            Self::ForeignDestination => "foreign-destination",
+            Self::BadSource => "bad-source",
+            Self::Denied => "denied",
+            Self::NoFlow => "no-flow",
+            Self::Limit => "limit",
+            Self::HopLimit => "hop-limit",
+            Self::Fragment => "fragment",
+        }
+    }
+}
+
 const REASONS: usize = DropReason::Fragment as usize + 1;
 
 /// Totals since start.

@@ -18,7 +18,7 @@ use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Eth
 use super::ping::PingFlow;
 use super::policy::{self, Service};
 use super::reassembly::Reassembly;
-use super::table::{FlowId, Table};
+use super::table::{FlowId, FlowKey, Table};
 use super::tcp::{self, HostStream, Refusal, Spares, TcpFlow};
 use super::udp::{Clients, PublishedFlow, UdpFlow};
 use super::{DropReason, HostError, HostEvent, IcmpError, Instant, Offload, PortId, PublishId, RxOffload};
@@ -53,8 +53,8 @@ pub(super) struct Core {
     /// One per port.
     pub(super) refusals: Vec<Refusal>,
     seed: u64,
-    /// By [`PublishId`].
-    pub(super) published: Vec<Published>,
+    /// By [`PublishId`]; `None` is free.
+    pub(super) published: Vec<Option<Published>>,
     pub(super) udp_clients: Clients,
     pub(super) dns: Forwarder,
     pub(super) notices: Notices,
@@ -83,6 +83,24 @@ pub(super) enum Flow {
     UdpPublished(PublishedFlow),
     Ping(PingFlow),
     Dns(Box<DnsFlow>),
+}
+
+/// A flow, for people to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowReport {
+    /// Its protocol and ends.
+    pub key: FlowKey,
+    /// Bytes carried to the host and to the guest; only TCP counts them.
+    pub bytes: Option<(u64, u64)>,
+}
+
+impl Flow {
+    fn bytes(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Tcp(flow) => Some((flow.to_host_bytes, flow.to_guest_bytes)),
+            Self::Udp(_) | Self::UdpPublished(_) | Self::Ping(_) | Self::Dns(_) => None,
+        }
+    }
 }
 
 /// A packet that a guest sent through the gateway.
@@ -170,12 +188,26 @@ impl Gateway {
     }
 
     /// A listening socket of the host stands for `service` of the guest on `port`, from now on.
+    /// Its number is the lowest that is free.
     pub fn publish(&mut self, transport: Transport, service: Service, port: PortId) -> PublishId {
         let published = &mut self.core.published;
+        let index = published.iter().position(Option::is_none).unwrap_or(published.len());
+        let entry = Some(Published { transport, service, port });
+        match published.get_mut(index) {
+            Some(free) => *free = entry,
+            None => published.push(entry),
+        }
         // The host has 65,535 ports for each of two transports.
-        let id = PublishId(u32::try_from(published.len()).unwrap_or(u32::MAX));
-        published.push(Published { transport, service, port });
-        id
+        PublishId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// The listening socket `publish` is closed. Connections that came through it stay; clients of a UDP port are
+    /// forgotten, as there is nothing left to answer them with.
+    pub fn unpublish(&mut self, publish: PublishId) {
+        if let Some(published) = self.core.published.get_mut(publish.0 as usize) {
+            *published = None;
+        }
+        udp::unpublished(&mut self.core, publish);
     }
 
     /// Replaces the DNS servers that the forwarder asks, most preferred first.
@@ -249,6 +281,15 @@ impl Gateway {
     /// Flows that live now.
     pub fn flows(&self) -> usize {
         self.core.table.len()
+    }
+
+    /// What there is to tell about the first `limit` of them; those of the DNS forwarder are left out.
+    pub fn describe_flows(&self, limit: usize) -> Vec<FlowReport> {
+        let described = self.core.table.iter().filter_map(|(id, flow)| {
+            let key = self.core.table.key(id)?;
+            Some(FlowReport { key, bytes: flow.bytes() })
+        });
+        described.take(limit).collect()
     }
 }
 

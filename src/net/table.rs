@@ -247,6 +247,11 @@ impl<F> Table<F> {
         None
     }
 
+    /// The key of `id`, if it has one.
+    pub fn key(&self, id: FlowId) -> Option<FlowKey> {
+        self.entry(id)?.key
+    }
+
     /// All flows with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (FlowId, &F)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {

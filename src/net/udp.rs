@@ -282,6 +282,18 @@ pub(super) fn published(core: &mut Core, publish: PublishId, from: SocketAddr, t
     refresh(core, id);
 }
 
+/// The published port is closed: forgets its clients.
+pub(super) fn unpublished(core: &mut Core, publish: PublishId) {
+    let table = &mut core.table;
+    core.udp_clients.retain(|(of, _), id| {
+        let stays = *of != publish;
+        if !stays {
+            table.remove(*id);
+        }
+        stays
+    });
+}
+
 /// Makes the flow of a new client.
 fn admit(
     core: &mut Core,
@@ -289,7 +301,7 @@ fn admit(
     client: SocketAddr,
     host: IpAddr,
 ) -> Result<FlowId, DropReason> {
-    let published = core.published.get(publish.0 as usize).copied();
+    let published = core.published.get(publish.0 as usize).copied().flatten();
     let Some(published) = published.filter(|published| published.transport == Transport::Udp) else {
         return Err(DropReason::NoFlow);
     };
@@ -786,7 +798,7 @@ mod tests {
     fn publishing() -> Bench {
         let mut bench = Bench::new();
         let service = policy::Service { addr: None, port: 80 };
-        bench.core.published.push(Published { transport: Transport::Udp, service, port: PortId(0) });
+        bench.core.published.push(Some(Published { transport: Transport::Udp, service, port: PortId(0) }));
         bench
     }
 

@@ -9,26 +9,12 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::config::MAX_NAME_BYTES;
+use crate::config::{HookStage, container_name};
 
 /// What names of annotations begin with; an option of `rnet attach` follows.
 pub(super) const PREFIX: &str = "io.rnet.";
 /// Short for `io.rnet.allow-host`.
 const ALLOW: &str = "allow";
-/// Digits of the ids that engines draw, and how many of them they show.
-const DRAWN_ID_DIGITS: usize = 64;
-const SHOWN_ID_DIGITS: usize = 12;
-
-/// When a runtime calls its hooks, as far as rnet has something to do then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// The namespaces stand; called outside of them. (`prestart` is an older name.)
-    CreateRuntime,
-    /// Called inside the namespaces, before the root is changed.
-    CreateContainer,
-    /// The container is gone.
-    Poststop,
-}
 
 /// The state, on a hook's standard input.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -71,11 +57,11 @@ impl State {
     }
 
     /// The stage in which a runtime says this.
-    pub(super) fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> HookStage {
         match (self.status.as_str(), self.pid) {
-            ("stopped", _) | (_, None) => Stage::Poststop,
-            (_, Some(..=1)) => Stage::CreateContainer,
-            _ => Stage::CreateRuntime,
+            ("stopped", _) | (_, None) => HookStage::Poststop,
+            (_, Some(..=1)) => HookStage::CreateContainer,
+            _ => HookStage::CreateRuntime,
         }
     }
 
@@ -95,7 +81,7 @@ impl State {
 
     /// What the container's network is called.
     pub(super) fn network_name(&self) -> Result<String, String> {
-        network_name(&self.id)
+        container_name(&self.id)
     }
 }
 
@@ -111,30 +97,6 @@ impl Bundle {
     }
 }
 
-/// A network's name for the container `id`: the id, with ids as engines draw them shortened to what they show of them.
-pub(crate) fn network_name(id: &str) -> Result<String, String> {
-    let is_digit = |character: char| character.is_ascii_hexdigit();
-    let mut name = String::new();
-    let mut rest = id;
-    while !rest.is_empty() {
-        let digits = rest.find(|character| !is_digit(character)).unwrap_or(rest.len());
-        let (run, behind) = rest.split_at(digits);
-        name += if run.len() == DRAWN_ID_DIGITS { &run[..SHOWN_ID_DIGITS] } else { run };
-        let others = behind.find(is_digit).unwrap_or(behind.len());
-        let (run, behind) = behind.split_at(others);
-        name += run;
-        rest = behind;
-    }
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if name.len() > MAX_NAME_BYTES || !starts || !name.bytes().all(allowed) {
-        return Err(format!(
-            "expected 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.', with a letter or digit first"
-        ));
-    }
-    Ok(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,12 +107,12 @@ mod tests {
     #[test]
     fn a_state_tells_its_stage() {
         for (from, to, stage) in [
-            ("created", "created", Stage::CreateRuntime),
-            ("created", "creating", Stage::CreateRuntime),
-            ("4711", "0", Stage::CreateContainer),
-            ("4711", "1", Stage::CreateContainer),
-            ("created", "stopped", Stage::Poststop),
-            (r#""pid": 4711,"#, "", Stage::Poststop),
+            ("created", "created", HookStage::CreateRuntime),
+            ("created", "creating", HookStage::CreateRuntime),
+            ("4711", "0", HookStage::CreateContainer),
+            ("4711", "1", HookStage::CreateContainer),
+            ("created", "stopped", HookStage::Poststop),
+            (r#""pid": 4711,"#, "", HookStage::Poststop),
         ] {
             let text = RUNNING.replacen(from, to, 1);
             assert_eq!(state(&text).stage(), stage, "{text}");
@@ -159,7 +121,8 @@ mod tests {
 
     #[test]
     fn annotations_of_the_state_come_before_those_of_the_bundle() {
-        let bundle = r#"{"annotations": {"io.rnet.publish": "1:1", "io.rnet.allow": "127.0.0.1:5432"}, "root": {}}"#;
+        let bundle =
+            r#"{"annotations": {"io.rnet.publish": "1:1", "io.rnet.allow": "127.0.0.1:5432"}, "root": {}}"#;
         let bundle = Bundle::parse(bundle.as_bytes()).expect("a bundle");
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
@@ -193,24 +156,6 @@ mod tests {
             assert!(error.contains(cause), "{error}");
         }
         assert!(Bundle::parse(br#"{"annotations": {"io.rnet.mtu": 1500}}"#).is_err());
-    }
-
-    #[test]
-    fn drawn_ids_are_shortened_as_engines_show_them() {
-        let drawn = "0123456789abcdef".repeat(4);
-        for (id, name) in [
-            (drawn.as_str(), Some("0123456789ab")),
-            (&format!("default-{drawn}"), Some("default-0123456789ab")),
-            (&format!("{drawn}0"), None),
-            ("box_1.a-b", Some("box_1.a-b")),
-            ("-box", None),
-            ("a/b", None),
-            ("a b", None),
-            ("\u{e4}", None),
-            (&"x".repeat(MAX_NAME_BYTES + 1), None),
-        ] {
-            assert_eq!(network_name(id).ok().as_deref(), name, "{id}");
-        }
     }
 
     fn state(text: &str) -> State {

@@ -175,9 +175,11 @@ fn configure(spec: &LinkSpec, network: &Network, notes: &mut Vec<String>) -> Res
     }
     let mut route = Route::open().context("cannot open a netlink socket for", &spec.ifname)?;
     let up = LinkChange { up: true, ..LinkChange::default() };
-    Route::index("lo")
-        .and_then(|lo| route.set_link(lo, up))
-        .map_err(|cause| Error::new("cannot bring up", "lo", cause))?;
+    if spec.loopback {
+        Route::index("lo")
+            .and_then(|lo| route.set_link(lo, up))
+            .map_err(|cause| Error::new("cannot bring up", "lo", cause))?;
+    }
     let index = Route::index(&spec.ifname)
         .and_then(|index| set_up(&mut route, index, spec, network.mtu).map(|()| index))
         .map_err(|cause| Error::new("cannot bring up", &spec.ifname, cause))?;

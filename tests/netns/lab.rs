@@ -204,6 +204,17 @@ impl Host {
         self.start_python(options, program, args).wait().success()
     }
 
+    /// The command line of `rnet attach OPTIONS`.
+    pub(crate) fn attach_argv<'a>(&self, options: &[&'a str]) -> Vec<&'a str> {
+        let verbose: &[&str] = if is_verbose() { &["--verbose"; 3] } else { &[] };
+        [&["/mnt/rnet", "attach"], self.link.options(), verbose, options].concat()
+    }
+
+    /// Starts `rnet attach OPTIONS` as the ordinary user.
+    pub(crate) fn start_attach(&self, options: &[&str]) -> Process {
+        self.start_as_user(&self.attach_argv(options))
+    }
+
     /// Starts `rnet ARGV` as the ordinary user.
     pub(crate) fn start_rnet(&self, argv: &[&str]) -> Process {
         let argv = [&["/mnt/rnet"], argv].concat();
@@ -358,6 +369,7 @@ pub(crate) fn as_user(argv: &[&str]) -> Command {
     command.arg("--").args(argv);
     command.current_dir("/mnt/home");
     command.env_clear().env("PATH", PATH).env("HOME", "/mnt/home").env("TERM", "xterm");
+    command.env("XDG_RUNTIME_DIR", "/mnt/home");
     command
 }
 

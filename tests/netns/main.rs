@@ -13,6 +13,7 @@ mod services;
 mod space;
 mod stream;
 
+mod attach;
 mod bulk;
 mod datagram;
 mod dns;

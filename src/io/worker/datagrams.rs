@@ -108,7 +108,7 @@ impl Worker {
                 return;
             }
             let published = &mut self.listeners[index];
-            let Listener::Udp { socket, .. } = &published.listener else { return };
+            let Some(Listener::Udp { socket, .. }) = &published.listener else { return };
             self.source = Source::Published(index);
             match self.batch.receive(socket) {
                 Ok(Batch::MESSAGES) => {}

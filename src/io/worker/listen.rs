@@ -9,9 +9,10 @@ use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use super::{BOTH, LISTENER_TOKENS, Worker, now, publish_id, reset, special, token};
+use super::{BOTH, LISTENER_TOKENS, Source, Worker, now, publish_id, reset, special, token};
 use crate::config::Publish;
 use crate::error::{Context, Result};
+use crate::io::command::PortNumber;
 use crate::io::host::{self, Listener};
 use crate::io::sockets::{Cutting, Socket};
 use crate::net::policy::Service;
@@ -23,26 +24,59 @@ const ACCEPTS_PER_TURN: usize = 256;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 pub(super) struct Published {
-    pub(super) listener: Listener,
+    pub(super) number: PortNumber,
+    /// `None` once it is closed; the place waits for another.
+    pub(super) listener: Option<Listener>,
     pub(super) readable: bool,
     pub(super) resting_until: Option<Instant>,
     pub(super) cutting: Cutting,
 }
 
 impl Worker {
-    pub(super) fn add_listener(&mut self, publish: Publish, mut listener: Listener) -> Result<()> {
-        let token = special(LISTENER_TOKENS, self.listeners.len());
-        register_listener(self.poll.registry(), &mut listener, token)
-            .context("cannot poll", format!("port {}", publish.guest_port))?;
+    /// Serves the port `number`, for which `listeners` are bound; all of them or, after an error, none.
+    pub fn publish(&mut self, number: PortNumber, publish: &Publish, listeners: Vec<Listener>) -> Result<()> {
+        let added = listeners.into_iter().try_for_each(|listener| self.listen(number, publish, listener));
+        if added.is_err() {
+            self.unpublish(number);
+        }
+        added
+    }
+
+    fn listen(&mut self, number: PortNumber, publish: &Publish, mut listener: Listener) -> Result<()> {
         let service = Service { addr: publish.guest_addr, port: publish.guest_port };
-        self.gateway.publish(publish.transport, service, PortId(0));
-        self.listeners.push(Published {
-            listener,
+        let id = self.gateway.publish(publish.transport, service, PortId(0));
+        let index = id.0 as usize;
+        let token = special(LISTENER_TOKENS, index);
+        if let Err(error) = register_listener(self.poll.registry(), &mut listener, token) {
+            self.gateway.unpublish(id);
+            return Err(error).context("cannot poll", publish);
+        }
+        let published = Published {
+            number,
+            listener: Some(listener),
             readable: true,
             resting_until: None,
             cutting: Cutting::default(),
-        });
+        };
+        match self.listeners.get_mut(index) {
+            Some(place) => *place = published,
+            None => self.listeners.push(published),
+        }
         Ok(())
+    }
+
+    /// Closes the port `number`. What was accepted from it stays.
+    pub(super) fn unpublish(&mut self, number: PortNumber) {
+        for (index, published) in self.listeners.iter_mut().enumerate() {
+            if published.number != number || published.listener.take().is_none() {
+                continue;
+            }
+            (published.readable, published.resting_until) = (false, None);
+            self.gateway.unpublish(publish_id(index));
+            if matches!(self.source, Source::Published(source) if source == index) {
+                self.batch.clear();
+            }
+        }
     }
 
     pub(super) fn read_listeners(&mut self) {
@@ -56,8 +90,9 @@ impl Worker {
                 continue;
             }
             match published.listener {
-                Listener::Tcp { .. } => self.accept(index),
-                Listener::Udp { .. } => self.read_published(index),
+                Some(Listener::Tcp { .. }) => self.accept(index),
+                Some(Listener::Udp { .. }) => self.read_published(index),
+                None => published.readable = false,
             }
         }
     }
@@ -69,7 +104,7 @@ impl Worker {
                 return;
             }
             let published = &mut self.listeners[index];
-            let Listener::Tcp { socket, .. } = &published.listener else { return };
+            let Some(Listener::Tcp { socket, .. }) = &published.listener else { return };
             match socket.accept() {
                 Ok((stream, client)) => self.accepted(index, stream, client, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

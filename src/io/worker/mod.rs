@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant as Clock};
 
 use mio::net::TcpStream;
@@ -26,11 +27,12 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use self::datagrams::Source;
 use self::listen::Published;
+use super::command::{COMMANDS_PER_TURN, Command, Commands, MAX_FLOWS_TOLD, Snapshot};
 use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
-use crate::config::{MacAddr, Network, Outbound, Publish};
+use crate::config::{MacAddr, Network, Outbound};
 use crate::error::{Context, Result};
 use crate::net::gateway::Gateway;
 use crate::net::{
@@ -70,6 +72,8 @@ pub struct Worker {
     resolver: Option<Resolver>,
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
+    commands: Commands,
+    inbox: Receiver<Command>,
     /// Datagram sockets that have something to read.
     readable: VecDeque<FlowId>,
     outcomes: VecDeque<Outcome>,
@@ -123,22 +127,19 @@ enum Outcome {
 }
 
 impl Worker {
-    /// A worker for `network` whose published ports `listeners` are already bound. `resolver` knows the host's DNS
-    /// servers, which count unless the network names its own. `seed` feeds the gateway's random choices.
-    pub fn new(
-        network: Network,
-        listeners: Vec<(Publish, Listener)>,
-        resolver: Resolver,
-        seed: u64,
-    ) -> Result<Self> {
+    /// A worker for `network`, without published ports. `resolver` knows the host's DNS servers, which count unless the
+    /// network names its own. `seed` feeds the gateway's random choices.
+    pub fn new(network: Network, resolver: Resolver, seed: u64) -> Result<Self> {
         let poll = Poll::new().context("cannot create", "an epoll instance")?;
         let waker = Waker::new(poll.registry(), WAKER_TOKEN).context("cannot create", "an eventfd")?;
+        let waker = Arc::new(waker);
+        let (commands, inbox) = Commands::new(Arc::clone(&waker));
         let clock = Clock::now();
         let (given, outbound) = (network.dns_servers.clone(), network.outbound);
         let resolver = given.is_empty().then_some(resolver);
         let mut gateway = Gateway::new(Arc::new(network), seed, now(clock));
         gateway.set_resolvers(resolver.as_ref().map_or(&given, |resolver| &resolver.conf().nameservers));
-        let mut worker = Self {
+        Ok(Self {
             poll,
             clock,
             gateway,
@@ -147,7 +148,9 @@ impl Worker {
             sockets: Sockets::default(),
             resolver,
             stop: Arc::new(AtomicBool::new(false)),
-            waker: Arc::new(waker),
+            waker,
+            commands,
+            inbox,
             readable: VecDeque::new(),
             outcomes: VecDeque::new(),
             frame: vec![0; Link::BUFFER_BYTES].into_boxed_slice(),
@@ -155,11 +158,7 @@ impl Worker {
             source: Source::Published(0),
             quote: vec![0; QUOTE_BYTES].into_boxed_slice(),
             outbound,
-        };
-        for (publish, listener) in listeners {
-            worker.add_listener(publish, listener)?;
-        }
-        Ok(worker)
+        })
     }
 
     /// Plugs a guest's link in.
@@ -170,6 +169,38 @@ impl Worker {
         debug_assert_eq!(usize::from(port.0), self.links.len());
         self.links.push(LinkPort { link, readable: true, blocked: false, refuses_since: None, gone: false });
         Ok(())
+    }
+
+    /// The handle by which other threads command this worker.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
+    }
+
+    fn obey(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.inbox.try_recv() else { return };
+            // Whoever has lost patience hears nothing.
+            let _ = match command {
+                Command::Publish { number, publish, listeners, done } => {
+                    done.send(self.publish(number, &publish, listeners)).ok()
+                }
+                Command::Unpublish { number, done } => {
+                    self.unpublish(number);
+                    done.send(()).ok()
+                }
+                Command::Look { told } => told.send(self.snapshot()).ok(),
+            };
+        }
+        // The poll shall not wait while there may be more.
+        let _ = self.waker.wake();
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            counters: self.gateway.counters().clone(),
+            flows: self.gateway.flows(),
+            described: self.gateway.describe_flows(MAX_FLOWS_TOLD),
+        }
     }
 
     /// The handle that ends this worker.
@@ -191,6 +222,7 @@ impl Worker {
             if self.stop.load(Ordering::Acquire) || self.links.iter().all(|port| port.gone) {
                 return Ok(());
             }
+            self.obey();
             for event in &events {
                 self.note(event);
             }
@@ -397,7 +429,7 @@ impl Worker {
             }
             HostOp::Reply { publish, to, from, payload } => {
                 let Some(published) = self.listeners.get_mut(publish.0 as usize) else { return };
-                let Listener::Udp { socket, .. } = &published.listener else { return };
+                let Some(Listener::Udp { socket, .. }) = &published.listener else { return };
                 let segment_bytes = payload.segment_bytes();
                 let envelope = Envelope { to, from: Some(from), hop_limit: None, segment_bytes };
                 let bytes = self.gateway.outbox().payload(payload);

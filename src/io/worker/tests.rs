@@ -46,7 +46,7 @@ impl Guest {
         let mut network = Network { mtu: 1500, ..Network::new(plan, None) };
         network.host_access.loopback = true;
         let resolver = Resolver::new("/nonexistent");
-        let mut worker = Worker::new(network, Vec::new(), resolver, 1).expect("a worker");
+        let mut worker = Worker::new(network, resolver, 1).expect("a worker");
         let far = LinkFd {
             kind: LinkKind::TapPlain,
             udp_segmentation: false,

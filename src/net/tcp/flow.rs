@@ -27,8 +27,8 @@ pub(in crate::net) struct TcpFlow {
     host_finished: bool,
     /// The guest has sent its FIN, and it was passed on.
     guest_finished: bool,
-    pub(super) to_host_bytes: u64,
-    pub(super) to_guest_bytes: u64,
+    pub(in crate::net) to_host_bytes: u64,
+    pub(in crate::net) to_guest_bytes: u64,
 }
 
 pub(super) enum Stage {

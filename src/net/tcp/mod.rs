@@ -253,7 +253,7 @@ pub(super) fn connect_failed(core: &mut Core, id: FlowId, error: HostError) {
 /// A client was accepted on a published port: opens towards the guest. `None`, and the client should be reset, if
 /// there is no room for it.
 pub(super) fn accepted(core: &mut Core, publish: PublishId, client: SocketAddr) -> Option<FlowId> {
-    let published = core.published.get(publish.0 as usize)?;
+    let published = core.published.get(publish.0 as usize).copied().flatten()?;
     let port = published.port;
     let (way, fallback) = policy::inbound(&core.network, client, published.service);
     let ethernet = core.ethernet(port, core.ports[usize::from(port.0)].mac);

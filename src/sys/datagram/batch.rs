@@ -121,6 +121,11 @@ impl Batch {
         Some(Received { from, to, hop_limit, payload })
     }
 
+    /// Forgets all that was not taken yet.
+    pub fn clear(&mut self) {
+        self.envelope = None;
+    }
+
     /// Forgets the oldest datagram.
     pub fn pop(&mut self) {
         self.offset = self.end();

@@ -1,0 +1,27 @@
+//! The asking end.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::time::Duration;
+
+use serde_json::{Value, from_slice};
+
+use super::protocol::{self, Request};
+use super::{MAX_LINE_BYTES, place};
+use crate::error::{Context, Result};
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks the network `name`; what it returns. The network's own refusal is an error in its words.
+pub fn ask(name: &str, request: &Request) -> Result<Value> {
+    let socket = place::connect(name)?;
+    let about = format!("the network {name}");
+    socket.set_read_timeout(Some(PATIENCE)).context("cannot ask", &about)?;
+    (&socket).write_all(format!("{}\n", request.to_json()).as_bytes()).context("cannot ask", &about)?;
+    let mut line = Vec::new();
+    let mut reply = BufReader::new(&socket).take(MAX_LINE_BYTES);
+    reply.read_until(b'\n', &mut line).context("cannot hear from", &about)?;
+    let mut reply: Value =
+        from_slice(&line).map_err(std::io::Error::from).context("cannot understand", &about)?;
+    protocol::outcome(name, &mut reply)
+}

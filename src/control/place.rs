@@ -1,0 +1,338 @@
+//! Where the control sockets are: `$XDG_RUNTIME_DIR/rnet/NAME/control`.
+//!
+//! Without that variable it is `/run/user/UID`, and without that `/tmp/rnet-UID`, which must be ours alone. What a
+//! network that was killed has left is removed by the next one that starts.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{Pid, Uid};
+
+use crate::error::{Context, Error, Result};
+use crate::sys::process;
+
+/// Name of the socket in a network's directory.
+const SOCKET: &str = "control";
+/// Where one who is inside of closed namespaces comes in.
+const DOOR: &str = "door";
+/// What the one who asked for the network remembers of it.
+const MEMO: &str = "memo";
+/// Longest memo that is read, in bytes.
+const MAX_MEMO_BYTES: u64 = 4096;
+/// Held while directories are made and removed.
+const LOCK: &str = ".lock";
+/// Left-over directories that one start removes at most.
+const MAX_SWEPT: usize = 256;
+/// How long a network may take to end before it is ended by force, and that before it counts as failed.
+const ENDING_MS: u16 = 3000;
+
+/// A running network's directory and the socket in it; both go when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    directory: PathBuf,
+    listener: UnixListener,
+}
+
+impl Place {
+    /// Makes the place of the network `name`, which no other may have.
+    pub fn new(name: &str) -> Result<Self> {
+        Self::below(&base()?, name)
+    }
+
+    fn below(base: &Path, name: &str) -> Result<Self> {
+        make_private(base)?;
+        let _lock = lock(base)?;
+        sweep(base);
+        let directory = base.join(name);
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::new("cannot use the name", name, "a running network has it")
+                    .hint("choose another with --name"));
+            }
+            made => made.context("cannot make", directory.display())?,
+        }
+        let socket = directory.join(SOCKET);
+        let bound = UnixListener::bind(&socket).context("cannot listen on", socket.display());
+        let listener = bound.inspect_err(|_| {
+            let _ = fs::remove_dir(&directory);
+        })?;
+        Ok(Self { directory, listener })
+    }
+
+    /// The place of the network `given`, or else of one that goes by a `number` and can do without a place.
+    pub fn of(given: Option<&str>, number: u32) -> Result<Option<Self>> {
+        match given {
+            Some(name) => Self::new(name).map(Some),
+            None => Ok(Self::new(&number.to_string())
+                .inspect_err(|error| tracing::info!(%error, "nobody can speak to this network"))
+                .ok()),
+        }
+    }
+
+    /// Leaves `text`, which is found by [`memos`].
+    pub fn remember(&self, text: &str) -> Result<()> {
+        let path = self.directory.join(MEMO);
+        fs::write(&path, text).context("cannot write", path.display())
+    }
+
+    /// Where [`crate::container::hand_over`] comes in.
+    pub fn door(&self) -> PathBuf {
+        self.directory.join(DOOR)
+    }
+
+    /// The listening socket.
+    pub(super) fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _lock = self.directory.parent().map(lock);
+        remove(&self.directory);
+    }
+}
+
+/// The door of the network `name`, whether or not there is one.
+pub fn door(name: &str) -> Result<PathBuf> {
+    Ok(base()?.join(name).join(DOOR))
+}
+
+/// The names of this user's networks that remember something, those that were killed among them, with what it is.
+pub fn memos() -> Result<Vec<(String, String)>> {
+    let base = base()?;
+    let entries = match fs::read_dir(&base) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context("cannot read", base.display())?,
+    };
+    let memo = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let mut text = String::new();
+        File::open(entry.path().join(MEMO)).ok()?.take(MAX_MEMO_BYTES).read_to_string(&mut text).ok()?;
+        Some((entry.file_name().into_string().ok()?, text))
+    };
+    Ok(entries.filter_map(memo).collect())
+}
+
+/// Sees to it that networks can have a place.
+pub fn check() -> Result<()> {
+    base().and_then(|base| make_private(&base))
+}
+
+/// Ends the network `name`, and returns when it is gone; what one that was killed has left is removed. `false` if there
+/// was none.
+pub fn end(name: &str) -> Result<bool> {
+    let base = base()?;
+    let directory = base.join(name);
+    if !directory.exists() {
+        return Ok(false);
+    }
+    if let Some(server) = server(&directory, name)? {
+        end_process(&server).context("cannot end", format!("the network {name}"))?;
+    }
+    let _lock = lock(&base)?;
+    if is_left_over(&directory) {
+        remove(&directory);
+    }
+    Ok(true)
+}
+
+/// A descriptor of the process that serves the network in `directory`; `None` if it has ended.
+fn server(directory: &Path, name: &str) -> Result<Option<OwnedFd>> {
+    let about = format!("the network {name}");
+    let socket = directory.join(SOCKET);
+    let Ok(client) = UnixStream::connect(&socket) else {
+        return Ok(None);
+    };
+    // Of the process that listens: the one that made the socket.
+    let peer = getsockopt(&client, sockopt::PeerCredentials).context("cannot ask for", &about)?;
+    if peer.pid() <= 0 {
+        let cause = "its process cannot be seen from this process id namespace";
+        return Err(Error::new("cannot end", about, cause));
+    }
+    match process::watch(Pid::from_raw(peer.pid())) {
+        // Still listened on: the process is the same.
+        Ok(server) if UnixStream::connect(&socket).is_ok() => Ok(Some(server)),
+        Ok(_) | Err(Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(errno).context("cannot watch", about),
+    }
+}
+
+/// Ends a process, by force if it takes too long.
+fn end_process(process: &OwnedFd) -> nix::Result<()> {
+    for (signal, patience_ms) in [(Signal::SIGTERM, ENDING_MS), (Signal::SIGKILL, ENDING_MS)] {
+        match process::signal(process.as_fd(), signal as i32) {
+            Err(Errno::ESRCH) => return Ok(()),
+            sent => sent?,
+        }
+        let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ended, patience_ms)? > 0 {
+            return Ok(());
+        }
+    }
+    Err(Errno::ETIMEDOUT)
+}
+
+/// Connects to the network `name`.
+pub(super) fn connect(name: &str) -> Result<UnixStream> {
+    let socket = base()?.join(name).join(SOCKET);
+    UnixStream::connect(&socket)
+        .context("cannot reach the network", name)
+        .map_err(|error| error.hint(format!("{} would be its socket; is it running?", socket.display())))
+}
+
+/// The directory of all networks of this user.
+fn base() -> Result<PathBuf> {
+    let own = |path: &PathBuf| {
+        path.is_absolute()
+            && fs::metadata(path)
+                .is_ok_and(|about| about.is_dir() && about.uid() == Uid::effective().as_raw())
+    };
+    let given = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let uid = outer_uid();
+    let usual = PathBuf::from(format!("/run/user/{uid}"));
+    match given.into_iter().chain([usual]).find(own) {
+        Some(runtime) => Ok(runtime.join("rnet")),
+        None => {
+            let fallback = PathBuf::from(format!("/tmp/rnet-{uid}"));
+            make_private(&fallback)?;
+            Ok(fallback)
+        }
+    }
+}
+
+/// The user's id outside of our user namespace: hooks run in one, and mean the directory of the user who started them.
+fn outer_uid() -> u32 {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    outside(Uid::effective().as_raw(), &map)
+}
+
+/// What the id `inside` is outside, by the lines of an id map (user_namespaces(7)).
+fn outside(inside: u32, map: &str) -> u32 {
+    let in_line = |line: &str| {
+        let numbers: Vec<u32> = line.split_whitespace().map_while(|number| number.parse().ok()).collect();
+        let [first, outside, count] = numbers[..] else { return None };
+        let nth = inside.checked_sub(first).filter(|nth| *nth < count)?;
+        outside.checked_add(nth)
+    };
+    map.lines().find_map(in_line).unwrap_or(inside)
+}
+
+/// Sees to it that `directory` exists and is ours alone: in /tmp anybody may have made it.
+fn make_private(directory: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).context("cannot make", directory.display());
+        }
+        _ => {}
+    }
+    let about = fs::symlink_metadata(directory).context("cannot look at", directory.display())?;
+    if about.is_dir() && about.uid() == Uid::effective().as_raw() && about.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(Error::new("cannot use", directory.display(), "it is not a directory of this user alone")
+        .hint("set XDG_RUNTIME_DIR to one that is"))
+}
+
+fn lock(base: &Path) -> Result<Flock<File>> {
+    let path = base.join(LOCK);
+    let file =
+        File::options().create(true).append(true).open(&path).context("cannot open", path.display())?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .context("cannot lock", path.display())
+}
+
+/// Removes what networks have left that were killed.
+fn sweep(base: &Path) {
+    let Ok(entries) = fs::read_dir(base) else { return };
+    let directories = entries.flatten().filter(|entry| entry.file_name() != OsStr::new(LOCK));
+    for directory in directories.map(|entry| entry.path()).filter(|path| is_left_over(path)).take(MAX_SWEPT) {
+        remove(&directory);
+    }
+}
+
+fn is_left_over(directory: &Path) -> bool {
+    match UnixStream::connect(directory.join(SOCKET)) {
+        Ok(_) => false,
+        Err(error) => matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound),
+    }
+}
+
+fn remove(directory: &Path) {
+    for file in [DOOR, MEMO, SOCKET] {
+        let _ = fs::remove_file(directory.join(file));
+    }
+    // Not with what somebody else has put there.
+    let _ = fs::remove_dir(directory);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_taken_while_its_network_runs_and_free_afterwards() {
+        let base = tempfile::tempdir().expect("a directory");
+        let base = base.path().join("rnet");
+        let place = Place::below(&base, "box").expect("a place");
+        let taken = Place::below(&base, "box").expect_err("taken").to_string();
+        assert!(taken.contains("a running network has it") && taken.contains("--name"), "{taken}");
+        Place::below(&base, "other").expect("another name");
+        drop(place);
+        assert!(!base.join("box").exists());
+        Place::below(&base, "box").expect("free again");
+    }
+
+    #[test]
+    fn what_a_killed_network_has_left_is_removed() {
+        let base = tempfile::tempdir().expect("a directory");
+        let base = base.path().join("rnet");
+        let killed = Place::below(&base, "killed").expect("a place");
+        let lives = Place::below(&base, "lives").expect("a place");
+        // Closed, but not removed.
+        let Place { directory, listener } = &killed;
+        let directory = directory.clone();
+        nix::sys::socket::shutdown(
+            std::os::fd::AsRawFd::as_raw_fd(listener),
+            nix::sys::socket::Shutdown::Both,
+        )
+        .expect("a socket");
+        Place::below(&base, "next").expect("a place");
+        assert!(!directory.exists());
+        assert!(lives.directory.exists());
+    }
+
+    #[test]
+    fn ids_are_those_outside() {
+        for (inside, map, seen) in [
+            (0, "         0       1000          1\n", 1000),
+            (5, "0 1000 1\n1 100000 65536\n", 100_004),
+            (0, "0 0 4294967295", 0),
+            (7, "0 1000 1", 7),
+            (7, "nonsense", 7),
+        ] {
+            assert_eq!(outside(inside, map), seen, "{map}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let base = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+        let error = Place::below(base.path(), "box").expect_err("open to others").to_string();
+        assert!(error.contains("XDG_RUNTIME_DIR"), "{error}");
+    }
+}

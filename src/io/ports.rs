@@ -1,0 +1,135 @@
+//! The published ports of a running network: which there are, added and removed from any thread.
+//!
+//! A port is bound here, by the thread that asks, so that it hears the cause of a failure; then every worker is told.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::command::{Commands, PortNumber, Snapshot};
+use super::host::{self, Listener};
+use crate::config::{MAX_PUBLISHED, Publish};
+use crate::error::{Error, Result};
+
+/// A published port and where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// From 1 upwards in the order of their making; never used again.
+    pub number: PortNumber,
+    /// What was asked for.
+    pub publish: Publish,
+    /// Addresses at the host.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Port {
+    /// Whether `asked` means this port. One that the kernel has numbered is also meant by that number.
+    fn is(&self, asked: &Publish) -> bool {
+        let chosen = self.addresses.first().map(SocketAddr::port);
+        let same = Publish { host_port: asked.host_port, ..self.publish } == *asked;
+        same && (self.publish.host_port == asked.host_port || asked.host_port == chosen)
+    }
+}
+
+/// The ports of one network. Clones are the same ports.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    worker: Commands,
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Debug)]
+struct Table {
+    ports: Vec<Port>,
+    last: PortNumber,
+}
+
+impl Ports {
+    /// The ports of the network that `worker` serves, which has those of `first` already.
+    pub(crate) fn new(worker: Commands, first: Vec<Port>) -> Self {
+        let last = first.iter().map(|port| port.number).max().unwrap_or(PortNumber(0));
+        Self { worker, table: Arc::new(Mutex::new(Table { ports: first, last })) }
+    }
+
+    /// The port as it is bound for `publish`.
+    pub(crate) fn describe(number: PortNumber, publish: &Publish, listeners: &[Listener]) -> Port {
+        Port { number, publish: *publish, addresses: listeners.iter().map(Listener::address).collect() }
+    }
+
+    /// All of them, oldest first.
+    pub fn list(&self) -> Vec<Port> {
+        self.table().ports.clone()
+    }
+
+    /// Publishes all of `wanted`, or none if one fails. What is published already is left as it is and counts as done, but
+    /// for ports whose number the kernel chooses: they are always new.
+    pub fn add(&self, wanted: &[Publish]) -> Result<Vec<Port>> {
+        let mut table = self.table();
+        if table.ports.len() + wanted.len() > MAX_PUBLISHED as usize {
+            let cause = format!("a network publishes at most {MAX_PUBLISHED}");
+            return Err(Error::new("cannot publish", format!("{} ports more", wanted.len()), cause));
+        }
+        let mut bound = Vec::new();
+        let mut done = Vec::new();
+        for publish in wanted {
+            let there = |port: &&Port| publish.host_port.is_some() && port.is(publish);
+            match table.ports.iter().find(there) {
+                Some(port) => done.push(port.clone()),
+                None => bound.push((*publish, host::listen(publish)?)),
+            }
+        }
+        let before = table.ports.len();
+        for (publish, listeners) in bound {
+            let number = PortNumber(table.last.0 + 1);
+            let port = Self::describe(number, &publish, &listeners);
+            table.last = number;
+            if let Err(error) = self.worker.publish(number, publish, listeners) {
+                for port in table.ports.drain(before..) {
+                    self.worker.unpublish(port.number)?;
+                }
+                return Err(error);
+            }
+            table.ports.push(port.clone());
+            done.push(port);
+        }
+        Ok(done)
+    }
+
+    /// Closes the listeners of all that is meant by `unwanted`; what was not published is an error, and nothing is closed
+    /// then. Established connections stay.
+    pub fn remove(&self, unwanted: &[Publish]) -> Result<()> {
+        let numbers: Vec<PortNumber> = {
+            let table = self.table();
+            let find = |publish: &Publish| {
+                let found = table.ports.iter().find(|port| port.is(publish));
+                found.map(|port| port.number).ok_or_else(|| not_published(publish))
+            };
+            unwanted.iter().map(find).collect::<Result<_>>()?
+        };
+        numbers.into_iter().try_for_each(|number| self.remove_number(number).map(drop))
+    }
+
+    /// The same for one port by its number; `false` if there is none.
+    pub fn remove_number(&self, number: PortNumber) -> Result<bool> {
+        let mut table = self.table();
+        let Some(at) = table.ports.iter().position(|port| port.number == number) else {
+            return Ok(false);
+        };
+        self.worker.unpublish(number)?;
+        table.ports.remove(at);
+        Ok(true)
+    }
+
+    /// What goes on in the network.
+    pub fn look(&self) -> Result<Snapshot> {
+        self.worker.look()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // A thread that panicked has left it whole: the table changes last.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn not_published(publish: &Publish) -> Error {
+    Error::new("cannot remove", publish, "it is not published").hint("`rnet port ls` shows what is")
+}

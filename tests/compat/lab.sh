@@ -1,0 +1,116 @@
+# shellcheck shell=bash
+# What scenarios have in common. They run under `set -e` in the world that `world` makes: $UNDER_TEST is `rnet` or the
+# name of the original, $PROGRAM the program to start, and nobody else is in the world.
+
+# fail WHY: ends the scenario.
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+
+# skip WHY: ends it as one that cannot be played here.
+skip() {
+    echo "$*"
+    exit 77
+}
+
+# needs PROGRAM...: skips the scenario where one is not installed.
+needs() {
+    local program
+    for program in "$@"; do
+        command -v "$program" >/dev/null || skip "$program is not installed"
+    done
+}
+
+# is ACTUAL EXPECTED: both are the same text.
+is() { [ "$1" = "$2" ] || fail "'$1' is not '$2'"; }
+
+# has TEXT PART: the part occurs in the text.
+has() { [[ "$1" == *"$2"* ]] || fail "'$1' does not have '$2'"; }
+
+# lacks TEXT PART: it does not.
+lacks() { [[ "$1" != *"$2"* ]] || fail "'$1' has '$2'"; }
+
+# refuses COMMAND...: it fails within its time; prints all it said.
+refuses() {
+    local said status=0
+    said=$(timeout 20 "$@" 2>&1) || status=$?
+    [ "$status" != 0 ] || fail "it succeeded: $* ($said)"
+    [ "$status" != 124 ] || fail "it did not end: $* ($said)"
+    echo "$said"
+}
+
+# becomes COMMAND...: waits until the command succeeds.
+becomes() {
+    local tries
+    for tries in {1..200}; do
+        "$@" >/dev/null 2>&1 && return
+        sleep 0.05
+    done
+    fail "it never came true ($tries tries): $*"
+}
+
+# gone PID: a process has ended (a zombie has).
+gone() { [ ! -e "/proc/$1" ] || grep -q '^State:.[ZX]' "/proc/$1/status"; }
+
+# running NAME: prints the ids of the processes whose first argument has that base name.
+running() {
+    local cmdline argv0
+    for cmdline in /proc/[0-9]*/cmdline; do
+        { read -r -d '' argv0 <"$cmdline"; } 2>/dev/null || continue
+        [ "${argv0##*/}" != "$1" ] || basename "$(dirname "$cmdline")"
+    done
+}
+
+# none_running NAME
+none_running() { [ -z "$(running "$1")" ]; }
+
+# space: makes a user and a network namespace; their process is $SPACE.
+space() {
+    unshare --user --map-root-user --net sleep 1000 &
+    SPACE=$!
+    becomes in_space test -e /proc/self
+    becomes test "$(readlink "/proc/$SPACE/ns/net")" != "$(readlink /proc/self/ns/net)"
+}
+
+# in_space COMMAND...: runs it in the namespaces of $SPACE, as root there.
+in_space() { nsenter --target "$SPACE" --user --net --preserve-credentials "$@"; }
+
+# answers ADDRESS PORT TEXT [COMMAND...]: whoever connects is told TEXT and who they are; runs by COMMAND, in_space say.
+answers() {
+    local address=$1 port=$2 text=$3
+    shift 3
+    "$@" python3 - "$address" "$port" "$text" <<'PYTHON' &
+import socket, sys
+address, port, text = sys.argv[1:]
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+with socket.create_server((address, int(port)), family=family) as server:
+    while True:
+        client, peer = server.accept()
+        with client:
+            client.sendall(f"{text} {peer[0]}\n".encode())
+PYTHON
+    # shellcheck disable=SC2016
+    becomes "$@" python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)' \
+        "$address" "$port"
+}
+
+# asks ADDRESS PORT [COMMAND...]: prints what a TCP server says by itself; an error if there is none.
+asks() {
+    local address=$1 port=$2
+    shift 2
+    "$@" python3 - "$address" "$port" <<'PYTHON'
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 5) as server:
+    print(server.makefile().readline(), end="")
+PYTHON
+}
+
+# original_of SUITE: the program whose place rnet takes there.
+original_of() (
+    unlike() { :; }
+    # shellcheck disable=SC1090
+    . "$(dirname "${BASH_SOURCE[0]}")/$1.sh"
+    # shellcheck disable=SC2154
+    echo "$original"
+)
