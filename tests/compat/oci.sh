@@ -89,17 +89,6 @@ published() {
     nothing_left
 }
 
-# becomes_text TEXT COMMAND...: waits until the command prints it.
-becomes_text() {
-    local text=$1 tries
-    shift
-    for tries in {1..200}; do
-        [ "$("$@" 2>/dev/null)" != "$text" ] || return 0
-        sleep 0.05
-    done
-    fail "it never said '$text' ($tries tries): $*"
-}
-
 # refused RUNTIME WORDS [ANNOTATION...]: the container is not made, and the message says why.
 refused() {
     local runtime=$1 words=$2 said
@@ -189,6 +178,17 @@ podman_probe() {
     has "$said" "10.0.2.100/24"
     has "$said" "192.0.2.77"
     has "$said" "hello 192.0.2."
+    nothing_left
+}
+
+play_podman_publishes_by_annotation() {
+    needs podman crun
+    with_hooks --runtime crun run -d --name box --network none --annotation io.rnet.publish=8080:80 \
+        --annotation io.rnet.mtu=1500 --rootfs /mnt/rootfs sh -c 'echo inside | nc -l -p 80; sleep 1000' >/dev/null
+    becomes_text inside asks 127.0.0.1 8080
+    with_hooks kill box >/dev/null
+    becomes none_running rnet
+    with_hooks rm -f box >/dev/null
     nothing_left
 }
 
