@@ -364,7 +364,7 @@ pub struct Network {
     /// Opened parts of the host.
     pub host_access: HostAccess,
     /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
-    /// the gateway answers for all of them on the link. Otherwise nobody else is there.
+    /// on the link the gateway answers for everything but the guest. Otherwise nobody else is there.
     pub shares_subnet: bool,
     /// How closed destinations are answered.
     pub denial: Denial,

@@ -56,7 +56,7 @@ impl Prepared {
             first.push(Ports::describe(number, &publish, &listeners));
             worker.publish(number, &publish, listeners)?;
         }
-        let ports = Ports::new(worker.commands(), first);
+        let ports = Ports::new(vec![worker.commands()], first);
         let stop = worker.stopper();
         let worker = thread::Builder::new()
             .name("rnet-worker".into())

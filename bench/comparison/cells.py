@@ -180,7 +180,7 @@ def every():
     for client in ("loopback", "remote"):
         found.append(Cell(f"crr-published-{client}", "Connections per second", _connects_published(client)))
     for direction in ("out", "in"):
-        for size in (64, 1400, 8000):
+        for size in (64, 1400, 8000, "64-1400"):
             found.append(Cell(f"udp-{direction}-{size}", "UDP as fast as it goes", _flood(direction, size, 0)))
     for direction in ("out", "in"):
         found.append(Cell(f"udp-{direction}-1400-paced", f"UDP at {PACED} per second",

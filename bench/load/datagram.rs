@@ -3,8 +3,11 @@
 //! The first byte of a datagram says what it is: [`ECHO`], [`DATA`], or [`GO`], which asks the server for a
 //! flood to the sender: `BYTES PER_SECOND MILLISECONDS` in decimal follow it.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -32,11 +35,46 @@ const BURST: u64 = 32;
 /// The largest UDP payload.
 const LARGEST: usize = 65507;
 
+/// Payload of each datagram: always the same, or anything from the least to the most, as in `64-1400`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    least: usize,
+    most: usize,
+}
+
+impl FromStr for Sizes {
+    type Err = ParseIntError;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let (least, most) = word.split_once('-').unwrap_or((word, word));
+        let (least, most) = (least.parse::<usize>()?, most.parse::<usize>()?);
+        Ok(Self { least: least.clamp(1, LARGEST), most: most.clamp(least.clamp(1, LARGEST), LARGEST) })
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.least, self.most)
+    }
+}
+
+impl Sizes {
+    /// The size of datagram `number`: a golden-ratio sequence, in which neighbours always differ.
+    fn of(self, number: u64) -> usize {
+        let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        self.least + ((scattered as usize * (self.most - self.least + 1)) >> 32)
+    }
+
+    fn mean(self) -> f64 {
+        (self.least + self.most) as f64 / 2.0
+    }
+}
+
 /// What to send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flood {
-    /// Payload of each datagram.
-    pub(crate) bytes: usize,
+    /// How large.
+    pub(crate) sizes: Sizes,
     /// Datagrams per second; 0 is as fast as they go.
     pub(crate) per_second: u64,
 }
@@ -44,7 +82,7 @@ pub(crate) struct Flood {
 impl Flood {
     /// Sends for `time`, counting what the kernel took.
     fn run(self, time: Duration, sent: &AtomicU64, send: impl Fn(&[u8]) -> io::Result<usize>) {
-        let payload = vec![DATA; self.bytes.clamp(1, LARGEST)];
+        let payload = vec![DATA; self.sizes.most];
         let start = Instant::now();
         let mut tried = 0;
         loop {
@@ -56,9 +94,9 @@ impl Flood {
                 0 => tried + BURST,
                 rate => (elapsed.as_secs_f64() * rate as f64) as u64,
             };
-            for _ in tried..due {
+            for number in tried..due {
                 // A datagram that was refused (no room, or an earlier one bounced) counts as not sent.
-                if send(&payload).is_ok() {
+                if send(&payload[..self.sizes.of(number)]).is_ok() {
                     sent.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -93,11 +131,13 @@ pub(crate) fn answer(socket: &UdpSocket, tally: &Arc<Tally>) -> io::Result<()> {
 
 fn flood_back(socket: UdpSocket, wish: &[u8], to: SocketAddr, tally: &Arc<Tally>) {
     let words = String::from_utf8_lossy(wish);
-    let numbers: Vec<u64> = words.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    let [bytes, per_second, millis] = numbers[..] else {
+    let mut words = words.split_whitespace();
+    let sizes = words.next().and_then(|word| word.parse().ok());
+    let numbers: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
+    let (Some(sizes), [per_second, millis]) = (sizes, &numbers[..]) else {
         return;
     };
-    let flood = Flood { bytes: usize::try_from(bytes).unwrap_or(LARGEST), per_second };
+    let (flood, millis) = (Flood { sizes, per_second: *per_second }, *millis);
     let tally = Arc::clone(tally);
     thread::spawn(move || {
         flood
@@ -143,7 +183,7 @@ fn inward(mut control: Control, socket: &UdpSocket, flood: Flood, time: Duration
     let (warm, received) = (warm_up(time), Arc::new(AtomicU64::new(0)));
     let done = Arc::new(AtomicBool::new(false));
     let receiver = receive(socket.try_clone()?, &received, &done)?;
-    let wish = format!("{} {} {}", flood.bytes, flood.per_second, (warm + time).as_millis());
+    let wish = format!("{} {} {}", flood.sizes, flood.per_second, (warm + time).as_millis());
     socket.send(&[&[GO], wish.as_bytes()].concat())?;
     thread::sleep(warm);
     let (start, before) = (Instant::now(), received.load(Ordering::Relaxed));
@@ -182,7 +222,7 @@ fn report(flood: Flood, window: u64, time: Duration, sent: u64, arrived: u64) ->
     let per_second = window as f64 / time.as_secs_f64();
     let lost = sent.saturating_sub(arrived) as f64 * 100.0 / sent.max(1) as f64;
     say(json!({
-        "bps": per_second * flood.bytes as f64 * 8.0,
+        "bps": per_second * flood.sizes.mean() * 8.0,
         "per_second": per_second,
         "loss_percent": lost,
         "sent": sent,

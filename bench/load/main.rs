@@ -28,7 +28,8 @@ usage: load serve PORT SOCKET                                 SOCKET is a path, 
        load rr ADDR:PORT tcp|udp SECONDS
        load crr ADDR:PORT SECONDS
        load udp ADDR:PORT SOCKET out|in BYTES PER_SECOND SECONDS
-                                                              0 per second is as fast as it goes
+                                                              BYTES may be a range, 64-1400; 0 per second is as
+                                                              fast as it goes
        load idle ADDR:PORT FLOWS                              holds them until standard input ends
        load first ADDR:PORT                                   tries until one byte came back
        load relay TAP1 TAP2 DELAY_US LOSS_PERCENT             passes frames between two TAPs
@@ -58,7 +59,7 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["rr", to, "udp", time] => transact::udp(number(to)?, seconds(time)?),
         ["crr", to, time] => transact::connects(number(to)?, seconds(time)?),
         ["udp", to, socket, direction, bytes, rate, time] => {
-            let flood = datagram::Flood { bytes: number(bytes)?, per_second: number(rate)? };
+            let flood = datagram::Flood { sizes: number(bytes)?, per_second: number(rate)? };
             let control = Control::open(Path::new(socket))?;
             datagram::measure(number(to)?, control, direction.parse()?, flood, seconds(time)?)
         }

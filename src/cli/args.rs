@@ -119,9 +119,9 @@ It ends with the process, when the path is removed, when the exit descriptor is 
 status is then 0, and 125 if rnet failed.
 
 Examples:
-  unshare --user --map-root-user --net sleep 60 &  rnet attach $!
+  rnet attach $PID          where that runs `unshare --user --map-root-user --net sh`
   rnet attach -p 8080:80 --netns /run/user/1000/netns/box --detach --pid-file box.pid
-  bwrap --unshare-net --info-fd 3 ... 3>info &  rnet attach --bwrap-info-fd 3 3<info";
+  bwrap --unshare-all --info-fd 3 ... 3>fifo &  rnet attach --bwrap-info-fd 3 3<fifo";
 
 const OCI_HOOK_NOTES: &str = "\
 The container's state is read from standard input. The network is configured by annotations: io.rnet.OPTION,

@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Pid, Uid};
 
@@ -37,6 +38,10 @@ impl Namespaces {
     pub fn of_process(pid: i32, userns: Option<&Path>) -> Result<(Self, OwnedFd)> {
         let watch = watch_process(pid)?;
         let namespaces = Self::at(Path::new(&format!("/proc/{pid}/ns/net")), userns);
+        // Only while it lives is the path that of this very process.
+        if has_ended(&watch).context("cannot watch process", pid)? {
+            return Err(Error::new("cannot attach to process", pid, "it has ended"));
+        }
         Ok((namespaces.map_err(|error| of_other_user(error, pid))?, watch))
     }
 
@@ -112,6 +117,11 @@ pub fn watch_process(pid: i32) -> Result<OwnedFd> {
         };
         Error::new("cannot attach to process", pid, cause)
     })
+}
+
+fn has_ended(watch: &OwnedFd) -> nix::Result<bool> {
+    let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).map(|ready| ready > 0)
 }
 
 fn of_other_user(error: Error, pid: i32) -> Error {

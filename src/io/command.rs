@@ -39,7 +39,7 @@ pub(super) enum Command {
 }
 
 /// What goes on in a worker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Totals since start.
     pub counters: Counters,
@@ -47,6 +47,16 @@ pub struct Snapshot {
     pub flows: usize,
     /// The first [`MAX_FLOWS_TOLD`] of the others.
     pub described: Vec<FlowReport>,
+}
+
+impl Snapshot {
+    /// Adds what goes on in another worker of the same network.
+    pub(super) fn add(&mut self, other: Self) {
+        self.counters.add(&other.counters);
+        self.flows += other.flows;
+        let room = MAX_FLOWS_TOLD - self.described.len();
+        self.described.extend(other.described.into_iter().take(room));
+    }
 }
 
 /// Commands a worker from another thread.

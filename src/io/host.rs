@@ -139,6 +139,13 @@ pub fn listen(publish: &Publish) -> Result<Vec<Listener>> {
     bound.map_err(|failure| failure.explain(publish.transport))
 }
 
+/// What a connection to `to` that could not be started means for the guest.
+pub fn connect_error(error: &io::Error, to: SocketAddr) -> HostError {
+    // All local ports towards it are taken; in IPv6 the same may mean that the host has no address to send from.
+    let out_of_ports = error.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32) && to.is_ipv4();
+    if out_of_ports { HostError::Exhausted } else { host_error(error) }
+}
+
 /// What a failed socket call means for the guest that caused it.
 pub fn host_error(error: &io::Error) -> HostError {
     let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
@@ -365,6 +372,14 @@ mod tests {
         assert_eq!(host_error(&error), HostError::Refused);
         assert_eq!(host_error(&Errno::EMFILE.into()), HostError::Exhausted);
         assert_eq!(host_error(&Errno::ENETUNREACH.into()), HostError::NetUnreachable);
+    }
+
+    #[test]
+    fn a_host_without_free_ports_has_a_network_still() {
+        let error = Errno::EADDRNOTAVAIL.into();
+        let meaning = |to: &str| connect_error(&error, to.parse().expect("an address"));
+        assert_eq!(meaning("192.0.2.1:80"), HostError::Exhausted);
+        assert_eq!(meaning("[2001:db8::1]:80"), HostError::NetUnreachable);
     }
 
     fn connected() -> (TcpStream, std::net::TcpStream) {

@@ -19,9 +19,6 @@ use crate::net::{Offload, RxOffload, TxOffload};
 use crate::sys::link::LinkFd;
 use crate::sys::tun::VNET_HEADER_BYTES;
 
-/// Whether datagrams to the guest are joined where the kernel cuts them apart again. Not yet: of forty joined ones
-/// Linux 6.18 now and then delivers fewer, and why is not known.
-const JOINS_UDP: bool = false;
 /// Space for an 802.1Q tag in a frame that a guest sends.
 const VLAN_TAG_BYTES: usize = 4;
 
@@ -40,7 +37,6 @@ const UDP_CHECKSUM_OFFSET: u16 = 6;
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
-    kind: LinkKind,
     mac: Option<MacAddr>,
     offload: Offload,
 }
@@ -54,10 +50,10 @@ impl Link {
     pub fn new(link: LinkFd) -> Self {
         let offload = match link.kind {
             LinkKind::TapPlain => Offload::None,
-            _ if JOINS_UDP && link.udp_segmentation => Offload::ChecksumTsoAndUso,
+            _ if link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
-        Self { fd: link.fd, kind: link.kind, mac: link.mac, offload }
+        Self { fd: link.fd, mac: link.mac, offload }
     }
 
     /// The guest's station, if it is known.
@@ -71,14 +67,16 @@ impl Link {
     }
 
     /// The next frame from the guest, read into `buffer` ([`Self::BUFFER_BYTES`] long); `None` if none waits. A
-    /// frame that the link cannot express (BIG TCP, segmentation unknown to the kernel's header) comes as an empty
-    /// one. An error means that the link is gone.
+    /// frame that the link cannot express (BIG TCP, segmentation unknown to the kernel's header) and a call that was
+    /// interrupted come as an empty one. An error means that the link is gone.
     pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], RxOffload)>> {
         let lost = Ok(Some((&[][..], RxOffload::default())));
         let len = match read(&self.fd, buffer) {
             Ok(len) if len < buffer.len() => len,
             Ok(_) => return lost,
-            Err(Errno::EINVAL) if self.kind == LinkKind::Packet => return lost,
+            // The kernel has thrown away a frame that the header cannot describe.
+            Err(Errno::EINVAL) if self.header_bytes() > 0 => return lost,
+            Err(Errno::EINTR) => return lost,
             Err(Errno::EAGAIN) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };

@@ -33,8 +33,30 @@ impl Port {
 /// The ports of one network. Clones are the same ports.
 #[derive(Clone, Debug)]
 pub struct Ports {
-    worker: Commands,
+    workers: Workers,
     table: Arc<Mutex<Table>>,
+}
+
+/// All that serve the network. A port is served by the first; a closed one, every worker hears of.
+#[derive(Clone, Debug)]
+struct Workers(Vec<Commands>);
+
+impl Workers {
+    fn publish(&self, number: PortNumber, publish: &Publish, listeners: Vec<Listener>) -> Result<()> {
+        self.0.first().map_or(Ok(()), |worker| worker.publish(number, *publish, listeners))
+    }
+
+    fn unpublish(&self, number: PortNumber) -> Result<()> {
+        self.0.iter().try_for_each(|worker| worker.unpublish(number))
+    }
+
+    fn look(&self) -> Result<Snapshot> {
+        let mut sum = Snapshot::default();
+        for worker in &self.0 {
+            sum.add(worker.look()?);
+        }
+        Ok(sum)
+    }
 }
 
 #[derive(Debug)]
@@ -44,10 +66,10 @@ struct Table {
 }
 
 impl Ports {
-    /// The ports of the network that `worker` serves, which has those of `first` already.
-    pub(crate) fn new(worker: Commands, first: Vec<Port>) -> Self {
+    /// The ports of the network that `workers` serve, who have those of `first` already.
+    pub(crate) fn new(workers: Vec<Commands>, first: Vec<Port>) -> Self {
         let last = first.iter().map(|port| port.number).max().unwrap_or(PortNumber(0));
-        Self { worker, table: Arc::new(Mutex::new(Table { ports: first, last })) }
+        Self { workers: Workers(workers), table: Arc::new(Mutex::new(Table { ports: first, last })) }
     }
 
     /// The port as it is bound for `publish`.
@@ -82,9 +104,9 @@ impl Ports {
             let number = PortNumber(table.last.0 + 1);
             let port = Self::describe(number, &publish, &listeners);
             table.last = number;
-            if let Err(error) = self.worker.publish(number, publish, listeners) {
+            if let Err(error) = self.workers.publish(number, &publish, listeners) {
                 for port in table.ports.drain(before..) {
-                    self.worker.unpublish(port.number)?;
+                    self.workers.unpublish(port.number)?;
                 }
                 return Err(error);
             }
@@ -114,14 +136,14 @@ impl Ports {
         let Some(at) = table.ports.iter().position(|port| port.number == number) else {
             return Ok(false);
         };
-        self.worker.unpublish(number)?;
+        self.workers.unpublish(number)?;
         table.ports.remove(at);
         Ok(true)
     }
 
     /// What goes on in the network.
     pub fn look(&self) -> Result<Snapshot> {
-        self.worker.look()
+        self.workers.look()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -77,6 +77,15 @@ impl Counters {
         tracing::trace!(?reason, "drop");
     }
 
+    /// Adds what another worker of the same network has counted.
+    pub fn add(&mut self, other: &Self) {
+        for (total, drops) in self.drops.iter_mut().zip(other.drops) {
+            *total += drops;
+        }
+        self.frames_in += other.frames_in;
+        self.bytes_in += other.bytes_in;
+    }
+
     /// Drops so far for `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]

@@ -377,6 +377,21 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_may_differ_from_the_plan_and_a_server_may_be_absent() {
+        let mut network = fixture::network();
+        network.ipv4.lease = Ipv4Addr::new(10, 0, 2, 15);
+        network.ipv4.dns = None;
+        let reply = reply_v4(&network, &encode(&asking(network.ipv4.lease))).expect("an answer");
+        let message = v4::Message::from_bytes(&reply.payload).expect("a message");
+        assert_eq!(message.yiaddr(), network.ipv4.lease);
+        assert!(!message.opts().contains(v4::OptionCode::DomainNameServer));
+        network.autoconfiguration.dhcp = false;
+        assert!(reply_v4(&network, &encode(&message)).is_none());
+        network.autoconfiguration.dhcpv6 = false;
+        assert!(reply_v6(&network, &message_v6(11, &[])).is_none(), "an Information-Request");
+    }
+
+    #[test]
     fn a_reply_is_complete_even_where_the_link_finishes_checksums() {
         let mut bench = Bench::new();
         bench.core.ports[0].offload = Offload::ChecksumAndTso;

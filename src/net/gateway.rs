@@ -12,7 +12,7 @@ use smoltcp::wire::{Icmpv4Message, Icmpv6Message, IpProtocol, UdpPacket};
 
 use super::counters::Counters;
 use super::dns::{DnsFlow, Forwarder};
-use super::nat::Notices;
+use super::nat::{Notices, Refused};
 use super::outbox::Outbox;
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, EthernetFrame, IpPacket};
 use super::ping::PingFlow;
@@ -411,7 +411,7 @@ impl Core {
         let kind = *packet.ip.payload().first().ok_or(DropReason::Malformed)?;
         match Icmpv4Message::from(kind) {
             Icmpv4Message::EchoRequest => self.echo(packet),
-            Icmpv4Message::DstUnreachable => udp::guest_refused(self, packet),
+            Icmpv4Message::DstUnreachable => return self.guest_refused(packet),
             _ => return Err(DropReason::NoFlow),
         }
         Ok(())
@@ -421,11 +421,22 @@ impl Core {
         let kind = *packet.ip.payload().first().ok_or(DropReason::Malformed)?;
         match Icmpv6Message::from(kind) {
             Icmpv6Message::EchoRequest => self.echo(packet),
-            Icmpv6Message::DstUnreachable => udp::guest_refused(self, packet),
+            Icmpv6Message::DstUnreachable => return self.guest_refused(packet),
             Icmpv6Message::RouterSolicit | Icmpv6Message::NeighborSolicit => {
                 let ethernet = self.ethernet(packet.port, packet.mac);
                 return neighbor::ndp(&ethernet, &self.network, &mut self.outbox, &packet.ip);
             }
+            _ => return Err(DropReason::NoFlow),
+        }
+        Ok(())
+    }
+
+    /// A packet from here did not reach anybody in the guest.
+    fn guest_refused(&mut self, packet: &FromGuest<'_>) -> Result<(), DropReason> {
+        let refused = Refused::parse(packet.ip.payload()).ok_or(DropReason::Malformed)?;
+        match refused.protocol {
+            IpProtocol::Tcp => tcp::guest_refused(self, packet.port, &refused),
+            IpProtocol::Udp => udp::guest_refused(self, packet.port, &refused),
             _ => return Err(DropReason::NoFlow),
         }
         Ok(())

@@ -5,19 +5,68 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
+use smoltcp::wire::IpProtocol;
+
 use super::gateway::{Core, FromGuest};
 use super::icmp::{self, Unreachable};
-use super::packet::{Ethernet, Quote};
+use super::packet::{Ethernet, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Quote};
 use super::policy::{self, DenyReason};
 use super::{DropReason, Duration, Family, HostError, IcmpError, Instant};
 use crate::config::{Denial, Network};
 
 /// Destinations behind the policy that one flow remembers; the one unused for longest is forgotten.
 const MAX_PERMITS: usize = 32;
+/// Length of an ICMP error's header, in front of the quote (RFC 792, RFC 4443 section 3).
+const ICMP_HEADER_BYTES: usize = 8;
 /// Lines about guest traffic in one [`NOTICE_WINDOW`]: a guest that scans must not fill the host's log.
 const MAX_NOTICES: usize = 64;
 /// After this time a line may be written again.
 const NOTICE_WINDOW: Duration = Duration::from_secs(600);
+
+/// A packet to the guest that it could not deliver, as its ICMP "destination unreachable" quotes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused<'a> {
+    /// Why (RFC 792, RFC 4443 section 3.1).
+    pub(super) code: u8,
+    pub(super) protocol: IpProtocol,
+    pub(super) remote: SocketAddr,
+    pub(super) guest: SocketAddr,
+    /// How the transport header begins: all that must be quoted (RFC 792).
+    pub(super) head: &'a [u8; 8],
+    /// What else is quoted.
+    pub(super) rest: &'a [u8],
+}
+
+impl<'a> Refused<'a> {
+    /// Reads the ICMP message. `None` if it is cut off, or quotes a packet with extension headers, which none from here
+    /// to a published port has.
+    pub(super) fn parse(message: &'a [u8]) -> Option<Self> {
+        let (&[_, code, ..], quote) = message.split_first_chunk::<ICMP_HEADER_BYTES>()?;
+        let (protocol, source, destination, segment) = match *quote.first()? >> 4 {
+            4 => {
+                let header: &[u8; IPV4_HEADER_BYTES] = quote.first_chunk()?;
+                let address = |at: usize| <[u8; 4]>::try_from(&header[at..at + 4]).ok().map(IpAddr::from);
+                let segment = quote.get(usize::from(header[0] & 0x0f) * 4..)?;
+                (header[9], address(12)?, address(16)?, segment)
+            }
+            _ => {
+                let header: &[u8; IPV6_HEADER_BYTES] = quote.first_chunk()?;
+                let address = |at: usize| <[u8; 16]>::try_from(&header[at..at + 16]).ok().map(IpAddr::from);
+                (header[6], address(8)?, address(24)?, &quote[IPV6_HEADER_BYTES..])
+            }
+        };
+        let (head, rest) = segment.split_first_chunk::<8>()?;
+        let [s0, s1, d0, d1, ..] = *head;
+        Some(Self {
+            code,
+            protocol: protocol.into(),
+            remote: SocketAddr::new(source, u16::from_be_bytes([s0, s1])),
+            guest: SocketAddr::new(destination, u16::from_be_bytes([d0, d1])),
+            head,
+            rest,
+        })
+    }
+}
 
 /// Destinations that only the policy's permission opened (the host's loopback, link-local neighbours) or that have an
 /// alias, and under which address the guest knows each. What comes from such an address reaches the guest only if it is here.

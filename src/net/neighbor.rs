@@ -1,7 +1,7 @@
 //! Who has which address on the guest's link: ARP and IPv6 neighbour discovery, the answering half.
 //!
-//! The gateway answers for its own addresses, the forwarder's and those that stand for the host's, and in a shared
-//! subnet for all but the guest's own, always with [`MacAddr::GATEWAY`], and advertises itself as the router to those who solicit. It keeps no cache and learns nothing: a guest's
+//! The gateway answers for its own addresses, the forwarder's and those that stand for the host's, and where the subnet
+//! is shared for everything but the guest's own, always with [`MacAddr::GATEWAY`], and advertises itself as the router to those who solicit. It keeps no cache and learns nothing: a guest's
 //! station is taken from its frames. Advertisements and redirects of guests are ignored, and nothing is sent
 //! unasked.
 
@@ -61,8 +61,7 @@ pub fn arp(
     }
     let request = packet.to_packet().try_eth_ipv4().map_err(|_| DropReason::Unsupported)?;
     let target = Ipv4Addr::from(request.target_ipv4).into();
-    let is_probe = Ipv4Addr::from(request.sender_ipv4).is_unspecified();
-    let is_ours = policy::is_own(network, target) || (!is_probe && policy::is_neighbor(network, target));
+    let is_ours = is_ours(network, target, Ipv4Addr::from(request.sender_ipv4).is_unspecified());
     if request.operation != ArpOperation::REQUEST || !is_ours {
         return Ok(());
     }
@@ -131,11 +130,7 @@ fn solicited_neighbor(
         return Err(DropReason::Malformed);
     }
     check_options(source, options)?;
-    let is_probe = source.is_unspecified();
-    let is_ours = target == LINK_LOCAL
-        || policy::is_own(network, target.into())
-        || (!is_probe && policy::is_neighbor(network, target.into()));
-    if !is_ours {
+    if target != LINK_LOCAL && !is_ours(network, target.into(), source.is_unspecified()) {
         return Ok(());
     }
     let flags =
@@ -144,6 +139,13 @@ fn solicited_neighbor(
     let mut body = target.octets().to_vec();
     body.extend(link_layer_option(OPTION_TARGET_LINK_LAYER));
     answer(ethernet, outbox, target, source, header, &body)
+}
+
+/// Whether the gateway answers for `target`. In a shared subnet it does not stand in the way of one who only asks whether
+/// an address is free.
+fn is_ours(network: &Network, target: IpAddr, is_probe: bool) -> bool {
+    let stands_in = network.shares_subnet && !is_probe && !policy::is_guest(network, target);
+    policy::is_own(network, target) || stands_in
 }
 
 fn advertise_router(
@@ -270,6 +272,43 @@ mod tests {
         let mut reply = arp_request("10.0.2.100", "10.0.2.2");
         reply[7] = 2;
         assert_eq!(arp_answers(&reply), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn arp_in_a_shared_subnet_is_answered_for_all_but_the_guest() {
+        let mut network = fixture::network();
+        network.shares_subnet = true;
+        network.aliases[0].guest = fixture::ip("169.254.1.2");
+        let count = |sender: &str, target: &str| {
+            let mut outbox = Outbox::new();
+            let request = arp_request(sender, target);
+            arp(&fixture::ethernet(1500), &network, &mut outbox, &request).expect("valid");
+            fixture::frames(&mut outbox).len()
+        };
+        for target in ["10.0.2.77", "198.51.100.1", "10.0.2.3", "169.254.1.2"] {
+            assert_eq!(count("10.0.2.100", target), 1, "{target}");
+        }
+        assert_eq!(count("10.0.2.77", "10.0.2.100"), 0, "the guest's own");
+        assert_eq!(count("0.0.0.0", "10.0.2.77"), 0, "a probe");
+    }
+
+    #[test]
+    fn neighbors_of_a_shared_subnet_are_answered_for_too() {
+        let mut network = fixture::network();
+        network.shares_subnet = true;
+        let count = |source, target: &str, options: &[u8]| {
+            answers(&network, &solicitation(source, target, options)).expect("valid").len()
+        };
+        assert_eq!(count(GUEST_V6, "fd00::77", &SOURCE_OPTION), 1);
+        assert_eq!(count(GUEST_V6, "fd00::100", &SOURCE_OPTION), 0, "the guest's own");
+        assert_eq!(count("::", "fd00::77", &[]), 0, "a probe");
+    }
+
+    #[test]
+    fn routers_are_silent_if_they_shall_be() {
+        let mut network = fixture::network();
+        network.autoconfiguration.router_advertisements = false;
+        assert_eq!(answers(&network, &router_solicitation(GUEST_LINK_LOCAL, &[])), Ok(Vec::new()));
     }
 
     #[test]

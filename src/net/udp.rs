@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use smoltcp::wire::IpProtocol;
 
 use super::gateway::{Core, Flow, FromGuest};
-use super::nat::{self, Permits};
-use super::packet::{IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, IpHeader, Quote, UDP_HEADER_BYTES, udp_header};
+use super::nat::{self, Permits, Refused};
+use super::packet::{IpHeader, Quote, UDP_HEADER_BYTES, udp_header};
 use super::policy::{self, Inbound, Verdict};
 use super::{
     DropReason, Family, FlowId, FlowKey, HostError, HostOp, IcmpError, PortId, PublishId, Release, dns, icmp,
@@ -353,15 +353,12 @@ fn to_published_client(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datag
 
 /// An ICMP "destination unreachable" from the guest. If it is about a published port's client, that goes through
 /// the other family from now on, or, where there is none left, is forgotten: a client can not be told.
-pub(super) fn guest_refused(core: &mut Core, packet: &FromGuest<'_>) {
-    let Some(refused) = packet.ip.payload().get(8..).and_then(Refused::parse) else {
-        return core.counters.drop(DropReason::Malformed);
-    };
-    let key = FlowKey::UdpPublished { port: packet.port, guest: refused.guest, remote: refused.remote };
+pub(super) fn guest_refused(core: &mut Core, port: PortId, refused: &Refused<'_>) {
+    let key = FlowKey::UdpPublished { port, guest: refused.guest, remote: refused.remote };
     let Some(id) = core.table.find(&key) else {
         return core.counters.drop(DropReason::NoFlow);
     };
-    if !go_other_way(core, id, refused.payload) {
+    if !go_other_way(core, id, quoted_payload(refused)) {
         expire(core, id);
     }
 }
@@ -391,44 +388,17 @@ fn go_other_way(core: &mut Core, id: FlowId, payload: Option<&[u8]>) -> bool {
     true
 }
 
-/// A datagram to the guest as an ICMP error quotes it.
-#[derive(Clone, Copy, Debug)]
-struct Refused<'a> {
-    remote: SocketAddr,
-    guest: SocketAddr,
-    /// `None` if the quote is cut off.
-    payload: Option<&'a [u8]>,
-}
-
-impl<'a> Refused<'a> {
-    fn parse(quote: &'a [u8]) -> Option<Self> {
-        let (source, destination, datagram) = match *quote.first()? >> 4 {
-            4 => {
-                let header: &[u8; IPV4_HEADER_BYTES] = quote.first_chunk()?;
-                let address = |at: usize| <[u8; 4]>::try_from(&header[at..at + 4]).ok().map(IpAddr::from);
-                let datagram = quote.get(usize::from(header[0] & 0x0f) * 4..)?;
-                (header[9] == u8::from(IpProtocol::Udp)).then_some((address(12)?, address(16)?, datagram))
-            }
-            _ => {
-                let header: &[u8; IPV6_HEADER_BYTES] = quote.first_chunk()?;
-                let address = |at: usize| <[u8; 16]>::try_from(&header[at..at + 16]).ok().map(IpAddr::from);
-                let datagram = &quote[IPV6_HEADER_BYTES..];
-                (header[6] == u8::from(IpProtocol::Udp)).then_some((address(8)?, address(24)?, datagram))
-            }
-        }?;
-        let (&[s0, s1, d0, d1, l0, l1, _, _], rest) = datagram.split_first_chunk()?;
-        let payload_bytes = usize::from(u16::from_be_bytes([l0, l1])).checked_sub(UDP_HEADER_BYTES)?;
-        Some(Self {
-            remote: SocketAddr::new(source, u16::from_be_bytes([s0, s1])),
-            guest: SocketAddr::new(destination, u16::from_be_bytes([d0, d1])),
-            payload: rest.get(..payload_bytes),
-        })
-    }
+/// The payload of a datagram that is quoted whole.
+fn quoted_payload<'a>(refused: &Refused<'a>) -> Option<&'a [u8]> {
+    let [_, _, _, _, l0, l1, _, _] = *refused.head;
+    let payload_bytes = usize::from(u16::from_be_bytes([l0, l1])).checked_sub(UDP_HEADER_BYTES)?;
+    refused.rest.get(..payload_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Alias, Denial};
     use crate::net::RxOffload;
     use crate::net::fixture;
     use crate::net::gateway::Published;
@@ -503,6 +473,27 @@ mod tests {
             assert_eq!(bench.core.counters.dropped(DropReason::Denied), 1);
             bench.assert_empty();
         }
+    }
+
+    #[test]
+    fn what_is_closed_can_look_unreachable() {
+        let mut bench = Bench::with(|network| network.denial = Denial::Unreachable);
+        bench.guest_udp(GUEST, "10.0.2.2:5432", b"secret");
+        let (kind, code, _) = bench.got_one().icmp_error();
+        assert_eq!((kind, code), (3, 0));
+    }
+
+    #[test]
+    fn an_alias_answers_under_its_own_name() {
+        let (alias, host) = ("169.254.1.2:53", "192.0.2.5:53");
+        let mut bench = Bench::with(|network| {
+            network.aliases.push(Alias { guest: at(alias).ip(), host: at(host).ip() });
+        });
+        bench.guest_udp(GUEST, alias, b"to");
+        let sent = bench.sent_one();
+        assert_eq!(sent.to, at(host));
+        from_host(&mut bench.core, sent.flow, at(host), 64, b"from");
+        assert_eq!(bench.got_one().udp(), (at(alias), at(GUEST), &b"from"[..]));
     }
 
     #[test]
@@ -750,6 +741,17 @@ mod tests {
         bench.assert_empty();
         bench.guest_udp("10.0.2.100:80", "10.0.2.2:5000", b"answer");
         assert_eq!(bench.got_one().icmp_error().1, 13);
+    }
+
+    #[test]
+    fn a_closed_port_forgets_its_clients() {
+        let mut bench = publishing();
+        let client = at("198.51.100.7:5000");
+        published(&mut bench.core, PUBLISH, client, client.ip(), b"ask");
+        unpublished(&mut bench.core, PublishId(7));
+        assert_eq!(bench.core.table.len(), 1, "that of another port");
+        unpublished(&mut bench.core, PUBLISH);
+        assert_eq!((bench.core.table.len(), bench.core.udp_clients.len()), (0, 0));
     }
 
     #[test]

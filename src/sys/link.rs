@@ -221,11 +221,15 @@ fn set_plan(
     };
     let net = Ipv6Net::new_assert(guest, subnet.prefix_len());
     match set_family(route, index, net.into(), gateway.into()) {
+        Ok(()) => {
+            await_local(route, guest.into(), notes);
+            Ok(())
+        }
         Err(Unset { cause, .. }) if is_family_missing(cause.errno) => {
             notes.push(format!("no IPv6 in the guest: {cause}"));
             Ok(())
         }
-        done => done.map_err(|cause| cause.explain("IPv6", ifname)),
+        Err(cause) => Err(cause.explain("IPv6", ifname)),
     }
 }
 
@@ -258,6 +262,13 @@ fn set_family(route: &mut Route, index: u32, net: IpNet, gateway: IpAddr) -> std
     route.add_route(index, &default).map_err(|cause| Unset { what: "default route", cause })
 }
 
+/// Waits until packets to an IPv6 address of the guest reach it.
+fn await_local(route: &mut Route, address: IpAddr, notes: &mut Vec<String>) {
+    if !route.wait_until_local(address).unwrap_or(false) {
+        notes.push(format!("IPv6: packets to {address} do not reach the guest yet"));
+    }
+}
+
 /// Sets what can be set; what cannot is noted.
 fn set_given(
     route: &mut Route,
@@ -267,8 +278,10 @@ fn set_given(
     notes: &mut Vec<String>,
 ) {
     for address in addresses {
-        if let Err(cause) = route.add_address(index, *address) {
-            notes.push(format!("the guest has no address {address}: {cause}"));
+        match route.add_address(index, *address) {
+            Ok(()) if address.addr().is_ipv6() => await_local(route, address.addr(), notes),
+            Ok(()) => {}
+            Err(cause) => notes.push(format!("the guest has no address {address}: {cause}")),
         }
     }
     for wanted in routes {

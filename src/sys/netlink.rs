@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::thread;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_core::{
@@ -38,6 +40,10 @@ const MAX_DUMP_DATAGRAMS: usize = 4096;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// Length of the header of the request that an acknowledgement repeats.
 const NLMSG_HEADER_BYTES: usize = 16;
+/// How long an address may take to become usable, and how often that is looked at. The work waits for a lock that
+/// whoever makes or ends a namespace on this machine holds too.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
+const LOCAL_RETRY: Duration = Duration::from_micros(200);
 /// Routes shorter than these are default routes in disguise: 0.0.0.0/1 of a VPN, 2000::/3.
 const SHORTEST_SUBNET_V4: u8 = 8;
 const SHORTEST_SUBNET_V6: u8 = 7;
@@ -222,15 +228,56 @@ impl Route {
         self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Waits until packets to `address`, which an interface has got, end here. The kernel acknowledges an IPv6 address
+    /// before it has the route for it, which a queue of work adds later (addrconf_dad_work): packets that come earlier
+    /// are lost. `false` if they still are after [`LOCAL_PATIENCE`].
+    pub fn wait_until_local(&mut self, address: IpAddr) -> Result<bool, Refused> {
+        for _ in 0..LOCAL_PATIENCE.as_micros() / LOCAL_RETRY.as_micros() {
+            if self.is_local(address)? {
+                return Ok(true);
+            }
+            thread::sleep(LOCAL_RETRY);
+        }
+        self.is_local(address)
+    }
+
+    /// Whether packets to `address` end here.
+    fn is_local(&mut self, address: IpAddr) -> Result<bool, Refused> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = IpNet::from(address).prefix_len();
+        message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(address))];
+        let mut local = false;
+        let answer = self.ask(RouteNetlinkMessage::GetRoute(message), 0, |answer| {
+            local |= matches!(answer, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local);
+        });
+        match answer {
+            Err(refused) if matches!(refused.errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH) => Ok(false),
+            answer => answer.map(|()| local),
+        }
+    }
+
     fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refused> {
-        self.send(message, NLM_F_ACK | flags)?;
+        self.ask(message, flags, |_| {})
+    }
+
+    /// Sends a request and looks at what comes before its acknowledgement.
+    fn ask(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+        mut each: impl FnMut(RouteNetlinkMessage),
+    ) -> Result<(), Refused> {
+        self.send(request, NLM_F_ACK | flags)?;
         loop {
             self.receive()?;
             for answer in Messages(&self.buffer) {
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
                 match answer.payload {
-                    NetlinkPayload::Error(error) if answer.header.sequence_number == self.sequence => {
-                        return acknowledged(&error);
-                    }
+                    NetlinkPayload::InnerMessage(message) => each(message),
+                    NetlinkPayload::Error(error) => return acknowledged(&error),
                     _ => {}
                 }
             }
@@ -424,6 +471,15 @@ mod tests {
         assert_eq!(explanation(&answer[..NLMSG_HEADER_BYTES]), None);
         let refused = Refused { errno: Errno::EPERM, reason: explanation(&answer) };
         assert_eq!(refused.to_string(), "Operation not permitted (os error 1): no!");
+    }
+
+    #[test]
+    fn loopback_is_local_and_other_addresses_are_not() {
+        let mut route = Route::open().expect("rtnetlink answers everyone");
+        let mut is_local = |address: &str| route.is_local(address.parse().expect("an address")).ok();
+        assert_eq!(is_local("127.0.0.1"), Some(true));
+        assert_eq!(is_local("192.0.2.1"), Some(false));
+        assert_ne!(is_local("2001:db8::1"), Some(true));
     }
 
     #[test]

@@ -45,8 +45,12 @@ impl Worker {
             let Some(Socket::Datagram(socket)) = self.sockets.get(flow) else { return true };
             self.source = Source::Flow(flow);
             match self.batch.receive(&socket.fd) {
-                Ok(Batch::MESSAGES) => {}
-                Ok(_) => return self.deliver(),
+                Ok(messages) => {
+                    self.moderation.received(messages);
+                    if messages < Batch::MESSAGES {
+                        return self.deliver();
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => {
                     socket.failed = true;
@@ -111,11 +115,13 @@ impl Worker {
             let Some(Listener::Udp { socket, .. }) = &published.listener else { return };
             self.source = Source::Published(index);
             match self.batch.receive(socket) {
-                Ok(Batch::MESSAGES) => {}
-                Ok(_) => {
-                    let delivered = self.deliver();
-                    self.listeners[index].readable = !delivered;
-                    return;
+                Ok(messages) => {
+                    self.moderation.received(messages);
+                    if messages < Batch::MESSAGES {
+                        let delivered = self.deliver();
+                        self.listeners[index].readable = !delivered;
+                        return;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     published.readable = false;

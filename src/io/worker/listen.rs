@@ -29,6 +29,8 @@ pub(super) struct Published {
     pub(super) listener: Option<Listener>,
     pub(super) readable: bool,
     pub(super) resting_until: Option<Instant>,
+    /// Clients wait because the host is out of file descriptors, and the log says so.
+    pub(super) exhausted: bool,
     pub(super) cutting: Cutting,
 }
 
@@ -56,6 +58,7 @@ impl Worker {
             listener: Some(listener),
             readable: true,
             resting_until: None,
+            exhausted: false,
             cutting: Cutting::default(),
         };
         match self.listeners.get_mut(index) {
@@ -104,15 +107,18 @@ impl Worker {
                 return;
             }
             let published = &mut self.listeners[index];
-            let Some(Listener::Tcp { socket, .. }) = &published.listener else { return };
+            let Some(Listener::Tcp { socket, address }) = &published.listener else { return };
             match socket.accept() {
                 Ok((stream, client)) => self.accepted(index, stream, client, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     published.readable = false;
+                    published.exhausted = false;
                     return;
                 }
                 Err(error) if host::host_error(&error) == HostError::Exhausted => {
-                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    if !std::mem::replace(&mut published.exhausted, true) {
+                        tracing::warn!(port = address.port(), %error, "clients wait to be accepted");
+                    }
                     published.resting_until = Some(now + ACCEPT_RETRY.into());
                     return;
                 }

@@ -9,6 +9,7 @@
 
 mod datagrams;
 mod listen;
+mod moderation;
 #[cfg(test)]
 mod tests;
 
@@ -19,14 +20,17 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use nix::sys::prctl::set_timerslack;
 
 use self::datagrams::Source;
 use self::listen::Published;
+use self::moderation::Moderation;
 use super::command::{COMMANDS_PER_TURN, Command, Commands, MAX_FLOWS_TOLD, Snapshot};
 use super::host::{self, Listener};
 use super::link::Link;
@@ -53,6 +57,8 @@ const LINK_RETRY: Duration = Duration::from_millis(1);
 /// A link that has taken nothing for so long is not full: it does not take this frame (a veth whose guest has lowered
 /// its MTU says ENOBUFS for ever). From then on frames that it does not take at once are lost, until it takes one.
 const LINK_PATIENCE: Duration = Duration::from_millis(250);
+/// How much later than asked the worker may be woken.
+const TIMER_SLACK_NS: u64 = 1000;
 /// Longest wait, so that a clock that jumps costs little.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -83,6 +89,7 @@ pub struct Worker {
     source: Source,
     quote: Box<[u8]>,
     outbound: Outbound,
+    moderation: Moderation,
 }
 
 /// Ends a worker from another thread.
@@ -158,6 +165,7 @@ impl Worker {
             source: Source::Published(0),
             quote: vec![0; QUOTE_BYTES].into_boxed_slice(),
             outbound,
+            moderation: Moderation::default(),
         })
     }
 
@@ -211,8 +219,13 @@ impl Worker {
     /// Serves until stopped or until every link is gone.
     pub fn run(mut self) -> Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        // A courtesy: without it a pause lasts as long again as the kernel's usual slack, 50 microseconds.
+        let _ = set_timerslack(TIMER_SLACK_NS);
         loop {
             let wait = self.wait();
+            if let Some(pause) = self.moderation.end_turn().filter(|_| !wait.is_zero()) {
+                thread::sleep(pause);
+            }
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(error).context("cannot wait for", "network events");
@@ -333,6 +346,7 @@ impl Worker {
                 }
                 match port.link.read(&mut self.frame) {
                     Ok(Some((frame, offload))) => {
+                        self.moderation.other_work();
                         self.gateway.handle_frame(PortId(index as u16), frame, offload, now);
                     }
                     Ok(None) => port.readable = false,
@@ -377,6 +391,7 @@ impl Worker {
                 return;
             }
             let Some(flow) = self.gateway.next_ready() else { return };
+            self.moderation.other_work();
             if let Some(Socket::Stream(stream)) = self.sockets.get(flow) {
                 self.gateway.service(flow, stream, now);
             }
@@ -458,7 +473,7 @@ impl Worker {
         match connecting {
             Ok(stream) => self.sockets.put(flow, Socket::Connecting(stream)),
             Err(error) => {
-                self.outcomes.push_back(Outcome::ConnectFailed(flow, host::host_error(&error)));
+                self.outcomes.push_back(Outcome::ConnectFailed(flow, host::connect_error(&error, to)));
             }
         }
     }

@@ -21,11 +21,12 @@ mod tests;
 use std::io;
 use std::net::SocketAddr;
 
-use smoltcp::wire::TcpPacket;
+use smoltcp::wire::{IpProtocol, TcpPacket, TcpSeqNumber};
 
 use super::gateway::{Core, Flow, FromGuest};
 use super::icmp::{self, Unreachable};
-use super::packet::{Ethernet, IPV6_HEADER_BYTES, IpPacket};
+use super::nat::Refused;
+use super::packet::{Ethernet, IPV6_HEADER_BYTES, IpHeader, IpPacket};
 use super::policy::{self, DenyReason, Inbound, Verdict};
 use super::{DropReason, Duration, FlowId, FlowKey, HostError, HostOp, PortId, PublishId, Release, dns, nat};
 use crate::config::Denial;
@@ -39,6 +40,8 @@ pub(super) use spares::Spares;
 const MAX_CONNECTING: usize = 4096;
 /// A DNS server that has not accepted by then is passed over.
 const DNS_CONNECT: Duration = Duration::from_secs(3);
+/// Length of a TCP header without options (RFC 9293 section 3.1).
+const TCP_HEADER_BYTES: usize = 20;
 /// A retry when an endpoint wants attention at once but had room to act: it cannot have meant it.
 const POLL_AGAIN: Duration = Duration::from_millis(1);
 
@@ -313,6 +316,50 @@ fn rearm(core: &mut Core, id: FlowId, more: bool) {
         core.queue(id);
     }
     core.table.set_deadline(id, if due { Some(now + POLL_AGAIN) } else { next });
+}
+
+/// An ICMP "destination unreachable" from the guest about a segment to it: a firewall that rejects, most likely. It ends
+/// a connection that is still opening as a reset would (RFC 1122 section 4.2.3.9), unless it may pass.
+pub(super) fn guest_refused(core: &mut Core, port: PortId, refused: &Refused<'_>) {
+    let key = FlowKey::Tcp { port, guest: refused.guest, remote: refused.remote };
+    let now = core.now;
+    let Some(id) = core.table.find(&key) else { return core.counters.drop(DropReason::NoFlow) };
+    let Some(Flow::Tcp(flow)) = core.table.get_mut(id) else { return };
+    let Stage::Open(endpoint) = &mut flow.stage else { return };
+    let reset = reset_instead(refused);
+    if let (true, true, Ok(reset)) = (endpoint.opening, is_lasting(refused), parse(&reset)) {
+        endpoint.receive(&reset, &flow.ethernet, &mut core.outbox, now);
+        core.queue(id);
+    }
+}
+
+/// The reset by which the guest's kernel would have refused the quoted SYN: the endpoint ignores it unless that was its
+/// latest.
+fn reset_instead(refused: &Refused<'_>) -> Vec<u8> {
+    let [.., s0, s1, s2, s3] = *refused.head;
+    let (source, destination) = (refused.guest.ip(), refused.remote.ip());
+    let ip = IpHeader { source, destination, hop_limit: 1, protocol: IpProtocol::Tcp };
+    let mut packet = vec![0; ip.bytes() + TCP_HEADER_BYTES];
+    ip.emit(&mut packet, None);
+    let mut reset = TcpPacket::new_unchecked(&mut packet[ip.bytes()..]);
+    reset.set_src_port(refused.guest.port());
+    reset.set_dst_port(refused.remote.port());
+    reset.set_header_len(TCP_HEADER_BYTES as u8);
+    reset.set_rst(true);
+    reset.set_ack(true);
+    reset.set_ack_number(TcpSeqNumber(i32::from_be_bytes([s0, s1, s2, s3])) + 1);
+    packet
+}
+
+/// Whether the next attempt would meet the same: nobody listens, or a rule forbids it.
+fn is_lasting(refused: &Refused<'_>) -> bool {
+    if refused.guest.is_ipv4() {
+        // Protocol or port unreachable (RFC 792); prohibited: net, host, by administration (RFC 1812 section 5.2.7.1).
+        matches!(refused.code, 2 | 3 | 9 | 10 | 13)
+    } else {
+        // Prohibited, port unreachable, source refused, route rejected (RFC 4443 section 3.1).
+        matches!(refused.code, 1 | 4 | 5 | 6)
+    }
 }
 
 fn refused_by_guest(core: &mut Core, id: FlowId) {

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{IpAddress, IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr};
+use smoltcp::wire::{
+    Icmpv4Packet, IpAddress, IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
+};
 
 use super::HostStream;
-use crate::config::{MacAddr, Transport};
+use crate::config::{MacAddr, Network, Transport};
 use crate::net::fixture::{self, GUEST_MAC, Random};
 use crate::net::gateway::Gateway;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM};
@@ -80,6 +82,57 @@ fn a_guest_may_change_its_station() {
     bench.serve();
     let opening = bench.segment();
     assert_eq!((opening.control, opening.to_mac), (TcpControl::Syn, OTHER_MAC));
+}
+
+#[test]
+fn a_station_that_is_not_known_is_learned_from_the_guests_first_packet() {
+    let mut gateway = Gateway::new(Arc::new(fixture::network()), 7, Instant::ZERO);
+    gateway.add_port(MacAddr::BROADCAST, Offload::None);
+    let service = Service { addr: Some(at("10.0.2.15:0").ip()), port: 80 };
+    let publish = gateway.publish(Transport::Tcp, service, PortId(0));
+    let mut bench = Bench { gateway, ..Bench::new() };
+    bench.open(1000);
+    bench.segments();
+    bench.gateway.accept(publish, at("203.0.113.9:5000"), bench.now).expect("room");
+    bench.serve();
+    let opening = bench.segment();
+    assert_eq!((opening.control, opening.to_mac), (TcpControl::Syn, GUEST_MAC));
+}
+
+#[test]
+fn the_number_of_a_closed_port_serves_another() {
+    let mut bench = Bench::new();
+    let service = Service { addr: None, port: 80 };
+    let first = bench.gateway.publish(Transport::Tcp, service, PortId(0));
+    let second = bench.gateway.publish(Transport::Tcp, service, PortId(0));
+    bench.gateway.unpublish(first);
+    assert!(bench.gateway.accept(first, at("203.0.113.9:5000"), bench.now).is_none());
+    assert!(bench.gateway.accept(second, at("203.0.113.9:5000"), bench.now).is_some());
+    assert_eq!(bench.gateway.publish(Transport::Udp, service, PortId(0)), first);
+}
+
+#[test]
+fn a_guests_firewall_refuses_a_client_at_once() {
+    for (code, quoted, ends) in [(3, 0, true), (13, 0, true), (1, 0, false), (4, 0, false), (3, 1, false)] {
+        let mut bench = Bench::without_ipv6();
+        bench.gateway.publish(Transport::Tcp, Service { addr: None, port: at(GUEST).port() }, PortId(0));
+        let flow = bench.gateway.accept(PublishId(0), at(REMOTE), bench.now).expect("room");
+        bench.serve();
+        let syn = bench.segment();
+        bench.guest_unreachable(code, syn.seq + quoted);
+        bench.serve();
+        let ended = bench.ops() == [HostOp::Release { flow, how: Release::Reset }];
+        assert_eq!(ended, ends, "code {code}, sequence number {quoted} off");
+    }
+}
+
+#[test]
+fn an_open_connection_outlives_what_icmp_says() {
+    let mut bench = Bench::new();
+    bench.open(1000);
+    bench.guest_unreachable(3, bench.expected);
+    bench.serve();
+    assert_eq!((bench.gateway.flows(), bench.ops()), (1, Vec::new()));
 }
 
 #[test]
@@ -236,7 +289,15 @@ impl Bench {
     }
 
     fn with(offload: Offload) -> Self {
-        let mut gateway = Gateway::new(Arc::new(fixture::network()), 7, Instant::ZERO);
+        Self::of(fixture::network(), offload)
+    }
+
+    fn without_ipv6() -> Self {
+        Self::of(Network { ipv6: None, ..fixture::network() }, Offload::None)
+    }
+
+    fn of(network: Network, offload: Offload) -> Self {
+        let mut gateway = Gateway::new(Arc::new(network), 7, Instant::ZERO);
         gateway.add_port(GUEST_MAC, offload);
         Self {
             gateway,
@@ -318,6 +379,32 @@ impl Bench {
         let protocol = IpProtocol::Tcp;
         let ip = IpHeader { source: from.ip(), destination: to.ip(), hop_limit: 64, protocol };
         self.guest_ip(ip, &bytes);
+    }
+
+    /// The guest's firewall rejects a segment from the remote end.
+    fn guest_unreachable(&mut self, code: u8, seq: TcpSeqNumber) {
+        let (guest, remote) = (at(GUEST), at(REMOTE));
+        let quoted = IpHeader {
+            source: remote.ip(),
+            destination: guest.ip(),
+            hop_limit: 64,
+            protocol: IpProtocol::Tcp,
+        };
+        let mut message = vec![0; 8 + quoted.bytes() + 8];
+        quoted.emit(&mut message[8..], None);
+        let [.., ports, number] = message.as_chunks_mut::<4>().0 else { panic!("two words") };
+        *ports = (u32::from(remote.port()) << 16 | u32::from(guest.port())).to_be_bytes();
+        *number = seq.0.to_be_bytes();
+        message[..2].copy_from_slice(&[3, code]);
+        let mut icmp = Icmpv4Packet::new_unchecked(&mut message);
+        icmp.fill_checksum();
+        let ip = IpHeader {
+            source: guest.ip(),
+            destination: remote.ip(),
+            hop_limit: 64,
+            protocol: IpProtocol::Icmp,
+        };
+        self.guest_ip(ip, &message);
     }
 
     /// A segment of the open connection whose numbers are near the right ones and whose flags are any.
