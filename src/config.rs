@@ -346,6 +346,33 @@ impl Default for Autoconfiguration {
     }
 }
 
+/// How much may pass in one direction: an average, and what may pass at once after idleness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Bits of whole frames in a second; not 0.
+    pub bits_per_second: u64,
+    /// Bits beyond the average; not 0.
+    pub burst_bits: u64,
+}
+
+impl Rate {
+    /// `None` for numbers out of range: both are 1 to `u32::MAX` times 1024.
+    pub fn new(bits_per_second: u64, burst_bits: u64) -> Option<Self> {
+        const LARGEST: u64 = (u32::MAX as u64) * 1024;
+        let fits = |number| (1..=LARGEST).contains(&number);
+        (fits(bits_per_second) && fits(burst_bits)).then_some(Self { bits_per_second, burst_bits })
+    }
+}
+
+/// How fast a guest's link may be at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Towards the guest; `None` is no limit.
+    pub to_guest: Option<Rate>,
+    /// From the guest; `None` is no limit.
+    pub from_guest: Option<Rate>,
+}
+
 /// Everything the gateway needs to know of its network.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -374,6 +401,8 @@ pub struct Network {
     pub autoconfiguration: Autoconfiguration,
     /// Idle times.
     pub timeouts: Timeouts,
+    /// Limits of its links.
+    pub rates: Rates,
 }
 
 impl Network {
@@ -399,6 +428,7 @@ impl Network {
             outbound: Outbound::default(),
             autoconfiguration: Autoconfiguration::default(),
             timeouts: Timeouts::default(),
+            rates: Rates::default(),
         }
     }
 

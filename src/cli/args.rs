@@ -130,7 +130,7 @@ with the options of `rnet attach` and commas between values, such as
 
 const CNI_NOTES: &str = "\
 Environment: CNI_COMMAND (ADD, DEL, CHECK, GC, STATUS, VERSION), CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, CNI_ARGS.
-Versions of the specification: 0.4.0, 1.0.0, 1.1.0. Capabilities: portMappings, ips, mac.
+Versions of the specification: 0.4.0, 1.0.0, 1.1.0. Capabilities: portMappings, bandwidth, ips, mac.
 
 A configuration:
   {\"cniVersion\": \"1.0.0\", \"name\": \"rnet\", \"plugins\": [{\"type\": \"rnet-cni\", \"mtu\": 65520,

@@ -111,6 +111,7 @@ fn configuration(
     options.push(("ifname".to_owned(), attachment.ifname.clone()));
     let Options { mut network, link, notes } =
         cli::named("", &options, surroundings).map_err(|cause| Failure::new(Code::Configuration, cause))?;
+    network.rates = wish.rates;
     let cidr_is_given = |name: &str| wish.options.iter().any(|(option, _)| option == name);
     for (address, prefix) in &wish.ips {
         let given = cidr_is_given(if address.is_ipv4() { "cidr" } else { "cidr6" });

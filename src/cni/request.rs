@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::answer::{Code, Failure, Version};
-use crate::config::{IfName, MAX_NAME_BYTES};
+use crate::config::{IfName, MAX_NAME_BYTES, Rate, Rates};
 
 /// Longest list of attachments, ports or addresses in one request.
 const MAX_LIST: usize = 65_536;
@@ -67,6 +67,8 @@ pub(super) struct Wish {
     pub(super) options: Vec<(String, String)>,
     /// The guest's addresses, with or without the length of their subnet's prefix.
     pub(super) ips: Vec<(IpAddr, Option<u8>)>,
+    /// Limits.
+    pub(super) rates: Rates,
     /// For the container's resolver, beside the server.
     pub(super) dns: Dns,
 }
@@ -124,6 +126,19 @@ struct PortMapping {
     protocol: String,
     #[serde(default, rename = "hostIP")]
     host_ip: String,
+}
+
+/// Seen from the container, in bits in a second, and bits.
+#[derive(Clone, Debug, Deserialize)]
+struct Bandwidth {
+    #[serde(default, rename = "ingressRate")]
+    ingress_rate: u64,
+    #[serde(default, rename = "ingressBurst")]
+    ingress_burst: u64,
+    #[serde(default, rename = "egressRate")]
+    egress_rate: u64,
+    #[serde(default, rename = "egressBurst")]
+    egress_burst: u64,
 }
 
 impl Environment {
@@ -360,16 +375,21 @@ impl Wish {
         Ok(())
     }
 
-    /// Rates of 0 are no limit.
+    /// Rates of 0 are no limit; a limit without a burst has that of a second.
     fn bandwidth(&mut self, value: &Value) -> Result<(), Failure> {
-        let limits =
-            |value: &Value| value.as_object().is_some_and(|members| members.values().any(|rate| *rate != 0));
-        if limits(value) {
-            return Err(Failure::new(Code::Unsupported, "the capability bandwidth is not supported")
-                .details(
-                    "rnet does not limit rates; chain the plugin bandwidth behind it, or remove the limit",
-                ));
-        }
+        const WHAT: &str = "runtimeConfig.bandwidth";
+        let bandwidth: Bandwidth =
+            serde_json::from_value(value.clone()).map_err(|error| undecodable(WHAT, &error))?;
+        let rate = |rate: u64, burst: u64| match rate {
+            0 => Ok(None),
+            _ => Rate::new(rate, if burst == 0 { rate } else { burst }).map(Some).ok_or_else(|| {
+                Failure::new(Code::Configuration, format!("{WHAT} cannot be {rate} with a burst of {burst}"))
+            }),
+        };
+        self.rates = Rates {
+            to_guest: rate(bandwidth.ingress_rate, bandwidth.ingress_burst)?,
+            from_guest: rate(bandwidth.egress_rate, bandwidth.egress_burst)?,
+        };
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use smoltcp::time::{Duration, Instant};
 
+pub mod bucket;
 pub mod counters;
 pub mod dhcp;
 mod dns;

@@ -84,6 +84,56 @@ play_capabilities_count() {
     nothing_left
 }
 
+# 4 MiB take 3 s at least at 8 Mbit/s with a burst of 1 MiB.
+play_bandwidth_is_limited_both_ways() {
+    local wish took
+    space
+    list '"capabilities": {"bandwidth": true}' '"options": {"host-loopback": true}'
+    wish='{"bandwidth": {"ingressRate": 8000000, "ingressBurst": 8388608, "egressRate": 8000000, "egressBurst": 8388608}}'
+    cni ADD box "$wish" >/dev/null
+    python3 - <<'PYTHON' &
+import socket, threading
+def serve(port, talk):
+    with socket.create_server(("127.0.0.1", port)) as server:
+        while True:
+            with server.accept()[0] as client:
+                talk(client)
+def send(client):
+    client.sendall(bytes(4 << 20))
+def take(client):
+    left = 4 << 20
+    while left:
+        left -= len(client.recv(left))
+    client.sendall(b"x")
+threading.Thread(target=serve, args=(7001, send)).start()
+serve(7002, take)
+PYTHON
+    becomes listened_on 7001
+    becomes listened_on 7002
+    took=$(timeout 30 nsenter --target "$SPACE" --user --net --preserve-credentials python3 - <<'PYTHON'
+import socket, time
+def timed(port, talk):
+    start = time.monotonic()
+    with socket.create_connection(("10.0.2.2", port)) as server:
+        talk(server)
+    return time.monotonic() - start
+def read(server):
+    left = 4 << 20
+    while left:
+        left -= len(server.recv(left))
+def write(server):
+    server.sendall(bytes(4 << 20))
+    assert server.recv(1) == b"x"
+print(*(timed(port, talk) >= 3 for port, talk in ((7001, read), (7002, write))))
+PYTHON
+)
+    is "$took" "True True"
+    cni DEL box "$wish"
+    nothing_left
+}
+
+listened_on() { [ -n "$(ss -Hltn "sport = :$1")" ]; }
+
 play_older_versions_are_spoken() {
     space
     for VERSION in 0.4.0 1.0.0; do

@@ -20,7 +20,7 @@ fn add_carries_options_ports_and_addresses() {
             ],
             "ips": ["10.5.0.7/24", "fd00::7"],
             "mac": "52:56:00:00:00:09",
-            "bandwidth": {"ingressRate": 0, "ingressBurst": 0, "egressRate": 0, "egressBurst": 0},
+            "bandwidth": {"ingressRate": 1000, "ingressBurst": 9000, "egressRate": 0, "egressBurst": 0},
         },
     }));
     let request = understood("ADD", &configuration).expect("no mistake");
@@ -48,6 +48,7 @@ fn add_carries_options_ports_and_addresses() {
     let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
     assert_eq!(wish.ips, [(ip("10.5.0.7"), Some(24)), (ip("fd00::7"), None)]);
     assert_eq!(wish.dns.search, ["test"]);
+    assert_eq!(wish.rates, Rates { to_guest: Rate::new(1000, 9000), from_guest: None });
 }
 
 #[test]
@@ -138,7 +139,7 @@ fn what_is_not_supported_is_code_2() {
         (json!({"ipMasq": false}), "ipMasq"),
         (json!({"cidr": "10.0.0.0/24"}), "cidr"),
         (json!({"runtimeConfig": {"infinibandGUID": "x"}}), "infinibandGUID"),
-        (json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1000}}}), "bandwidth"),
+        (json!({"runtimeConfig": {"aliases": ["box"]}}), "aliases"),
     ] {
         let failure = understood("ADD", &configured(members)).expect_err(told);
         expect(2, told, failure, Version::NEWEST);
@@ -177,6 +178,7 @@ fn configurations_that_make_no_sense_are_code_7() {
         ("ADD", json!({"runtimeConfig": {"ips": ["10.0.2.9/33"]}}), "10.0.2.9/33"),
         ("ADD", json!({"runtimeConfig": {"ips": ["box"]}}), "box"),
         ("ADD", json!({"runtimeConfig": {"mac": 1}}), "mac"),
+        ("ADD", json!({"runtimeConfig": {"bandwidth": {"egressRate": u64::MAX}}}), "bandwidth cannot be"),
         ("CHECK", json!({}), "prevResult"),
         ("GC", json!({}), "cni.dev/valid-attachments"),
     ] {

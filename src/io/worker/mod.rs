@@ -5,7 +5,8 @@
 //! edge-triggered, so readiness is remembered until a call says `WouldBlock`; whoever ran out of budget stays on a
 //! list and the next poll does not wait.
 //!
-//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts.
+//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts. A link whose
+//! rate is limited is left alone until it may be used again, in either direction.
 
 mod datagrams;
 mod listen;
@@ -36,9 +37,11 @@ use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
-use crate::config::{MacAddr, Network, Outbound};
+use crate::config::{MacAddr, Network, Outbound, Rate, Rates};
 use crate::error::{Context, Result};
+use crate::net::bucket::Bucket;
 use crate::net::gateway::Gateway;
+use crate::net::outbox::HEADROOM;
 use crate::net::{
     Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release,
 };
@@ -89,6 +92,7 @@ pub struct Worker {
     source: Source,
     quote: Box<[u8]>,
     outbound: Outbound,
+    rates: Rates,
     moderation: Moderation,
 }
 
@@ -115,9 +119,21 @@ struct LinkPort {
     /// When it first refused the frame that it was offered last.
     refuses_since: Option<Instant>,
     gone: bool,
+    /// What may be sent, if that is limited.
+    to_guest: Option<Bucket>,
+    /// What may be read, if that is limited.
+    from_guest: Option<Bucket>,
+    /// When the frame that waits first may be sent.
+    held_until: Option<Instant>,
 }
 
 impl LinkPort {
+    /// When the next frame may be read, if one waits; `None` if there is none, or nobody to ask any more.
+    fn reads_at(&self, now: Instant) -> Option<Instant> {
+        let held = self.from_guest.as_ref().and_then(|bucket| bucket.opens_at(now));
+        (self.readable && !self.gone).then_some(held.unwrap_or(now))
+    }
+
     /// Whether the frame that was just refused should be offered again.
     fn may_still_take_it(&mut self, now: Instant) -> bool {
         now < *self.refuses_since.get_or_insert(now) + LINK_PATIENCE.into()
@@ -142,7 +158,7 @@ impl Worker {
         let waker = Arc::new(waker);
         let (commands, inbox) = Commands::new(Arc::clone(&waker));
         let clock = Clock::now();
-        let (given, outbound) = (network.dns_servers.clone(), network.outbound);
+        let (given, outbound, rates) = (network.dns_servers.clone(), network.outbound, network.rates);
         let resolver = given.is_empty().then_some(resolver);
         let mut gateway = Gateway::new(Arc::new(network), seed, now(clock));
         gateway.set_resolvers(resolver.as_ref().map_or(&given, |resolver| &resolver.conf().nameservers));
@@ -165,6 +181,7 @@ impl Worker {
             source: Source::Published(0),
             quote: vec![0; QUOTE_BYTES].into_boxed_slice(),
             outbound,
+            rates,
             moderation: Moderation::default(),
         })
     }
@@ -175,7 +192,18 @@ impl Worker {
         let token = special(LINK_TOKENS, self.links.len());
         self.poll.registry().register(&mut link, token, BOTH).context("cannot poll", "the guest's link")?;
         debug_assert_eq!(usize::from(port.0), self.links.len());
-        self.links.push(LinkPort { link, readable: true, blocked: false, refuses_since: None, gone: false });
+        let now = now(self.clock);
+        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now));
+        self.links.push(LinkPort {
+            link,
+            readable: true,
+            blocked: false,
+            refuses_since: None,
+            gone: false,
+            to_guest: bucket(self.rates.to_guest),
+            from_guest: bucket(self.rates.from_guest),
+            held_until: None,
+        });
         Ok(())
     }
 
@@ -244,10 +272,20 @@ impl Worker {
     }
 
     /// How long nothing is due.
-    fn wait(&self) -> Duration {
+    fn wait(&mut self) -> Duration {
+        let now = now(self.clock);
+        let held = self.links.iter().filter_map(|port| port.held_until).min();
+        let until = |at: Instant| match at <= now {
+            true => Duration::ZERO,
+            false => Duration::from_micros((at - now).total_micros()).min(LONGEST_WAIT),
+        };
         let blocked = self.links.iter().any(|port| port.blocked);
-        let pending = self.links.iter().any(|port| port.readable && !port.gone)
-            || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none())
+        // Until a frame may go, nothing else can be done.
+        if let Some(at) = held.filter(|_| !blocked && !self.gateway.outbox().has_room()) {
+            return until(at);
+        }
+        let reads = self.links.iter().filter_map(|port| port.reads_at(now)).min();
+        let pending = self.listeners.iter().any(|port| port.readable && port.resting_until.is_none())
             || !self.readable.is_empty()
             || !self.outcomes.is_empty()
             || self.gateway.ready_flows() > 0;
@@ -258,12 +296,8 @@ impl Worker {
             return Duration::ZERO;
         }
         let resting = self.listeners.iter().filter_map(|port| port.resting_until).min();
-        let now = now(self.clock);
-        match [self.gateway.poll_timeout(), resting].into_iter().flatten().min() {
-            Some(at) if at <= now => Duration::ZERO,
-            Some(at) => Duration::from_micros((at - now).total_micros()).min(LONGEST_WAIT),
-            None => LONGEST_WAIT,
-        }
+        let due = [self.gateway.poll_timeout(), resting, reads, held];
+        due.into_iter().flatten().min().map_or(LONGEST_WAIT, until)
     }
 
     /// Remembers what an event says.
@@ -341,11 +375,14 @@ impl Worker {
                     return;
                 }
                 let port = &mut self.links[index];
-                if !port.readable || port.gone {
+                if port.reads_at(now).is_none_or(|at| at > now) {
                     break;
                 }
                 match port.link.read(&mut self.frame) {
                     Ok(Some((frame, offload))) => {
+                        if let Some(bucket) = &mut port.from_guest {
+                            bucket.pass(frame.len(), now);
+                        }
                         self.moderation.other_work();
                         self.gateway.handle_frame(PortId(index as u16), frame, offload, now);
                     }
@@ -406,6 +443,13 @@ impl Worker {
         self.gateway.outbox().clear_payload();
         while let Some((port, frame, offload)) = self.gateway.outbox().front_frame() {
             let port = &mut self.links[usize::from(port.0)];
+            let bytes = frame.len() - HEADROOM;
+            if let Some(bucket) = &port.to_guest {
+                port.held_until = bucket.opens_at(now(self.clock));
+                if port.held_until.is_some() {
+                    return;
+                }
+            }
             match port.link.write(frame, offload) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if port.may_still_take_it(now(self.clock)) {
@@ -415,7 +459,12 @@ impl Worker {
                     tracing::trace!(%error, "the link takes no such frame");
                 }
                 Err(error) => tracing::trace!(%error, "the link refused a frame"),
-                Ok(()) => port.refuses_since = None,
+                Ok(()) => {
+                    port.refuses_since = None;
+                    if let Some(bucket) = &mut port.to_guest {
+                        bucket.pass(bytes, now(self.clock));
+                    }
+                }
             }
             port.blocked = false;
             self.gateway.outbox().pop_frame();
