@@ -1,11 +1,10 @@
 //! `rnet run`, put together: published ports, container, link, worker, command, in an order in which nothing
 //! is half done when a step fails.
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process;
 
-use crate::config::{Config, LinkKind, LogLevel, Publish};
+use crate::config::{Config, LinkKind, Publish};
 use crate::container::{self, Launch, Running};
 use crate::control::Place;
 use crate::error::{Error, Result};
@@ -22,7 +21,7 @@ pub struct Session {
 /// Runs the command of `config`; its exit status by docker's convention.
 pub fn run(config: &Config, seed: u64) -> Result<u8> {
     let mut session = Session::prepare(config, seed)?;
-    session.announce(config.log.level);
+    session.serving.announce(config.log.level);
     session.start()?;
     session.wait()
 }
@@ -60,19 +59,6 @@ impl Session {
     /// The kind of link that was made.
     pub fn link(&self) -> LinkKind {
         self.serving.link()
-    }
-
-    /// Prints the ports that the kernel chose, unless the user wants silence.
-    fn announce(&self, level: LogLevel) {
-        if level == LogLevel::Error {
-            return;
-        }
-        for (publish, address) in self.published() {
-            if publish.host_port.is_none() {
-                // A standard error that is closed or full is no reason to end.
-                let _ = writeln!(io::stderr(), "{}/{} -> {address}", publish.guest_port, publish.transport);
-            }
-        }
     }
 
     /// Starts the command.

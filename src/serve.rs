@@ -1,20 +1,21 @@
 //! A network in service, whoever its guest is: published ports bound first, then a worker's thread with the guest's
 //! link.
 
+use std::io::{self, Write};
 use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{LinkKind, Network, Publish};
+use crate::config::{LinkKind, LogLevel, Network, Publish};
 use crate::control::{self, Place};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
 use crate::io::command::PortNumber;
 use crate::io::host::{self, Listener};
 use crate::io::link::Link;
-use crate::io::ports::Ports;
+use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::io::worker::{Stop, Worker};
 use crate::net::Instant;
@@ -80,6 +81,19 @@ impl Serving {
     /// The published ports; more can be added, from any thread.
     pub fn ports(&self) -> &Ports {
         &self.ports
+    }
+
+    /// Prints the ports that the kernel chose, unless the user wants silence.
+    pub fn announce(&self, level: LogLevel) {
+        if level == LogLevel::Error {
+            return;
+        }
+        for Port { publish, addresses, .. } in self.ports.list() {
+            for address in addresses.iter().filter(|_| publish.host_port.is_none()) {
+                // A standard error that is closed or full is no reason to end.
+                let _ = writeln!(io::stderr(), "{}/{} -> {address}", publish.guest_port, publish.transport);
+            }
+        }
     }
 
     /// Answers requests at `place`, which lasts as long as the network.

@@ -30,6 +30,7 @@ pub fn attach(config: &Attach, seed: u64, before_ready: impl FnOnce(&Serving) ->
     let work = |foreground: Option<Foreground>| {
         let tell = |serving: &Serving| {
             before_ready(serving)?;
+            serving.announce(config.log.level);
             announce(config, foreground, ready)
         };
         serve(config, seed, exit, |_| open(config, target), tell)

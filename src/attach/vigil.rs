@@ -44,14 +44,14 @@ pub(super) enum Watch {
 }
 
 impl Watch {
-    /// Watches the network namespace at `path`, which must exist. For one below /proc that is its process; `None` if it is
-    /// one of our own descriptors, which has no end.
+    /// Watches the network namespace at `path`, which must exist. For one below /proc that is its process; `None` if there
+    /// is none to watch, as for one of our own descriptors.
     pub(super) fn path(path: &Path) -> Result<Option<Self>> {
         let Ok(below) = path.strip_prefix("/proc") else {
             return PathWatch::new(path).map(|watch| Some(Self::Path(watch)));
         };
         let pid = below.iter().next().and_then(|part| part.to_str()?.parse().ok());
-        pid.map(|pid| container::watch_process(pid).map(Self::Process)).transpose()
+        Ok(pid.and_then(|pid| container::watch_process(pid).ok()).map(Self::Process))
     }
 }
 

@@ -3,9 +3,10 @@
 //! Entering a network namespace takes capabilities in the user namespace that owns it; its maker has them as soon as
 //! he is inside. Which one it is the kernel tells, so nobody has to name it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -37,12 +38,15 @@ impl Namespaces {
     /// owning user namespace.
     pub fn of_process(pid: i32, userns: Option<&Path>) -> Result<(Self, OwnedFd)> {
         let watch = watch_process(pid)?;
-        let namespaces = Self::at(Path::new(&format!("/proc/{pid}/ns/net")), userns);
+        let net = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let denied = File::open(&net).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+        let namespaces = Self::at(&net, userns);
         // Only while it lives is the path that of this very process.
         if has_ended(&watch).context("cannot watch process", pid)? {
             return Err(Error::new("cannot attach to process", pid, "it has ended"));
         }
-        Ok((namespaces.map_err(|error| of_other_user(error, pid))?, watch))
+        let explained = |error| if denied { of_other_user(error, pid) } else { error };
+        Ok((namespaces.map_err(explained)?, watch))
     }
 
     /// The network namespace behind the descriptor `net`, which messages call `name`.
@@ -124,16 +128,16 @@ fn has_ended(watch: &OwnedFd) -> nix::Result<bool> {
     poll(&mut fds, PollTimeout::ZERO).map(|ready| ready > 0)
 }
 
+/// Adds why the namespaces of a process may be out of reach.
 fn of_other_user(error: Error, pid: i32) -> Error {
-    let owner = std::fs::metadata(format!("/proc/{pid}")).ok().map(|about| {
-        use std::os::unix::fs::MetadataExt;
-        about.uid()
-    });
-    match owner {
-        Some(owner) if owner != Uid::effective().as_raw() => {
+    let own = Uid::effective().as_raw();
+    match fs::metadata(format!("/proc/{pid}")).map(|about| about.uid()) {
+        Ok(owner) if owner != own => {
             error.hint(format!("process {pid} belongs to the user with uid {owner}: run rnet as that user"))
         }
-        _ => error,
+        _ => {
+            error.hint("it is in a user namespace that rnet has no rights over: run rnet where that was made")
+        }
     }
 }
 

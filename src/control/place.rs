@@ -52,7 +52,7 @@ impl Place {
 
     fn below(base: &Path, name: &str) -> Result<Self> {
         make_private(base)?;
-        let _lock = lock(base)?;
+        let _lock = lock(base, FlockArg::LockExclusive)?;
         sweep(base);
         let directory = base.join(name);
         match DirBuilder::new().mode(0o700).create(&directory) {
@@ -99,7 +99,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _lock = self.directory.parent().map(lock);
+        // Whoever holds the lock may be stopped; to end does not wait for that.
+        let _lock = self.directory.parent().map(|base| lock(base, FlockArg::LockExclusiveNonblock));
         remove(&self.directory);
     }
 }
@@ -245,13 +246,11 @@ fn make_private(directory: &Path) -> Result<()> {
         .hint("set XDG_RUNTIME_DIR to one that is"))
 }
 
-fn lock(base: &Path) -> Result<Flock<File>> {
+fn lock(base: &Path, how: FlockArg) -> Result<Flock<File>> {
     let path = base.join(LOCK);
     let file =
         File::options().create(true).append(true).open(&path).context("cannot open", path.display())?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .context("cannot lock", path.display())
+    Flock::lock(file, how).map_err(|(_, errno)| errno).context("cannot lock", path.display())
 }
 
 /// Removes what networks have left that were killed.

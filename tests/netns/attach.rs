@@ -1,11 +1,12 @@
 //! `rnet attach`: namespaces that others have made, and everything that ends their network.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::lab::{HOST, Host, Link, REMOTE, REMOTE6, skip};
+use crate::lab::{HOST, Host, Link, REMOTE, REMOTE6, is_real_root, skip};
 use crate::process::{Process, is_alive, wait_for};
 use crate::services::{echo, tcp};
 
@@ -24,6 +25,8 @@ over_any_link![
     an_open_tap_is_served,
     a_namespace_with_a_network_is_left_alone,
     mistakes_are_named,
+    a_closed_namespace_names_its_owner,
+    a_random_port_is_printed,
     ports_come_and_go,
     a_conflict_leaves_all_as_it_was,
     established_connections_outlive_their_port,
@@ -58,6 +61,16 @@ fn a_published_port_reaches_the_process(host: &Host) {
     guest.wait_for_output("client");
     host.dial_from_remote((HOST, 8080)).expect("published");
     guest.wait_for_output(&REMOTE.to_string());
+}
+
+fn a_random_port_is_printed(host: &Host) {
+    let (_guest, pid) = serving(host);
+    let rnet = attach(host, &["-p", "127.0.0.1::80", &pid]);
+    let printed = wait_for("the port", || {
+        let port = rnet.stderr().strip_prefix("80/tcp -> 127.0.0.1:")?.trim().parse::<u16>();
+        port.ok()
+    });
+    host.dial((Ipv4Addr::LOCALHOST, printed)).expect("published");
 }
 
 fn detached_once_all_is_there(host: &Host) {
@@ -107,11 +120,14 @@ fn its_end_is_that_of_its_path(host: &Host) {
         cat pid; read go; umount box; rm box; read go";
     let mut podman = host.start_as_user(&["unshare", "-Ur", "--mount", "sh", "-c", script]);
     let pid = wait_for("the pid", || podman.stdout().trim().parse::<i32>().ok());
-    host.dial((HOST, 8080)).expect("published");
+    // Nobody in there would take a connection, but it is accepted.
+    let listens =
+        || !matches!(host.dial((HOST, 8080)), Err(error) if error.kind() == ErrorKind::ConnectionRefused);
+    assert!(listens());
     assert!(is_alive(pid));
     podman.write("\n");
     wait_for("the end of rnet", || (!is_alive(pid)).then_some(()));
-    host.dial((HOST, 8080)).expect_err("closed");
+    assert!(!listens());
 }
 
 fn its_end_is_that_of_its_exit_descriptor(host: &Host) {
@@ -198,6 +214,28 @@ fn mistakes_are_named(host: &Host) {
     let detached = host.start_attach(&["--detach", "2147483647"]).wait();
     assert_eq!(detached.code(), 125, "an error of the background is heard of: {detached}");
     assert!(detached.stderr.contains("no such process"), "{detached}");
+}
+
+fn a_closed_namespace_names_its_owner(host: &Host) {
+    let script = "touch /mnt/ns && unshare --net mount --bind /proc/self/ns/net /mnt/ns";
+    host.tool(&["/bin/sh", "-c", script]).success();
+    let refused = host.start_attach(&["--netns", "/mnt/ns"]).wait();
+    assert_eq!(refused.code(), 125, "{refused}");
+    let cause = "cannot enter the network namespace /mnt/ns: Operation not permitted";
+    assert!(refused.stderr.contains(cause), "{refused}");
+    if is_real_root() {
+        let hint = "hint: its user namespace belongs to the user with uid 0, and rnet runs with uid";
+        assert!(refused.stderr.contains(hint), "{refused}");
+    }
+
+    let (_guest, pid) = serving(host);
+    let elsewhere = ["unshare", "-Ur", "/mnt/rnet", "attach", &pid];
+    let refused = host.start_as_user(&elsewhere).wait();
+    assert_eq!(refused.code(), 125, "{refused}");
+    assert!(
+        refused.stderr.contains("hint: it is in a user namespace that rnet has no rights over"),
+        "{refused}"
+    );
 }
 
 fn ports_come_and_go(host: &Host) {
