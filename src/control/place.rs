@@ -142,7 +142,7 @@ pub fn end(name: &str) -> Result<bool> {
     if let Some(server) = server(&directory, name)? {
         end_process(&server).context("cannot end", format!("the network {name}"))?;
     }
-    let _lock = lock(&base)?;
+    let _lock = lock(&base, FlockArg::LockExclusive)?;
     if is_left_over(&directory) {
         remove(&directory);
     }
