@@ -13,7 +13,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 mod attach;
 
 pub use attach::{
-    Attach, GuestRoute, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name, is_network_name,
+    Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
+    is_network_name,
 };
 
 /// An Ethernet address.

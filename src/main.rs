@@ -33,7 +33,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
         Command::Attach(request) => attach::attach(&prepare(request.config.log, request), seed, |_| Ok(())),
         Command::Ask(question) => port::ask(&question),
-        Command::OciHook(stage) => oci_hook::hook(stage, surroundings, seed),
+        Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
         Command::Cni => cni::cni(surroundings, seed),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),

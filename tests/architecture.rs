@@ -12,7 +12,7 @@ struct Part {
     crates: &'static [&'static str],
 }
 
-/// Dependencies point one way. What is not listed here (`main`, `run`, `hello`) composes, and may name everything.
+/// Dependencies point one way. What is not listed here (`main`, `run`, `hello`, `attach`, `oci_hook`, `cni`) composes, and may name everything.
 const PARTS: &[Part] = &[
     Part { at: "src/config.rs", parts: &["config"], crates: &["ipnet"] },
     Part { at: "src/config", parts: &["config"], crates: &["ipnet"] },
@@ -48,7 +48,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         at: "src/control",
-        parts: &["config", "control", "error", "io", "net"],
+        parts: &["config", "control", "error", "io", "net", "sys"],
         crates: &["nix", "serde_json", "tracing"],
     },
     Part { at: "src/oci_hook/state.rs", parts: &["config", "oci_hook"], crates: &["serde", "serde_json"] },

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
@@ -52,6 +52,9 @@ pub(super) enum CommandArgs {
         /// When it is called: createRuntime, createContainer or poststop [default: as the state shows].
         #[arg(value_name = "STAGE", value_parser = stage())]
         stage: Option<HookStage>,
+        /// What the names of annotations begin with that count.
+        #[arg(long, value_name = "PREFIX", default_value = "io.rnet.", value_parser = NonEmptyStringValueParser::new())]
+        prefix: String,
     },
     /// Be a CNI plugin: the call is in the environment and on standard input. The same by the name rnet-cni.
     #[command(after_help = CNI_NOTES)]

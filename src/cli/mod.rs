@@ -20,7 +20,7 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, HookStage, LogLevel, Publish};
+use crate::config::{Attach, Config, HookCall, LogLevel, Publish};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -50,8 +50,8 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
-    /// `rnet oci-hook`: what an OCI runtime asks for at this stage, or at the one that the container's state shows.
-    OciHook(Option<HookStage>),
+    /// `rnet oci-hook`: what an OCI runtime asks for.
+    OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
     Cni,
     /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
@@ -152,7 +152,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }
-        CommandArgs::OciHook { stage } => Ok(Command::OciHook(stage)),
+        CommandArgs::OciHook { stage, prefix } => Ok(Command::OciHook(HookCall { stage, prefix })),
         CommandArgs::Cni => Ok(Command::Cni),
         CommandArgs::HelloGuest { outside } => Ok(Command::HelloGuest(outside)),
     }

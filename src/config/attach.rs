@@ -118,6 +118,15 @@ pub enum HookStage {
     Poststop,
 }
 
+/// A call of `rnet oci-hook`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookCall {
+    /// When; `None` is as the container's state shows.
+    pub stage: Option<HookStage>,
+    /// What names of annotations begin with; an option of `rnet attach` follows.
+    pub prefix: String,
+}
+
 /// What is configured of the guest's interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Setup {

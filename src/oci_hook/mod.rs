@@ -10,10 +10,10 @@ mod state;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 
-use self::state::{Bundle, PREFIX, State};
+use self::state::{Bundle, State};
 use crate::attach;
 use crate::cli::{self, Note, Options, Surroundings};
-use crate::config::{Attach, HookStage, Lifecycle, Log, LogFormat, LogLevel, Target};
+use crate::config::{Attach, HookCall, HookStage, Lifecycle, Log, LogFormat, LogLevel, Target};
 use crate::container;
 use crate::control;
 use crate::error::{Context, Error, Result};
@@ -23,9 +23,9 @@ use crate::sys::netlink::Route;
 /// Longest state, and longest `config.json`, in bytes.
 const MAX_TEXT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Does what a runtime asks for at `stage`, or without one at the stage that its state shows; the exit status, which is
-/// 0. `seed` feeds the gateway's random choices.
-pub fn hook(stage: Option<HookStage>, surroundings: &Surroundings, seed: u64) -> Result<u8> {
+/// Does what a runtime asks for at `call`'s stage, or without one at the stage that its state shows; the exit status, which
+/// is 0. `seed` feeds the gateway's random choices.
+pub fn hook(call: &HookCall, surroundings: &Surroundings, seed: u64) -> Result<u8> {
     const STATE: &str = "the container's state on standard input";
     log::init(LOG);
     let text = read(io::stdin()).context("cannot read", STATE)?;
@@ -33,9 +33,9 @@ pub fn hook(stage: Option<HookStage>, surroundings: &Surroundings, seed: u64) ->
     let name = state
         .network_name()
         .map_err(|cause| Error::new("cannot name a network after container", &state.id, cause))?;
-    match stage.unwrap_or_else(|| state.stage()) {
-        HookStage::CreateRuntime => create_runtime(&state, name, surroundings, seed)?,
-        HookStage::CreateContainer => create_container(&state, &name, surroundings)?,
+    match call.stage.unwrap_or_else(|| state.stage()) {
+        HookStage::CreateRuntime => create_runtime(&state, name, &call.prefix, surroundings, seed)?,
+        HookStage::CreateContainer => create_container(&state, &name, &call.prefix, surroundings)?,
         HookStage::Poststop => drop(control::end(&name)?),
     }
     Ok(0)
@@ -43,9 +43,15 @@ pub fn hook(stage: Option<HookStage>, surroundings: &Surroundings, seed: u64) ->
 
 const LOG: Log = Log { level: LogLevel::Warn, format: LogFormat::Text };
 
-fn create_runtime(state: &State, name: String, surroundings: &Surroundings, seed: u64) -> Result<()> {
+fn create_runtime(
+    state: &State,
+    name: String,
+    prefix: &str,
+    surroundings: &Surroundings,
+    seed: u64,
+) -> Result<()> {
     let bundle = bundle(state)?;
-    let options = options(state, &bundle, surroundings)?;
+    let options = options(state, &bundle, prefix, surroundings)?;
     for Note { level, text } in &options.notes {
         if *level == LogLevel::Warn {
             tracing::warn!("{text}");
@@ -77,12 +83,12 @@ fn create_runtime(state: &State, name: String, surroundings: &Surroundings, seed
     attach::await_guest(&config, seed, process)
 }
 
-fn create_container(state: &State, name: &str, surroundings: &Surroundings) -> Result<()> {
+fn create_container(state: &State, name: &str, prefix: &str, surroundings: &Surroundings) -> Result<()> {
     if container::hand_over(&control::door(name)?)? {
         return Ok(());
     }
     // createRuntime could enter, and all is there; or it was never called.
-    let link = options(state, &bundle(state)?, surroundings)?.link;
+    let link = options(state, &bundle(state)?, prefix, surroundings)?.link;
     match Route::index(&link.ifname) {
         Ok(_) => Ok(()),
         Err(_) => Err(Error::new("cannot find", format!("the network {name}"), "nobody has prepared it")
@@ -96,8 +102,8 @@ fn is_hidden(process: i32) -> bool {
     net.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
-fn options(state: &State, bundle: &Bundle, surroundings: &Surroundings) -> Result<Options> {
-    cli::named(PREFIX, &state.options(bundle), surroundings)
+fn options(state: &State, bundle: &Bundle, prefix: &str, surroundings: &Surroundings) -> Result<Options> {
+    cli::named(prefix, &state.options(bundle, prefix), surroundings)
         .map_err(|cause| Error::new("cannot use the annotations of container", &state.id, cause))
 }
 

@@ -2,7 +2,8 @@
 //! container's annotations ask for; pure.
 //!
 //! Annotations are those of the state, or of the bundle's `config.json` where the state has none of that name. Only those
-//! that begin with [`PREFIX`] count, and of these none may be unknown: a misspelt one would leave something open, or closed.
+//! that begin with the hook's prefix count, and of these none may be unknown: a misspelt one would leave something open, or
+//! closed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,9 +12,7 @@ use serde::Deserialize;
 
 use crate::config::{HookStage, container_name};
 
-/// What names of annotations begin with; an option of `rnet attach` follows.
-pub(super) const PREFIX: &str = "io.rnet.";
-/// Short for `io.rnet.allow-host`.
+/// Short for the option `allow-host`.
 const ALLOW: &str = "allow";
 
 /// The state, on a hook's standard input.
@@ -65,12 +64,12 @@ impl State {
         }
     }
 
-    /// The options that annotations ask for, by the names of `rnet attach`.
-    pub(super) fn options(&self, bundle: &Bundle) -> Vec<(String, String)> {
+    /// The options that annotations ask for whose names begin with `prefix`, by the names of `rnet attach`.
+    pub(super) fn options(&self, bundle: &Bundle, prefix: &str) -> Vec<(String, String)> {
         let mut annotations = bundle.annotations.clone();
         annotations.extend(self.annotations.clone());
         let options = annotations.into_iter().filter_map(|(name, value)| {
-            let name = match name.strip_prefix(PREFIX)? {
+            let name = match name.strip_prefix(prefix)? {
                 ALLOW => "allow-host",
                 name => name,
             };
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
 
     const RUNNING: &str = r#"{"ociVersion": "1.0.2", "id": "box", "status": "created", "pid": 4711,
-        "bundle": "/b", "annotations": {"io.rnet.publish": "8080:80", "org.example": "1"}}"#;
+        "bundle": "/b", "annotations": {"io.rnet.publish": "8080:80", "rnet.mtu": "1500", "org.example": "1"}}"#;
 
     #[test]
     fn a_state_tells_its_stage() {
@@ -126,9 +125,10 @@ mod tests {
         let bundle = Bundle::parse(bundle.as_bytes()).expect("a bundle");
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
-            state(RUNNING).options(&bundle),
+            state(RUNNING).options(&bundle, "io.rnet."),
             [pair("allow-host", "127.0.0.1:5432"), pair("publish", "8080:80")]
         );
+        assert_eq!(state(RUNNING).options(&bundle, "rnet."), [pair("mtu", "1500")]);
     }
 
     #[test]

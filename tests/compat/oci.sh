@@ -162,10 +162,10 @@ play_poststop_again_is_no_failure() {
     has "$(refuses "$RNET" oci-hook </dev/null)" "state on standard input"
 }
 
-# podman DIRECTORY...: podman with the hooks of the documentation.
+# with_hooks ARGUMENT...: podman with the hook of the documentation, whose word is `word`.
 with_hooks() {
     mkdir -p hooks.d
-    sed 's|/usr/bin/rnet|/mnt/bin/rnet|' /mnt/docs/hooks.d/rnet.json >hooks.d/rnet.json
+    sed "s/[$]WORD/word/; s|/usr/bin/rnet|$RNET|" /mnt/docs/hooks.d/rnet.json >hooks.d/rnet.json
     podman --hooks-dir "$PWD/hooks.d" "$@"
 }
 
@@ -173,7 +173,7 @@ podman_probe() {
     local runtime=$1 said
     names &
     answers 192.0.2.3 7000 hello
-    said=$(with_hooks --runtime "$runtime" run --rm --network none --annotation io.rnet.publish=8080:80 \
+    said=$(with_hooks --runtime "$runtime" run --rm --network none --annotation io.rnet.word.publish=8080:80 \
         --rootfs /mnt/rootfs sh -c "$PROBE" 2>&1) || fail "$said"
     has "$said" "10.0.2.100/24"
     has "$said" "192.0.2.77"
@@ -183,13 +183,27 @@ podman_probe() {
 
 play_podman_publishes_by_annotation() {
     needs podman crun
-    with_hooks --runtime crun run -d --name box --network none --annotation io.rnet.publish=8080:80 \
-        --annotation io.rnet.mtu=1500 --rootfs /mnt/rootfs sh -c 'echo inside | nc -l -p 80; sleep 1000' >/dev/null
+    with_hooks --runtime crun run -d --name box --network none --annotation io.rnet.word.publish=8080:80 \
+        --annotation io.rnet.word.mtu=1500 --rootfs /mnt/rootfs sh -c 'echo inside | nc -l -p 80; sleep 1000' >/dev/null
     becomes_text inside asks 127.0.0.1 8080
     with_hooks kill box >/dev/null
     becomes none_running rnet
     with_hooks rm -f box >/dev/null
     nothing_left
+}
+
+play_an_image_gives_itself_no_network() {
+    local container said
+    needs podman buildah crun
+    tar -C /mnt/rootfs -c . | podman import - plain >/dev/null 2>&1
+    container=$(buildah --isolation chroot from --pull-never localhost/plain)
+    buildah config --annotation io.rnet.mtu=1500 --annotation 'io.rnet.$WORD.mtu=1500' "$container"
+    buildah commit -q "$container" greedy >/dev/null
+    said=$(with_hooks --runtime crun run --rm --network none greedy ip link 2>&1)
+    has "$said" "lo:"
+    lacks "$said" "tap0"
+    said=$(with_hooks --runtime crun run --rm --network none --annotation io.rnet.word.no-ipv6=true greedy ip link 2>&1)
+    has "$said" "mtu 65520"
 }
 
 play_podman_with_crun_and_hooks() { needs podman crun && podman_probe crun; }
