@@ -23,7 +23,7 @@ namespaces = [name for name in config["linux"]["namespaces"] if name["type"] != 
 config["linux"]["namespaces"] = namespaces + [{"type": "network"}]
 config["annotations"] = dict(pair.split("=", 1) for pair in annotations)
 config["annotations"]["run.oci.hooks.stderr"] = "/mnt/home/hook-said"
-hook = {"path": rnet, "args": ["rnet", "oci-hook"], "env": ["XDG_RUNTIME_DIR=/mnt/run"], "timeout": 30}
+hook = {"path": rnet, "args": ["rnet", "oci-hook"], "env": ["XDG_RUNTIME_DIR=/mnt/run"]}
 config["hooks"] = {stage: [hook] for stage in ("createRuntime", "createContainer", "poststop")}
 json.dump(config, open(path, "w"))
 PYTHON
@@ -95,7 +95,7 @@ refused() {
     shift 2
     bundle b "touch /tmp/has-run" "$@"
     : >hook-said
-    said=$(refuses "$runtime" run --bundle b box)
+    said=$(refuses "$runtime" run --bundle b box) || fail "$said"
     has "$said$(<hook-said)" "$words"
     [ ! -e /mnt/rootfs/tmp/has-run ] || fail "the container ran"
     "$runtime" delete --force box 2>/dev/null || true
