@@ -197,7 +197,7 @@ play_an_image_gives_itself_no_network() {
     needs podman buildah crun
     tar -C /mnt/rootfs -c . | podman import - plain >/dev/null 2>&1
     container=$(buildah --isolation chroot from --pull-never localhost/plain)
-    buildah config --annotation io.rnet.mtu=1500 --annotation 'io.rnet.$WORD.mtu=1500' "$container"
+    buildah config --annotation io.rnet.mtu=1500 --annotation "io.rnet.\$WORD.mtu=1500" "$container"
     buildah commit -q "$container" greedy >/dev/null
     said=$(with_hooks --runtime crun run --rm --network none greedy ip link 2>&1)
     has "$said" "lo:"
