@@ -389,6 +389,8 @@ pub struct Network {
     pub publish: Vec<Publish>,
     /// Addresses that stand for addresses of the host.
     pub aliases: Vec<Alias>,
+    /// Whether the kernel joins loopback clients of published TCP ports with the guest, past the link.
+    pub splice: bool,
     /// Opened parts of the host.
     pub host_access: HostAccess,
     /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
@@ -402,7 +404,7 @@ pub struct Network {
     pub autoconfiguration: Autoconfiguration,
     /// Idle times.
     pub timeouts: Timeouts,
-    /// Limits of its links.
+    /// Limits of its link, which then has one queue: each worker keeps to them by itself.
     pub rates: Rates,
 }
 
@@ -422,6 +424,7 @@ impl Network {
             mtu: Self::MAX_MTU,
             dns_servers: Vec::new(),
             publish: Vec::new(),
+            splice: false,
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
             host_access: HostAccess::default(),
             shares_subnet: false,
@@ -438,7 +441,15 @@ impl Network {
         let v6 = self.ipv6.and_then(|plan| plan.dns);
         self.ipv4.dns.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
     }
+
+    /// Whether sockets are needed that are made inside the guest's network namespace.
+    pub fn wants_socket_factory(&self) -> bool {
+        self.splice && self.publish.iter().any(|publish| publish.transport == Transport::Tcp)
+    }
 }
+
+/// Workers that one network can have, and queues that its link can have.
+pub const MAX_WORKERS: u16 = 16;
 
 /// A guest's link and what its interface looks like inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -449,6 +460,10 @@ pub struct LinkSpec {
     pub ifname: String,
     /// The guest's MAC address; `None` is the kernel's choice.
     pub mac: Option<MacAddr>,
+    /// Queues that a TAP shall have, one for each worker; at least 1. Other links have one.
+    pub queues: u16,
+    /// Whether their number was asked for; if not, fewer are no surprise.
+    pub queues_given: bool,
     /// Take a persistent TAP of that name over if there is one, instead of refusing.
     pub take_over: bool,
     /// What of it is configured inside.

@@ -181,6 +181,7 @@ mod tests {
             env: Vec::new(),
             cwd: "/".into(),
             hostname: "host".to_owned(),
+            cores: 1,
             stdin_is_tty: false,
             host_subnets: Vec::new(),
             random: [0; 16],

@@ -75,6 +75,7 @@ fn surroundings() -> Result<Surroundings> {
             .context("cannot read", "the working directory")
             .map_err(|error| error.hint("it has been removed or closed to you; cd to another"))?,
         hostname: hostname.to_string_lossy().into_owned(),
+        cores: std::thread::available_parallelism().map_or(1, Into::into),
         stdin_is_tty: std::io::stdin().is_terminal(),
         // What cannot be read cannot be kept clear of; the guest's network still works.
         host_subnets: netlink::host_subnets().unwrap_or_default(),

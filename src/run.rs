@@ -43,7 +43,9 @@ impl Session {
         let link = running
             .take_link()
             .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
-        let mut serving = prepared.serve(&config.network, link, seed, Alarm::Failure)?;
+        let factory = running.take_factory();
+        let mut serving =
+            prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::Failure)?;
         place.map_or(Ok(()), |place| serving.answer_at(place))?;
         Ok(Self { running, serving })
     }
@@ -69,7 +71,7 @@ impl Session {
     }
 
     /// Forwards signals until the command ends; its exit status.
-    pub fn wait(self) -> Result<u8> {
+    pub fn wait(mut self) -> Result<u8> {
         let status = self.running.wait();
         self.serving.stop().and(status)
     }

@@ -1,4 +1,4 @@
-//! A network in service, whoever its guest is: published ports bound first, then a worker's thread with the guest's
+//! A network in service, whoever its guest is: published ports bound first, then the workers' threads with the guest's
 //! link.
 
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{LinkKind, LogLevel, Network, Publish};
+use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
 use crate::control::{self, Place};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
@@ -19,6 +19,7 @@ use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::io::worker::{Stop, Worker};
 use crate::net::Instant;
+use crate::sys::factory::Factory;
 use crate::sys::link::LinkFd;
 
 /// What can be had before there is a guest: a conflict shows before anything is made.
@@ -43,35 +44,68 @@ impl Prepared {
         self.resolver.conf()
     }
 
-    /// Serves `network` over `link`. `seed` feeds the gateway's random choices. No process can be forked any more.
-    pub fn serve(self, network: &Network, link: LinkFd, seed: u64, alarm: Alarm) -> Result<Serving> {
-        for note in &link.notes {
-            tracing::info!("{note}");
+    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with sockets
+    /// from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any more.
+    pub fn serve(
+        self,
+        network: &Network,
+        spec: &LinkSpec,
+        link: LinkFd,
+        factory: Option<Factory>,
+        seed: u64,
+        alarm: Alarm,
+    ) -> Result<Serving> {
+        describe(spec, &link);
+        let (kind, mac) = (link.kind, link.mac);
+        let mut team = Worker::team(network.clone(), Link::queues(link), mac, &self.resolver, seed)?;
+        if let Some(factory) = factory {
+            for worker in &mut team {
+                let line = factory.another().context("cannot reach", "the socket factory")?;
+                worker.add_factory(line)?;
+            }
         }
-        let kind = link.kind;
-        tracing::info!(%kind, "link");
-        let mut worker = Worker::new(network.clone(), self.resolver, seed)?;
-        worker.add_link(Link::new(link))?;
         let mut first = Vec::new();
         for (number, (publish, listeners)) in (1..).map(PortNumber).zip(self.listeners) {
             first.push(Ports::describe(number, &publish, &listeners));
-            worker.publish(number, &publish, listeners)?;
+            let owner = team[0].owner_of(publish.guest_port);
+            team[owner].publish(number, &publish, listeners)?;
         }
-        let ports = Ports::new(vec![worker.commands()], first);
-        let stop = worker.stopper();
-        let worker = thread::Builder::new()
-            .name("rnet-worker".into())
-            .spawn(move || run(worker, alarm))
-            .context("cannot start", "the worker thread")?;
-        Ok(Serving { stop, worker, ports, control: None, link: kind })
+        let ports = Ports::new(team.iter().map(Worker::commands).collect(), first);
+        let start = |(index, worker)| start(index, worker, alarm);
+        let workers = team.into_iter().enumerate().map(start).collect::<Result<_>>()?;
+        Ok(Serving { workers, ports, control: None, link: kind })
     }
+}
+
+/// Logs what kind of link it became.
+fn describe(spec: &LinkSpec, link: &LinkFd) {
+    for note in &link.notes {
+        tracing::info!("{note}");
+    }
+    tracing::info!(kind = %link.kind, "link");
+    if spec.queues_given && link.queues.len() < spec.queues.into() {
+        tracing::warn!(
+            kind = %link.kind,
+            queues = link.queues.len(),
+            asked = spec.queues,
+            "there are not as many workers as asked for: each has a queue of the link"
+        );
+    }
+}
+
+fn start(index: usize, worker: Worker, alarm: Alarm) -> Result<(Stop, JoinHandle<Result<()>>)> {
+    let stop = worker.stopper();
+    let thread = thread::Builder::new()
+        .name(format!("rnet-worker-{index}"))
+        .spawn(move || run(worker, alarm))
+        .context("cannot start", "a worker thread")?;
+    Ok((stop, thread))
 }
 
 /// A network that is being served.
 #[derive(Debug)]
 pub struct Serving {
-    stop: Stop,
-    worker: JoinHandle<Result<()>>,
+    workers: Vec<(Stop, JoinHandle<Result<()>>)>,
     ports: Ports,
     control: Option<Place>,
     link: LinkKind,
@@ -115,16 +149,21 @@ impl Serving {
 
     /// Ends it; an error if it had failed before.
     pub fn stop(self) -> Result<()> {
-        self.stop.stop();
-        drop(self.control);
-        match self.worker.join() {
-            Ok(served) => served,
-            Err(_) => Err(Error::new("cannot serve", "the guest's network", "the worker panicked")),
+        for (stop, _) in &self.workers {
+            stop.stop();
         }
+        drop(self.control);
+        let served = self.workers.into_iter().map(|(_, worker)| {
+            let panicked = |_| Err(Error::new("cannot serve", "the guest's network", "a worker panicked"));
+            worker.join().unwrap_or_else(panicked)
+        });
+        // All have ended when the first failure is told.
+        let served: Vec<Result<()>> = served.collect();
+        served.into_iter().collect()
     }
 }
 
-/// When the end of the worker ends rnet, as SIGTERM would.
+/// When the end of a worker ends rnet, as SIGTERM would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
     /// When it fails: without it the guest has no network.
@@ -133,7 +172,7 @@ pub enum Alarm {
     AnyEnd,
 }
 
-/// The worker's thread.
+/// A worker's thread.
 fn run(worker: Worker, alarm: Alarm) -> Result<()> {
     let bell = Bell;
     worker.run()?;

@@ -326,6 +326,8 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         kind: LinkKind::Auto,
         ifname: "tap0".into(),
         mac: Some(mac),
+        queues: 1,
+        queues_given: false,
         take_over: false,
         setup: Setup::Plan,
         loopback: true,

@@ -44,6 +44,16 @@ fn tap_carries_offloaded_frames() {
 }
 
 #[test]
+fn a_tap_has_as_many_queues_as_asked_for() {
+    run("queues");
+}
+
+#[test]
+fn a_tap_that_exists_with_one_queue_keeps_it() {
+    run("one-queue");
+}
+
+#[test]
 fn plain_tap_carries_finished_frames() {
     run("tap-plain");
 }
@@ -98,6 +108,8 @@ fn inside() {
         "auto" => assert_eq!(Guest::new(LinkKind::Auto).kind, LinkKind::Tap),
         "tap" => converse(LinkKind::Tap),
         "tap-plain" => converse(LinkKind::TapPlain),
+        "queues" => queues(),
+        "one-queue" => one_queue(),
         "packet" => converse(LinkKind::Packet),
         other => panic!("no scenario {other}"),
     }
@@ -112,7 +124,7 @@ fn bare() {
         let mac = link.mac.expect("known without being set").to_string();
         assert!(shown.contains(&format!("link/ether {mac}")), "{kind}: {mac}: {shown}");
         assert!(shown.contains("lo: <LOOPBACK> "), "{kind}: {shown}");
-        let mut link = Link::new(link);
+        let mut link = Link::queues(link).remove(0);
         assert!(link.read(&mut vec![0; Link::BUFFER_BYTES]).expect("a link that is down lives").is_none());
         ip(&["link", "set", "tap0", "up"]);
         drop(link);
@@ -186,6 +198,41 @@ fn ping() {
         assert_eq!((from.ip(), payload.len()), (loopback, message.len()));
         assert_eq!((payload[0], &payload[6..10]), (reply, &[0, 1, b'h', b'i'][..]));
     }
+}
+
+fn queues() {
+    let made = link::create(&LinkSpec { queues: 3, ..spec(LinkKind::Tap) }, &network()).expect("a TAP");
+    let (here, there) = UnixStream::pair().unwrap();
+    link::send(&made, &here).unwrap();
+    let passed = link::receive(&there).unwrap();
+    assert_eq!((made.queues.len(), passed.queues.len()), (3, 3));
+    drop(made);
+    // A flow comes in on the queue where the last answer to it was written.
+    let (kind, notes) = (passed.kind, passed.notes.clone());
+    let mut guests: Vec<Guest> =
+        Link::queues(passed).into_iter().map(|link| Guest { link, kind, notes: notes.clone() }).collect();
+    let socket = UdpSocket::bind((GUEST, 7000)).unwrap();
+    let neighbor = Command::new("ip")
+        .args(["neigh", "add", &GATEWAY.to_string(), "lladdr", "52:55:0a:00:02:02", "dev", "tap0"])
+        .status();
+    assert!(neighbor.unwrap().success());
+    for guest in &mut guests {
+        guest.send_datagrams((GATEWAY.into(), GUEST.into()), 7000, &[b"from this queue".to_vec()]);
+        let (len, from) = socket.recv_from(&mut [0; 100]).unwrap();
+        assert_eq!(len, 15);
+        socket.send_to(b"to it", from).unwrap();
+        let (packet, _) = guest.next(IpProtocol::Udp);
+        assert!(packet.ends_with(b"to it"));
+    }
+}
+
+fn one_queue() {
+    let made = Command::new("ip").args(["tuntap", "add", "dev", "tap0", "mode", "tap", "vnet_hdr"]).status();
+    assert!(made.unwrap().success());
+    let spec = LinkSpec { queues: 3, take_over: true, ..spec(LinkKind::Tap) };
+    let link = link::create(&spec, &network()).expect("a TAP");
+    assert_eq!(link.queues.len(), 1);
+    assert!(link.notes.iter().any(|note| note.contains("one queue instead of 3")), "{:?}", link.notes);
 }
 
 fn without_tun() {
@@ -341,7 +388,7 @@ impl Guest {
         assert_eq!((passed.kind, &passed.notes), (made.kind, &made.notes));
         println!("{}: {:?}", passed.kind, passed.notes);
         let (kind, notes) = (passed.kind, passed.notes.clone());
-        Self { link: Link::new(passed), kind, notes }
+        Self { link: Link::queues(passed).remove(0), kind, notes }
     }
 
     fn frame(&mut self, wanted: impl Fn(&EthernetFrame<'_>) -> bool) -> (Vec<u8>, RxOffload) {
@@ -443,6 +490,8 @@ fn spec(kind: LinkKind) -> LinkSpec {
         kind,
         ifname: "tap0".into(),
         mac: Some(STATION),
+        queues: 1,
+        queues_given: false,
         take_over: false,
         setup: Setup::Plan,
         loopback: true,

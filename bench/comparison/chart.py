@@ -6,7 +6,8 @@ from html import escape
 
 from .report import number
 
-COLOURS = {"rnet": "#e4572e", "slirp4netns": "#4c8bd6", "pasta": "#3fa796", "veth": "#a58bd0", "host": "#9aa0a6"}
+COLOURS = {"rnet": "#e4572e", "slirp4netns": "#4c8bd6", "pasta": "#3fa796", "veth": "#a58bd0", "host": "#9aa0a6",
+           "rnet-1": "#f0a58f", "rnet-2": "#c23b17", "rnet-4": "#8a2a10"}
 # Metrics that are worth a picture.
 DRAWN = ("rate", "p50", "p99", "per second", "cpu/GB", "cpu/100k", "packets", "loss", "memory/flow", "memory",
          "after load", "ready", "first byte")

@@ -6,6 +6,8 @@ import pwd
 import shutil
 import subprocess
 
+from .options import program_of
+
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What each package is needed for.
@@ -28,11 +30,12 @@ def programs(options):
     for tool in options.tools:
         if tool in ("veth", "host"):
             continue
-        path = _given(getattr(options, tool)) or (
-            _build("--bin", "rnet") if tool == "rnet" else shutil.which(tool)
+        name = program_of(tool)
+        path = paths.get(name) or _given(getattr(options, name)) or (
+            _build("--bin", "rnet") if name == "rnet" else shutil.which(name)
         )
         if path:
-            paths[tool] = path
+            paths[name] = path
         else:
             notes.append(f"{tool} is not measured: not installed; give its path or run as root with apt-get")
     return paths, notes

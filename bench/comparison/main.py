@@ -55,7 +55,7 @@ def _inside(options, plan):
 
 def _measure(options, place, results):
     chosen = cells.chosen(options)
-    order = [tool for tool in options.tools if tool in ("veth", "host") or tool in place.paths]
+    order = [tool for tool in options.tools if tool in ("veth", "host") or command_line.program_of(tool) in place.paths]
     for turn in range(options.rounds):
         for number, cell in enumerate(chosen):
             # Rotated, so that no tool always follows the same one.

@@ -3,6 +3,8 @@
 import argparse
 
 TOOLS = ("rnet", "slirp4netns", "pasta", "veth", "host")
+# Variants of rnet, measured when asked for: with so many workers.
+WORKERS = {"rnet-1": 1, "rnet-2": 2, "rnet-4": 4}
 PEERS = ("slirp4netns", "pasta")
 
 
@@ -14,7 +16,7 @@ def parse(argv):
     parser.add_argument("--slirp4netns", metavar="PATH", help="default: the installed one")
     parser.add_argument("--pasta", metavar="PATH", help="default: the installed one")
     parser.add_argument("--load", metavar="PATH", help="the load generator; default: built from this tree")
-    parser.add_argument("--tools", metavar="A,B", help=f"only these of {', '.join(TOOLS)}")
+    parser.add_argument("--tools", metavar="A,B", help=f"only these of {', '.join([*TOOLS, *WORKERS])}")
     parser.add_argument("--only", metavar="PATTERN", help="only cells whose name matches this regular expression")
     parser.add_argument("--list", action="store_true", help="name the cells and measure nothing")
     parser.add_argument("--quick", action="store_true", help="one round of one second per cell, fewer cells")
@@ -30,9 +32,14 @@ def parse(argv):
     options.seconds = options.seconds or (1.0 if options.quick else 3.0)
     options.tools = options.tools.split(",") if options.tools else list(TOOLS)
     for tool in options.tools:
-        if tool not in TOOLS:
+        if tool not in TOOLS and tool not in WORKERS:
             parser.error(f"no tool {tool!r}")
     return options
+
+
+def program_of(tool):
+    """The name of the program that a tool is a way to run."""
+    return "rnet" if tool in WORKERS else tool
 
 
 def _positive(word):

@@ -4,6 +4,7 @@ Every class has `start(space, mtu)`, which returns a ready `Guest`. `ready` and 
 process measure their start: they return seconds.
 """
 
+import functools
 import glob
 import json
 import os
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import time
 
+from .options import WORKERS
 from .space import FAR, NEAR, ROOM, VETH_GUEST, VETH_HOST, run, until
 
 # The published port: the same number on the host and in the guest.
@@ -67,9 +69,12 @@ class Failure(Exception):
 class Rnet:
     """`rnet run` of a directory with the load generator in it."""
 
+    def __init__(self, workers="auto"):
+        self._workers = ["--workers", str(workers)]
+
     def _argv(self, space, mtu, words):
         publish = ["-p", f"{PORT}:{PORT}", "-p", f"{PORT}:{PORT}/udp"]
-        return space.as_user([space.paths["rnet"], "run", "-q", "--mtu", str(mtu)] + publish
+        return space.as_user([space.paths["rnet"], "run", "-q", "--mtu", str(mtu)] + self._workers + publish
                              + [f"{ROOM}/rootfs", "/load"] + words)
 
     def start(self, space, mtu):
@@ -193,6 +198,7 @@ class Host:
 
 
 ALL = {"rnet": Rnet, "slirp4netns": Slirp4netns, "pasta": Pasta, "veth": Veth, "host": Host}
+ALL.update({name: functools.partial(Rnet, workers) for name, workers in WORKERS.items()})
 
 
 def _program(pid):

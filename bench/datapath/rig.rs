@@ -267,7 +267,10 @@ impl Rig {
                     self.sent_datagrams += self.gateway.outbox().datagrams(payload).count() as u64;
                 }
                 HostOp::Release { .. } => self.released += 1,
-                HostOp::OpenPing { .. } | HostOp::Reply { .. } | HostOp::RefreshResolvers => {}
+                HostOp::OpenPing { .. }
+                | HostOp::Reply { .. }
+                | HostOp::RefreshResolvers
+                | HostOp::PassOn { .. } => {}
             }
         }
         self.gateway.outbox().clear_payload();

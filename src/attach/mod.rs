@@ -79,7 +79,7 @@ fn serve(
     let prepared = Prepared::new(&config.network)?;
     let (link, watch) = open(place.as_ref())?;
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
-    let mut serving = prepared.serve(&config.network, link, seed, Alarm::AnyEnd)?;
+    let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
     tell(&serving)?;
     memory::unmap_used_code();

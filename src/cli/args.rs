@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
-use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
+use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
 
 /// Give a process its own network, without root.
@@ -156,6 +156,10 @@ cannot be executed, 125 if rnet itself failed.";
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) traffic: TrafficArgs,
+
+    /// Bring this host's own clients of published TCP ports to the guest over the link, like all others.
+    #[arg(long, help_heading = NETWORK)]
+    pub(super) no_splice: bool,
 
     #[command(flatten)]
     pub(super) network: NetworkArgs,
@@ -329,6 +333,10 @@ pub(super) struct NetworkArgs {
     /// How frames reach rnet; auto takes the first that works.
     #[arg(long, value_name = "KIND", default_value = "auto", value_parser = link_kind(), help_heading = NETWORK)]
     pub(super) link: LinkKind,
+
+    /// Threads that share the guest's traffic, 1 to 16; auto is 1 below 4 cores, then half of them, up to 4.
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = values::workers, help_heading = NETWORK)]
+    pub(super) workers: Workers,
 
     /// Name of the guest's interface.
     #[arg(

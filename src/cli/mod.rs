@@ -35,6 +35,8 @@ pub struct Surroundings {
     pub hostname: String,
     /// Whether standard input is a terminal.
     pub stdin_is_tty: bool,
+    /// Cores that rnet may use.
+    pub cores: usize,
     /// Networks that the host has routes or addresses in; default routes may be among them.
     pub host_subnets: Vec<IpNet>,
     /// Random bytes, for the guest's MAC address and host name.

@@ -146,6 +146,7 @@ mod tests {
             stdin_is_tty: false,
             host_subnets: Vec::new(),
             random: [7; 16],
+            cores: 1,
         };
         named("io.rnet.", &options, &surroundings)
     }

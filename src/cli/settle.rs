@@ -18,6 +18,10 @@ use crate::config::{
     Transport, Volume,
 };
 
+/// Below so many cores the guest, its peers and one worker have use for all of them.
+const CORES_FOR_TWO_WORKERS: usize = 4;
+/// Workers unless more are asked for: beyond, the guest's own network stack is what limits.
+const MAX_AUTOMATIC_WORKERS: u16 = 4;
 /// Least MTU of a link with IPv6 (RFC 8200 section 5).
 const IPV6_MIN_MTU: u16 = 1280;
 
@@ -30,6 +34,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
+    network.splice = !args.no_splice;
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), surroundings)?;
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
@@ -151,6 +156,8 @@ fn link(args: &NetworkArgs, surroundings: &Surroundings) -> LinkSpec {
         kind: args.link,
         ifname: args.ifname.clone(),
         mac: Some(args.mac_address.unwrap_or_else(|| random_mac(surroundings))),
+        queues: args.workers.given.unwrap_or_else(|| automatic_workers(surroundings.cores)),
+        queues_given: args.workers.given.is_some(),
         take_over: false,
         setup: Setup::Plan,
         loopback: true,
@@ -189,6 +196,14 @@ fn outbound(specs: &[OutboundSpec]) -> Result<Outbound, String> {
         }
     }
     Ok(outbound)
+}
+
+/// Half of the cores are the guest's and its peers'.
+fn automatic_workers(cores: usize) -> u16 {
+    if cores < CORES_FOR_TWO_WORKERS {
+        return 1;
+    }
+    u16::try_from(cores / 2).unwrap_or(u16::MAX).min(MAX_AUTOMATIC_WORKERS)
 }
 
 /// Addresses and MTU; the rest at its defaults.

@@ -96,6 +96,22 @@ fn verbosity_and_format_reach_the_log() {
 }
 
 #[test]
+fn workers_are_one_on_few_cores_and_some_on_many() {
+    for (cores, workers) in [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (8, 4), (256, 4)] {
+        let surroundings = Surroundings { cores, ..surroundings() };
+        let Ok(Command::Run(Request { config, .. })) = parse_words("run / true", &surroundings) else {
+            panic!("a command");
+        };
+        assert_eq!((config.link.queues, config.link.queues_given), (workers, false), "{cores} cores");
+    }
+    let config = config("run --workers 16 / true");
+    assert_eq!((config.link.queues, config.link.queues_given), (16, true));
+    for wrong in ["0", "17", "-1", "many"] {
+        assert!(refusal(&format!("run --workers={wrong} / true")).contains("from 1 to 16"), "{wrong}");
+    }
+}
+
+#[test]
 fn the_guests_mac_is_one_local_station() {
     let mac = config("run / true").link.mac.expect("a random one");
     assert!(!mac.is_group() && mac.0[0] & 2 != 0 && mac != MacAddr::GATEWAY);
@@ -290,6 +306,7 @@ fn surroundings() -> Surroundings {
         cwd: "/home/me".into(),
         hostname: "workstation".to_owned(),
         stdin_is_tty: true,
+        cores: 2,
         host_subnets: vec!["0.0.0.0/0".parse().expect("a network")],
         random: std::array::from_fn(|at| 0xa0 + at as u8),
     }

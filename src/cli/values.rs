@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::config::{
-    IfName, Ipv4Plan, Ipv6Plan, MAX_NAME_BYTES, MacAddr, Publish, Transport, is_network_name,
+    IfName, Ipv4Plan, Ipv6Plan, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Transport, is_network_name,
 };
 
 /// Longest host name in bytes (`__NEW_UTS_LEN`).
@@ -230,6 +230,24 @@ pub(super) fn dns(text: &str) -> Result<IpAddr, String> {
         return Err("not one station's address".to_owned());
     }
     Ok(addr)
+}
+
+/// How many workers there shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Workers {
+    /// `None` is `auto`.
+    pub(super) given: Option<u16>,
+}
+
+/// Parses `--workers`.
+pub(super) fn workers(text: &str) -> Result<Workers, String> {
+    if text == "auto" {
+        return Ok(Workers { given: None });
+    }
+    match text.parse() {
+        Ok(count) if (1..=MAX_WORKERS).contains(&count) => Ok(Workers { given: Some(count) }),
+        _ => Err(format!("expected auto, or a number from 1 to {MAX_WORKERS}")),
+    }
 }
 
 /// Parses `--mac-address`.

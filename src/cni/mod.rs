@@ -19,7 +19,8 @@ use self::request::{Attachment, Environment, Request, Wish};
 use crate::attach;
 use crate::cli::{self, Options, Surroundings};
 use crate::config::{
-    Attach, Ipv4Plan, Ipv6Plan, Lifecycle, Log, LogFormat, LogLevel, MacAddr, Network, Target, container_name,
+    Attach, Ipv4Plan, Ipv6Plan, Lifecycle, Log, LogFormat, LogLevel, MacAddr, Network, Rates, Target,
+    container_name,
 };
 use crate::container::{self, Namespaces};
 use crate::control;
@@ -110,9 +111,12 @@ fn configuration(
 ) -> std::result::Result<Attach, Failure> {
     let mut options = wish.options.clone();
     options.push(("ifname".to_owned(), attachment.ifname.clone()));
-    let Options { mut network, link, notes } =
+    let Options { mut network, mut link, notes } =
         cli::named("", &options, surroundings).map_err(|cause| Failure::new(Code::Configuration, cause))?;
     network.rates = wish.rates;
+    if wish.rates != Rates::default() {
+        link.queues = 1;
+    }
     let is_given = |name: &str| wish.options.iter().any(|(option, _)| option == name);
     for (address, prefix) in &wish.ips {
         let given = is_given(if address.is_ipv4() { "cidr" } else { "cidr6" });

@@ -44,6 +44,7 @@ use self::storage::Storage;
 use self::supervise::{Action, Terminal};
 use crate::config;
 use crate::error::{Context, Error, Result};
+use crate::sys::factory::{self, Factory};
 use crate::sys::link::LinkFd;
 use crate::sys::process::{self, Child, Exit};
 use crate::sys::signal;
@@ -69,6 +70,9 @@ pub struct Running {
     channel: Option<Channel>,
     signals: SignalFd,
     link: Option<LinkFd>,
+    /// The process that makes sockets, until it has ended.
+    factory_process: Option<Child>,
+    factory: Option<Factory>,
     terminal: Option<Terminal>,
     storage: Option<Storage>,
     /// The signal for which the container was killed.
@@ -99,6 +103,8 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         channel: Some(ours),
         signals,
         link: None,
+        factory_process: None,
+        factory: None,
         terminal,
         storage,
         killed_for: None,
@@ -106,7 +112,8 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     };
     userns::write_id_maps(running.child.pid)?;
     running.release()?;
-    running.await_ready()?;
+    running.await_ready(launch.network.wants_socket_factory())?;
+    running.await_factory();
     Ok(running)
 }
 
@@ -167,6 +174,32 @@ impl Running {
         self.link.take()
     }
 
+    /// What makes sockets inside, if the network wants it and it could be started. Taken once.
+    pub fn take_factory(&mut self) -> Option<Factory> {
+        self.factory.take()
+    }
+
+    /// Starts the socket factory while the container sets itself up. The link works without.
+    fn start_factory(&mut self) {
+        let pid = self.child.pid;
+        match factory::start(|| userns::enter(pid)) {
+            Ok((process, factory)) => {
+                self.factory_process = Some(process);
+                self.factory = Some(factory);
+            }
+            Err(error) => tracing::warn!("{error}; published ports are not spliced"),
+        }
+    }
+
+    fn await_factory(&mut self) {
+        if let Some(factory) = &self.factory
+            && let Err(error) = factory.await_ready()
+        {
+            tracing::warn!("{error}; published ports are not spliced");
+            self.factory = None;
+        }
+    }
+
     /// Lets the command start. Errors have exit code 126 or 127 if it cannot be executed or found.
     pub fn start(&mut self) -> Result<()> {
         self.release()?;
@@ -181,7 +214,7 @@ impl Running {
     }
 
     /// Passes signals on until the command ends; its exit status, 128 and the number if by a signal.
-    pub fn wait(mut self) -> Result<u8> {
+    pub fn wait(&mut self) -> Result<u8> {
         loop {
             let [signalled, ended] = wait_for([&self.signals.as_fd(), &self.child.as_fd()])?;
             if signalled {
@@ -198,11 +231,17 @@ impl Running {
         channel.map_or(Ok(()), Channel::release).context("cannot start", "container")
     }
 
-    fn await_ready(&mut self) -> Result<()> {
+    fn await_ready(&mut self, with_factory: bool) -> Result<()> {
         loop {
             match self.next_report()? {
                 Some(Report::Note(text)) => tracing::warn!("{text}"),
-                Some(Report::Link(link)) => self.link = Some(link),
+                Some(Report::Link(link)) => {
+                    self.link = Some(link);
+                    // Not before: making a packet link takes the child to another namespace for a while.
+                    if with_factory {
+                        self.start_factory();
+                    }
+                }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
                 None => {
@@ -283,6 +322,10 @@ impl Drop for Running {
         if !self.ended {
             self.send(libc::SIGKILL);
             let _ = self.reap();
+        }
+        if let Some(process) = &self.factory_process {
+            let _ = process.signal(libc::SIGKILL);
+            let _ = process.reap();
         }
         if let Some(terminal) = &self.terminal {
             terminal.restore();

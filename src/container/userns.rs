@@ -1,10 +1,10 @@
 //! The user namespace: its id map, and what to tell a user whose host forbids it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 
 use nix::errno::Errno;
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Pid, Uid};
 
 use crate::error::{Context, Error, Result};
@@ -17,6 +17,9 @@ pub(super) const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWUTS)
     .union(CloneFlags::CLONE_NEWIPC)
     .union(CloneFlags::CLONE_NEWCGROUP);
+
+/// Of the reader's own network namespace.
+const TIME_WAIT_REUSE: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
 
 /// Sysctls under `user.` that bound the namespaces of [`NAMESPACES`].
 const LIMITS: [&str; 7] = [
@@ -68,6 +71,24 @@ pub(super) fn write_id_maps(pid: Pid) -> Result<()> {
             other => other.context("cannot write", path)?,
         }
     }
+    Ok(())
+}
+
+/// Changes to the user and network namespaces of `pid`, a child that has not been reaped, and lets ports of connections
+/// that are over be used again.
+///
+/// Connections of the guest with itself leave their port in TIME_WAIT for a minute when the side that opened them ends
+/// first, and a published port that is spliced has all its clients come from one address: after 28,000 of them within
+/// that minute there would be no port left. Linux reuses such a port after a second, by default for 127.0.0.1 only
+/// (Documentation/networking/ip-sysctl.rst, tcp_tw_reuse; RFC 6191).
+pub(super) fn enter(pid: Pid) -> Result<()> {
+    let (user, net) = (format!("/proc/{pid}/ns/user"), format!("/proc/{pid}/ns/net"));
+    let user_namespace = File::open(&user).context("cannot open", &user)?;
+    let net_namespace = File::open(&net).context("cannot open", &net)?;
+    setns(user_namespace, CloneFlags::CLONE_NEWUSER).context("cannot enter", &user)?;
+    setns(net_namespace, CloneFlags::CLONE_NEWNET).context("cannot enter", &net)?;
+    // Where it cannot be written, a connection without a port takes the link.
+    let _ = fs::write(TIME_WAIT_REUSE, "1");
     Ok(())
 }
 

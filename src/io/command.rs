@@ -13,8 +13,8 @@ use mio::Waker;
 use super::host::Listener;
 use crate::config::Publish;
 use crate::error::{Error, Result};
-use crate::net::Counters;
 use crate::net::gateway::FlowReport;
+use crate::net::{Counters, Shard};
 
 /// Commands obeyed in one turn.
 pub(super) const COMMANDS_PER_TURN: usize = 64;
@@ -43,7 +43,7 @@ pub(super) enum Command {
 pub struct Snapshot {
     /// Totals since start.
     pub counters: Counters,
-    /// Flows that live, those of the DNS forwarder included.
+    /// Flows that live, those of the DNS forwarder and those that the kernel carries included.
     pub flows: usize,
     /// The first [`MAX_FLOWS_TOLD`] of the others.
     pub described: Vec<FlowReport>,
@@ -64,13 +64,19 @@ impl Snapshot {
 pub struct Commands {
     queue: Sender<Command>,
     waker: Arc<Waker>,
+    shard: Shard,
 }
 
 impl Commands {
     /// A handle, and the worker's end.
-    pub(super) fn new(waker: Arc<Waker>) -> (Self, Receiver<Command>) {
+    pub(super) fn new(waker: Arc<Waker>, shard: Shard) -> (Self, Receiver<Command>) {
         let (queue, inbox) = channel();
-        (Self { queue, waker }, inbox)
+        (Self { queue, waker, shard }, inbox)
+    }
+
+    /// The member of its team that serves a published port of the guest's.
+    pub(super) fn owner_of(&self, guest_port: u16) -> usize {
+        self.shard.of_udp(guest_port)
     }
 
     /// Has the worker serve `listeners`, which are bound for `publish`.

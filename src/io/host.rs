@@ -1,9 +1,6 @@
 //! The host's sockets as rnet uses them: connecting out, listening for published ports, and what failures mean.
 //!
-//! Stream sockets leave here nonblocking, without Nagle's delay, and with keepalive: after 75 idle seconds the
-//! remote end is asked every 15, and given up after five unanswered questions. That holds in every state, so that
-//! a socket whose remote end vanished does not stay in FIN_WAIT2, where Linux waits without end for the peer of
-//! a socket that is still open.
+//! Stream sockets leave here nonblocking, with the options of [`stream`].
 
 use std::fmt;
 use std::io;
@@ -13,21 +10,18 @@ use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::holder;
 use crate::config::{Exit, IfName, Outbound, Publish, Transport};
 use crate::error::{Error, Result};
 use crate::net::{Family, HostError};
-use crate::sys::datagram;
+use crate::sys::{datagram, stream};
 
 /// Connections that may wait to be accepted (net.core.somaxconn caps it).
 const BACKLOG: i32 = 4096;
 /// Ports tried until one is free in both families.
 const RANDOM_PORT_ATTEMPTS: usize = 32;
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 5;
 
 /// A bound socket of a published port.
 #[derive(Debug)]
@@ -101,7 +95,7 @@ fn bind_interface(socket: &Socket, interface: IfName) -> io::Result<()> {
 /// Starts a connection. It stands when the stream is writable and `take_error` has none.
 pub fn connect(to: SocketAddr, outbound: &Outbound) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    tune(&socket)?;
+    stream::tune(&socket)?;
     if !to.ip().is_loopback() {
         leave_by(&socket, exit(outbound, Family::of(to.ip())))?;
     }
@@ -109,17 +103,6 @@ pub fn connect(to: SocketAddr, outbound: &Outbound) -> io::Result<TcpStream> {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
         _ => Ok(TcpStream::from_std(socket.into())),
     }
-}
-
-/// Gives a stream the options described above; what a listener accepts inherits them.
-fn tune(stream: &impl AsFd) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// Closes a stream with a reset: what was not yet delivered is thrown away.
@@ -263,7 +246,7 @@ fn bind(publish: &Publish, address: SocketAddr) -> std::result::Result<Listener,
 /// SO_REUSEADDR lets a container start again while connections of its forerunner are in TIME_WAIT.
 fn bind_tcp(address: SocketAddr, interface: Option<IfName>) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    tune(&socket)?;
+    stream::tune(&socket)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -289,7 +272,7 @@ fn bind_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<Listen
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
+    use std::io::Read;
 
     #[test]
     fn a_random_port_has_one_number_in_both_families() {
@@ -328,15 +311,6 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_kept_alive_and_does_not_wait_to_fill_segments() {
-        let (stream, mut accepted) = connected();
-        let socket = SockRef::from(&stream);
-        assert!(socket.tcp_nodelay().expect("option") && socket.keepalive().expect("option"));
-        assert_eq!(socket.tcp_keepalive_time().expect("option"), KEEPALIVE_IDLE);
-        accepted.write_all(b"hi").expect("sent");
-    }
-
-    #[test]
     fn what_a_published_port_accepts_is_kept_alive_too() {
         let publish = publish(Some(Ipv4Addr::LOCALHOST), None, Transport::Tcp);
         let listeners = listen(&publish).expect("a free port");
@@ -345,8 +319,7 @@ mod tests {
         let (accepted, _) = socket.accept().expect("at hand");
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay().expect("option") && socket.keepalive().expect("option"));
-        assert_eq!(socket.tcp_keepalive_time().expect("option"), KEEPALIVE_IDLE);
-        assert_eq!(socket.tcp_keepalive_interval().expect("option"), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_time().expect("option"), stream::KEEPALIVE_IDLE);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::unistd::{read, write};
 
-use crate::config::{LinkKind, MacAddr};
+use crate::config::LinkKind;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM, MAX_FRAME_BYTES};
 use crate::net::{Offload, RxOffload, TxOffload};
 use crate::sys::link::LinkFd;
@@ -33,11 +33,10 @@ const TCP_CHECKSUM_OFFSET: u16 = 16;
 /// Where it is in a UDP header (RFC 768).
 const UDP_CHECKSUM_OFFSET: u16 = 6;
 
-/// A guest's link; nonblocking.
+/// A guest's link, or one queue of it; nonblocking.
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
-    mac: Option<MacAddr>,
     offload: Offload,
 }
 
@@ -46,19 +45,14 @@ impl Link {
     /// it was cut off.
     pub const BUFFER_BYTES: usize = HEADROOM + MAX_FRAME_BYTES + VLAN_TAG_BYTES + 1;
 
-    /// Takes over a link.
-    pub fn new(link: LinkFd) -> Self {
+    /// Takes over a link: each of its queues.
+    pub fn queues(link: LinkFd) -> Vec<Self> {
         let offload = match link.kind {
             LinkKind::TapPlain => Offload::None,
             _ if link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
-        Self { fd: link.fd, mac: link.mac, offload }
-    }
-
-    /// The guest's station, if it is known.
-    pub fn mac(&self) -> Option<MacAddr> {
-        self.mac
+        link.queues.into_iter().map(|fd| Self { fd, offload }).collect()
     }
 
     /// What the kernel does for frames on this link.

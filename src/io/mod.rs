@@ -7,4 +7,5 @@ pub mod link;
 pub mod ports;
 pub mod resolver;
 mod sockets;
+mod splice;
 pub mod worker;

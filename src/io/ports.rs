@@ -37,13 +37,14 @@ pub struct Ports {
     table: Arc<Mutex<Table>>,
 }
 
-/// All that serve the network. A port is served by the first; a closed one, every worker hears of.
+/// All that serve the network, in their order. A port is served by one of them; of a closed one all hear.
 #[derive(Clone, Debug)]
 struct Workers(Vec<Commands>);
 
 impl Workers {
     fn publish(&self, number: PortNumber, publish: &Publish, listeners: Vec<Listener>) -> Result<()> {
-        self.0.first().map_or(Ok(()), |worker| worker.publish(number, *publish, listeners))
+        let owner = self.0.first().and_then(|first| self.0.get(first.owner_of(publish.guest_port)));
+        owner.map_or(Ok(()), |worker| worker.publish(number, *publish, listeners))
     }
 
     fn unpublish(&self, number: PortNumber) -> Result<()> {

@@ -21,7 +21,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// A resolv.conf and what it said when it was last read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Resolver {
     path: PathBuf,
     looked_at: Option<Instant>,

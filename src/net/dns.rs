@@ -195,7 +195,9 @@ pub(super) fn set_resolvers(core: &mut Core, servers: &[IpAddr]) {
     if servers == core.dns.servers {
         return;
     }
-    tracing::info!(?servers, "DNS servers");
+    if core.shard.is_first() {
+        tracing::info!(?servers, "DNS servers");
+    }
     core.dns.servers = servers;
     core.dns.preferred = 0;
     for id in core.dns.in_flight.values() {
@@ -228,7 +230,7 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>, guest: SocketA
     if core.dns.in_flight.contains_key(&flow.key()) {
         return;
     }
-    if core.dns.in_flight.len() >= MAX_IN_FLIGHT {
+    if core.dns.in_flight.len() >= core.shard.part(MAX_IN_FLIGHT) {
         return core.counters.drop(DropReason::Limit);
     }
     core.outbox.op(HostOp::RefreshResolvers);

@@ -4,24 +4,30 @@
 //! [`Gateway::outbox`], [`Gateway::next_ready`] and [`Gateway::poll_timeout`] say what follows. It takes a frame
 //! apart once and hands the packet to the module of its protocol; these share the [`Core`].
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use smoltcp::wire::{Icmpv4Message, Icmpv6Message, IpProtocol, UdpPacket};
 
 use super::counters::Counters;
 use super::dns::{DnsFlow, Forwarder};
 use super::nat::{Notices, Refused};
-use super::outbox::Outbox;
+use super::outbox::{ETHERNET_BYTES, Outbox};
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, EthernetFrame, IpPacket};
 use super::ping::PingFlow;
-use super::policy::{self, Service};
+use super::policy::{self, Service, Splice};
 use super::reassembly::Reassembly;
+use super::steer::Shard;
 use super::table::{FlowId, FlowKey, Table};
 use super::tcp::{self, HostStream, Refusal, Spares, TcpFlow};
 use super::udp::{Clients, PublishedFlow, UdpFlow};
-use super::{DropReason, HostError, HostEvent, IcmpError, Instant, Offload, PortId, PublishId, RxOffload};
+use super::{
+    DropReason, HostError, HostEvent, IcmpError, Instant, LargeDatagram, Offload, PortId, PublishId,
+    RxOffload,
+};
 use super::{dhcp, dns, icmp, neighbor, ping, udp};
 use crate::config::{MacAddr, Network, Transport};
 
@@ -40,6 +46,7 @@ pub struct Gateway {
 /// What every protocol module works on.
 pub(super) struct Core {
     pub(super) network: Arc<Network>,
+    pub(super) shard: Shard,
     pub(super) now: Instant,
     pub(super) outbox: Outbox,
     pub(super) counters: Counters,
@@ -69,11 +76,46 @@ pub(super) struct Published {
 }
 
 /// A guest link as the gateway knows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Port {
-    /// The guest's station on it.
-    pub(super) mac: MacAddr,
+    pub(super) station: Station,
     pub(super) offload: Offload,
+}
+
+/// The guest's station on a link. Its address may change, and then does so for all gateways that share the link,
+/// whichever of them hears of it.
+#[derive(Clone, Debug)]
+pub struct Station(Arc<AtomicU64>);
+
+impl From<MacAddr> for Station {
+    fn from(MacAddr([a, b, c, d, e, f]): MacAddr) -> Self {
+        Self(Arc::new(u64::from_be_bytes([0, 0, a, b, c, d, e, f]).into()))
+    }
+}
+
+impl Station {
+    /// Its address.
+    pub fn mac(&self) -> MacAddr {
+        let [_, _, a, b, c, d, e, f] = self.0.load(Ordering::Relaxed).to_be_bytes();
+        MacAddr([a, b, c, d, e, f])
+    }
+
+    fn learn(&self, MacAddr([a, b, c, d, e, f]): MacAddr) {
+        let mac = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        // A write takes the cache line from the others.
+        if self.0.load(Ordering::Relaxed) != mac {
+            self.0.store(mac, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A frame from a guest that another worker's gateway is to handle.
+#[derive(Debug)]
+pub struct Handover<'f> {
+    /// Number of that worker.
+    pub to: usize,
+    /// The frame that came, or a whole one in the place of its fragments.
+    pub frame: Cow<'f, [u8]>,
 }
 
 /// A flow of any protocol.
@@ -83,6 +125,8 @@ pub(super) enum Flow {
     UdpPublished(PublishedFlow),
     Ping(PingFlow),
     Dns(Box<DnsFlow>),
+    /// A TCP connection whose bytes the host's kernel carries, past this gateway.
+    Spliced,
 }
 
 /// A flow, for people to look at.
@@ -98,7 +142,7 @@ impl Flow {
     fn bytes(&self) -> Option<(u64, u64)> {
         match self {
             Self::Tcp(flow) => Some((flow.to_host_bytes, flow.to_guest_bytes)),
-            Self::Udp(_) | Self::UdpPublished(_) | Self::Ping(_) | Self::Dns(_) => None,
+            Self::Udp(_) | Self::UdpPublished(_) | Self::Ping(_) | Self::Dns(_) | Self::Spliced => None,
         }
     }
 }
@@ -116,31 +160,55 @@ pub(super) struct FromGuest<'a> {
 impl Gateway {
     /// A router without ports. `seed` makes its random choices (initial sequence numbers) repeatable.
     pub fn new(network: Arc<Network>, seed: u64, now: Instant) -> Self {
-        Self { core: Core::new(network, seed, now), reassembly: Reassembly::new() }
+        Self::of_shard(network, Shard::WHOLE, seed, now)
     }
 
-    /// Plugs a guest link in, whose guest has the address `mac`; [`MacAddr::BROADCAST`] until it is learned.
-    pub fn add_port(&mut self, mac: MacAddr, offload: Offload) -> PortId {
+    /// The part of a router that has the flows of `shard`, and its part of every limit.
+    pub fn of_shard(network: Arc<Network>, shard: Shard, seed: u64, now: Instant) -> Self {
+        Self { core: Core::new(network, shard, seed, now), reassembly: Reassembly::new() }
+    }
+
+    /// Plugs a guest link in. The parts of one router share its `station`, which is [`MacAddr::BROADCAST`] until it is learned.
+    pub fn add_port(&mut self, station: impl Into<Station>, offload: Offload) -> PortId {
+        let station = station.into();
+        let mac = station.mac();
         let core = &mut self.core;
         // Links are few: a network's containers.
         let port = PortId(u16::try_from(core.ports.len()).unwrap_or(u16::MAX));
-        core.ports.push(Port { mac, offload });
+        core.ports.push(Port { station, offload });
         let ethernet = core.ethernet(port, mac);
         core.refusals.push(Refusal::new(&ethernet, core.now));
         port
     }
 
-    /// Takes one frame from a guest. May be called while [`Outbox::has_room`].
-    pub fn handle_frame(&mut self, port: PortId, frame: &[u8], offload: RxOffload, now: Instant) {
+    /// Takes one frame from a guest. May be called while [`Outbox::has_room`]. What it gives back belongs to
+    /// another shard's gateway, to be handled there with the same `port` and `offload`.
+    pub fn handle_frame<'f>(
+        &mut self,
+        port: PortId,
+        frame: &'f [u8],
+        offload: RxOffload,
+        now: Instant,
+    ) -> Option<Handover<'f>> {
         self.core.now = now;
+        let handled = self.frame(port, frame, offload);
+        if let Ok(Some(handover)) = handled {
+            return Some(handover);
+        }
         self.core.counters.frames_in += 1;
         self.core.counters.bytes_in += frame.len() as u64;
-        if let Err(reason) = self.frame(port, frame, offload) {
+        if let Err(reason) = handled {
             self.core.counters.drop(reason);
         }
+        None
     }
 
-    fn frame(&mut self, port: PortId, bytes: &[u8], offload: RxOffload) -> Result<(), DropReason> {
+    fn frame<'f>(
+        &mut self,
+        port: PortId,
+        bytes: &'f [u8],
+        offload: RxOffload,
+    ) -> Result<Option<Handover<'f>>, DropReason> {
         let frame = EthernetFrame::parse(bytes)?;
         if frame.source.is_group() || (frame.destination != MacAddr::GATEWAY && !frame.destination.is_group())
         {
@@ -149,7 +217,8 @@ impl Gateway {
         let ip = match frame.ethertype {
             ETHERTYPE_ARP => {
                 let ethernet = self.core.ethernet(port, frame.source);
-                return neighbor::arp(&ethernet, &self.core.network, &mut self.core.outbox, frame.payload);
+                neighbor::arp(&ethernet, &self.core.network, &mut self.core.outbox, frame.payload)?;
+                return Ok(None);
             }
             ETHERTYPE_IPV4 => IpPacket::parse_v4(frame.payload)?,
             ETHERTYPE_IPV6 if self.core.network.ipv6.is_some() => IpPacket::parse_v6(frame.payload)?,
@@ -157,16 +226,25 @@ impl Gateway {
         };
         self.core.check_source(&ip)?;
         self.core.learn_station(port, frame.source, ip.source);
+        if let Some(to) = self.core.foreign(&ip) {
+            return Ok(Some(Handover { to, frame: bytes.into() }));
+        }
         let packet = FromGuest { port, mac: frame.source, ip, offload };
         if ip.fragment.is_none() {
-            return self.core.packet(&packet);
+            return self.core.packet(&packet).map(|()| None);
         }
         let Some(whole) = self.reassembly.add(self.core.now, port, &ip)? else {
-            return Ok(());
+            return Ok(None);
         };
-        let result = self.core.packet(&FromGuest { ip: whole.packet(), ..packet });
+        let ip = whole.packet();
+        let handed = match self.core.foreign(&ip) {
+            Some(to) => {
+                Ok(Some(Handover { to, frame: [&bytes[..ETHERNET_BYTES], ip.bytes].concat().into() }))
+            }
+            None => self.core.packet(&FromGuest { ip, ..packet }).map(|()| None),
+        };
         self.reassembly.recycle(whole);
-        result
+        handed
     }
 
     /// Takes what happened at the host. May be called while [`Outbox::has_room`].
@@ -222,8 +300,44 @@ impl Gateway {
 
     /// A client was accepted on a published port. Its flow; `None` if the client should be reset.
     pub fn accept(&mut self, publish: PublishId, client: SocketAddr, now: Instant) -> Option<FlowId> {
+        let Published { port, service, .. } =
+            self.core.published.get(publish.0 as usize).copied().flatten()?;
+        self.accept_for(port, service, client, now)
+    }
+
+    /// The same for a client that another shard's gateway has the published port of.
+    pub fn accept_for(
+        &mut self,
+        port: PortId,
+        service: Service,
+        client: SocketAddr,
+        now: Instant,
+    ) -> Option<FlowId> {
         self.core.now = now;
-        tcp::accepted(&mut self.core, publish, client)
+        tcp::accepted(&mut self.core, port, service, client)
+    }
+
+    /// Sends a datagram of another worker's flow. May be called while [`Outbox::has_room`].
+    pub fn send_large(&mut self, datagram: &LargeDatagram, payload: &[u8], now: Instant) {
+        self.core.now = now;
+        let LargeDatagram { port, station, remote, guest, hop_limit } = *datagram;
+        udp::deliver(&mut self.core, (port, station, guest), remote, hop_limit, payload);
+    }
+
+    /// Whether the kernel shall join a client that was accepted on a published port with the guest, and its flow, which
+    /// lives until [`Self::splice_ended`]. `None`: it is for [`Self::accept`].
+    pub fn splice(&mut self, service: Service, client: SocketAddr) -> Option<(FlowId, Splice)> {
+        let splice = policy::splice(&self.core.network, client, service)?;
+        let flow = self.core.table.insert(None, Flow::Spliced)?;
+        tracing::debug!(%client, guest = %splice.guest, "tcp spliced");
+        Some((flow, splice))
+    }
+
+    /// A spliced flow is over.
+    pub fn splice_ended(&mut self, flow: FlowId) {
+        if let Some(Flow::Spliced) = self.core.table.get(flow) {
+            self.core.table.remove(flow);
+        }
     }
 
     /// The next TCP flow that wants [`Self::service`].
@@ -255,7 +369,8 @@ impl Gateway {
             Some(Flow::Udp(_) | Flow::UdpPublished(_)) => udp::expire(core, id),
             Some(Flow::Ping(_)) => ping::expire(core, id),
             Some(Flow::Dns(_)) => dns::expire(core, id),
-            None => {}
+            // The kernel's own timers end these.
+            Some(Flow::Spliced) | None => {}
         }
     }
 
@@ -283,7 +398,8 @@ impl Gateway {
         self.core.table.len()
     }
 
-    /// What there is to tell about the first `limit` of them; those of the DNS forwarder are left out.
+    /// What there is to tell about the first `limit` of them; those of the DNS forwarder and those that the kernel carries are left
+    /// out.
     pub fn describe_flows(&self, limit: usize) -> Vec<FlowReport> {
         let described = self.core.table.iter().filter_map(|(id, flow)| {
             let key = self.core.table.key(id)?;
@@ -294,13 +410,14 @@ impl Gateway {
 }
 
 impl Core {
-    pub(super) fn new(network: Arc<Network>, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(network: Arc<Network>, shard: Shard, seed: u64, now: Instant) -> Self {
         Self {
             network,
+            shard,
             now,
             outbox: Outbox::new(),
             counters: Counters::default(),
-            table: Table::new(MAX_FLOWS),
+            table: Table::new(shard.part(MAX_FLOWS)),
             ports: Vec::new(),
             connecting: 0,
             ready: VecDeque::new(),
@@ -310,7 +427,7 @@ impl Core {
             published: Vec::new(),
             udp_clients: Clients::new(),
             dns: Forwarder::default(),
-            notices: Notices::default(),
+            notices: Notices::new(shard),
         }
     }
 
@@ -367,10 +484,21 @@ impl Core {
 
     /// Published connections go where the guest's addresses were last heard from: its station may change.
     fn learn_station(&mut self, port: PortId, mac: MacAddr, source: IpAddr) {
-        let port = &mut self.ports[usize::from(port.0)];
-        if policy::is_guest(&self.network, source) || port.mac.is_group() {
-            port.mac = mac;
+        let station = &self.ports[usize::from(port.0)].station;
+        if policy::is_guest(&self.network, source) || station.mac().is_group() {
+            station.learn(mac);
         }
+    }
+
+    /// The worker that a packet belongs to, if that is another.
+    fn foreign(&self, ip: &IpPacket<'_>) -> Option<usize> {
+        let owner = self.shard.of_packet(ip);
+        (owner != self.shard.index()).then_some(owner)
+    }
+
+    /// The guest's station on `port`.
+    pub(super) fn station(&self, port: PortId) -> MacAddr {
+        self.ports[usize::from(port.0)].station.mac()
     }
 
     /// Refuses source addresses that no guest may have.
@@ -497,5 +625,141 @@ impl Core {
         let to = SocketAddr::new(packet.ip.source, port);
         self.ethernet(packet.port, packet.mac).udp(&mut self.outbox, from, to, icmp::HOP_LIMIT, &reply);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::fixture::{self, GUEST_MAC, GUEST_V4, REMOTE_V4};
+    use crate::net::{FlowKey, HostOp};
+
+    #[test]
+    fn a_frame_is_handled_by_its_worker_whoever_gets_it() {
+        let mut shards = Shards::new();
+        let owner = shards.owner();
+        for first in 0..shards.gateways.len() {
+            shards.guest_sends(first, &fixture::udp(GUEST_V4, REMOTE_V4, b"hello"));
+            for (index, gateway) in shards.gateways.iter_mut().enumerate() {
+                assert_eq!(sends(gateway), usize::from(index == owner), "got by {first}");
+            }
+        }
+    }
+
+    #[test]
+    fn fragments_join_at_the_first_worker_and_the_whole_goes_to_its_own() {
+        let mut shards = Shards::new();
+        let owner = shards.owner();
+        assert_ne!(owner, 0, "or this proves nothing");
+        for (number, fragment) in
+            fixture::udp_fragments(GUEST_V4, REMOTE_V4, &[7; 4000], 1280).iter().enumerate()
+        {
+            shards.guest_sends(number % shards.gateways.len(), fragment);
+        }
+        let sent: Vec<usize> = shards.gateways.iter_mut().map(sends).collect();
+        assert_eq!((sent[owner], sent.iter().sum()), (1, 1));
+    }
+
+    #[test]
+    fn the_first_worker_sends_fragments_for_all() {
+        let mut shards = Shards::new();
+        let owner = shards.owner();
+        assert_ne!(owner, 0, "or this proves nothing");
+        shards.guest_sends(owner, &fixture::udp(GUEST_V4, REMOTE_V4, b"hello"));
+        let ops: Vec<HostOp> = std::iter::from_fn(|| shards.gateways[owner].outbox().pop_op()).collect();
+        let Some(HostOp::Send { flow, to, .. }) = ops.last() else { panic!("{ops:?}") };
+        let event = HostEvent::Datagram { flow: *flow, from: *to, hop_limit: 64, payload: &[7; 65_507] };
+        shards.gateways[owner].handle_host(event, Instant::ZERO);
+        let outbox = shards.gateways[owner].outbox();
+        assert!(outbox.front_frame().is_none());
+        let Some(HostOp::PassOn { datagram, payload }) = outbox.pop_op() else { panic!("it keeps it") };
+        let payload = outbox.payload(payload).to_vec();
+        shards.gateways[0].send_large(&datagram, &payload, Instant::ZERO);
+        assert_eq!(fixture::packets(shards.gateways[0].outbox()).len(), 2, "at MTU 65520");
+    }
+
+    #[test]
+    fn all_workers_know_of_a_station_that_has_moved() {
+        let mut shards = Shards::new();
+        let moved = MacAddr([0x52, 0x55, 0, 0, 0, 1]);
+        let packet = fixture::udp(GUEST_V4, REMOTE_V4, b"hello");
+        shards.gateways[0].handle_frame(
+            PortId(0),
+            &frame(moved, &packet),
+            RxOffload::default(),
+            Instant::ZERO,
+        );
+        assert!(shards.gateways.iter().all(|gateway| gateway.core.station(PortId(0)) == moved));
+    }
+
+    #[test]
+    fn a_client_whose_port_moves_stays_with_its_worker() {
+        let mut shards = Shards::new();
+        let client = SocketAddr::new(fixture::ip(REMOTE_V4), 5000);
+        let owner = Shard::all(Shards::COUNT).next().expect("some").of_tcp(80, 5000);
+        let gateway = &mut shards.gateways[owner];
+        for _ in 0..20 {
+            gateway
+                .accept_for(PortId(0), Service { addr: None, port: 80 }, client, Instant::ZERO)
+                .expect("room");
+        }
+        let shard = gateway.core.shard;
+        let guest = SocketAddr::new(fixture::ip(GUEST_V4), 80);
+        let own = (1..=u16::MAX).filter(|&number| {
+            let remote = SocketAddr::new(client.ip(), number);
+            gateway.core.table.find(&FlowKey::Tcp { port: PortId(0), guest, remote }).is_some()
+        });
+        let owners: Vec<usize> = own.map(|number| shard.of_tcp(80, number)).collect();
+        assert_eq!(owners, [owner; 20]);
+    }
+
+    /// The gateways of one network's workers.
+    struct Shards {
+        gateways: Vec<Gateway>,
+    }
+
+    impl Shards {
+        /// So many that the fixture's datagrams are not the first one's.
+        const COUNT: usize = 8;
+
+        fn new() -> Self {
+            let network = Arc::new(fixture::network());
+            let station = Station::from(GUEST_MAC);
+            let gateways = Shard::all(Self::COUNT)
+                .map(|shard| {
+                    let mut gateway = Gateway::of_shard(Arc::clone(&network), shard, 7, Instant::ZERO);
+                    gateway.add_port(station.clone(), Offload::None);
+                    gateway
+                })
+                .collect();
+            Self { gateways }
+        }
+
+        /// The worker of the fixture's datagrams.
+        fn owner(&self) -> usize {
+            self.gateways[0].core.shard.of_udp(4000)
+        }
+
+        /// The worker `at` gets a packet; what it does not take goes where it says.
+        fn guest_sends(&mut self, at: usize, packet: &[u8]) {
+            let mut next = Some((at, frame(GUEST_MAC, packet)));
+            for _ in 0..3 {
+                let Some((at, frame)) = next.take() else { return };
+                let handed =
+                    self.gateways[at].handle_frame(PortId(0), &frame, RxOffload::default(), Instant::ZERO);
+                next = handed.map(|handed| (handed.to, handed.frame.into_owned()));
+            }
+            assert!(next.is_none(), "it goes round");
+        }
+    }
+
+    fn frame(from: MacAddr, packet: &[u8]) -> Vec<u8> {
+        [&MacAddr::GATEWAY.0[..], &from.0, &ETHERTYPE_IPV4.to_be_bytes(), packet].concat()
+    }
+
+    /// Datagrams that the host is to send; takes all operations.
+    fn sends(gateway: &mut Gateway) -> usize {
+        let ops = std::iter::from_fn(|| gateway.outbox().pop_op());
+        ops.filter(|op| matches!(op, HostOp::Send { .. })).count()
     }
 }

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::MacAddr;
 pub use smoltcp::time::{Duration, Instant};
 
 pub mod bucket;
@@ -23,6 +24,7 @@ pub mod packet;
 mod ping;
 pub mod policy;
 pub mod reassembly;
+pub mod steer;
 pub mod table;
 pub mod tcp;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod udp;
 
 pub use counters::{Counters, DropReason};
 pub use outbox::{Outbox, TxOffload};
+pub use steer::Shard;
 pub use table::{FlowId, FlowKey};
 
 /// Number of a gateway's port; one port is one guest link.
@@ -142,6 +145,29 @@ pub enum HostOp {
     },
     /// Make the host's resolver list current: re-read it if it changed.
     RefreshResolvers,
+    /// Have the first worker's gateway send a datagram to the guest.
+    PassOn {
+        /// Which.
+        datagram: LargeDatagram,
+        /// Bytes in [`Outbox::payload`].
+        payload: outbox::PayloadRange,
+    },
+}
+
+/// A datagram that reaches the guest in fragments. Of several workers the first alone sends such, so that the guest
+/// gets the fragments of one datagram after those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LargeDatagram {
+    /// The guest's link.
+    pub port: PortId,
+    /// The guest's station.
+    pub station: MacAddr,
+    /// The remote end as the guest sees it.
+    pub remote: SocketAddr,
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// TTL or hop limit that the guest sees.
+    pub hop_limit: u8,
 }
 
 impl HostOp {

@@ -11,6 +11,7 @@ use super::gateway::{Core, FromGuest};
 use super::icmp::{self, Unreachable};
 use super::packet::{Ethernet, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Quote};
 use super::policy::{self, DenyReason};
+use super::steer::Shard;
 use super::{DropReason, Duration, Family, HostError, IcmpError, Instant};
 use crate::config::{Denial, Network};
 
@@ -244,14 +245,20 @@ pub(super) enum Notice {
 }
 
 /// Which log lines about guest traffic were written lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Notices {
+    limit: usize,
     written: HashSet<Notice>,
     until: Option<Instant>,
     ping_forbidden: bool,
 }
 
 impl Notices {
+    /// None was written. The budget is that of `shard`.
+    pub(super) fn new(shard: Shard) -> Self {
+        Self { limit: shard.part(MAX_NOTICES), written: HashSet::new(), until: None, ping_forbidden: false }
+    }
+
     /// Whether `notice` may be written: it was not within the window, and the window's budget is not used up. The
     /// one about ping is written once for the process, beside the budget.
     pub(super) fn admit(&mut self, now: Instant, notice: Notice) -> bool {
@@ -262,10 +269,10 @@ impl Notices {
             self.written.clear();
             self.until = Some(now + NOTICE_WINDOW);
         }
-        if self.written.len() == MAX_NOTICES || !self.written.insert(notice) {
+        if self.written.len() == self.limit || !self.written.insert(notice) {
             return false;
         }
-        if self.written.len() == MAX_NOTICES {
+        if self.written.len() == self.limit {
             tracing::info!(minutes = NOTICE_WINDOW.secs() / 60, "refusals are not logged for a while");
         }
         true

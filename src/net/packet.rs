@@ -287,7 +287,7 @@ impl Ethernet {
             hop_limit,
             protocol: IpProtocol::Udp,
         };
-        let whole = ip.bytes() + UDP_HEADER_BYTES + payload.len() <= usize::from(self.mtu);
+        let whole = self.carries_udp(destination, payload.len());
         if self.offload == Offload::None || !whole || source.is_ipv4() != destination.is_ipv4() {
             let header = udp_header(source, destination, payload);
             return header.is_some_and(|header| self.ip(outbox, ip, &header, payload));
@@ -302,6 +302,12 @@ impl Ethernet {
             frame[head.len..].copy_from_slice(payload);
             TxOffload::Checksum { start: head.udp_at(), offset: UDP_CHECKSUM_OFFSET as u16 }
         })
+    }
+
+    /// Whether a UDP datagram to `destination` crosses the link in one packet.
+    pub fn carries_udp(&self, destination: SocketAddr, payload_bytes: usize) -> bool {
+        let header = if destination.is_ipv4() { IPV4_HEADER_BYTES } else { IPV6_HEADER_BYTES };
+        header + UDP_HEADER_BYTES + payload_bytes <= usize::from(self.mtu)
     }
 
     /// Appends a datagram to the newest frame, if that holds datagrams of its size and with its `head`.

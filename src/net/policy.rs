@@ -181,6 +181,25 @@ pub fn inbound(network: &Network, client: SocketAddr, service: Service) -> (Inbo
     (way(shown(network, client_ip, same.0), same.1), Some(way(other.0, other.1)))
 }
 
+/// Where the kernel takes a client that it joins with the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Splice {
+    /// The guest's end. A connection to it that is opened inside the guest has the same address as its source.
+    pub guest: SocketAddr,
+    /// The other IP family's, for a guest that refuses the first.
+    pub fallback: Option<SocketAddr>,
+}
+
+/// Whether the kernel joins `client` with the guest's `service`: a client on the host's loopback, whose address the
+/// guest could not be shown anyway.
+pub fn splice(network: &Network, client: SocketAddr, service: Service) -> Option<Splice> {
+    if !network.splice || !client.ip().to_canonical().is_loopback() {
+        return None;
+    }
+    let (way, fallback) = inbound(network, client, service);
+    Some(Splice { guest: way.guest, fallback: fallback.map(|way| way.guest) })
+}
+
 /// What the guest sees of `client`: what it can answer to.
 fn shown(network: &Network, client: IpAddr, gateway: IpAddr) -> IpAddr {
     let hidden = is_guest(network, client) || denied(network, client).is_some();
@@ -416,6 +435,31 @@ mod tests {
         let (way, other) = inbound(&network, socket("[2001:db8::1]:9"), service);
         assert_eq!((way.source, way.guest), (socket("10.0.2.2:9"), socket("10.0.2.15:80")));
         assert_eq!(other, None);
+    }
+
+    #[test]
+    fn clients_of_the_hosts_loopback_alone_are_spliced() {
+        let mut network = fixture::network();
+        network.splice = true;
+        let service = Service { addr: None, port: 80 };
+        let (v4, v6) = (socket("10.0.2.100:80"), socket("[fd00::100]:80"));
+        for (client, guest, fallback) in [
+            ("127.0.0.1:5000", v4, v6),
+            ("127.8.0.1:5000", v4, v6),
+            ("[::ffff:127.0.0.1]:5000", v4, v6),
+            ("[::1]:5000", v6, v4),
+        ] {
+            let expected = Splice { guest, fallback: Some(fallback) };
+            assert_eq!(splice(&network, socket(client), service), Some(expected), "{client}");
+        }
+        for client in ["198.51.100.7:5000", "192.0.2.2:5000", "[2001:db8::1]:5000", "169.254.0.1:5000"] {
+            assert_eq!(splice(&network, socket(client), service), None, "{client}");
+        }
+        network.ipv6 = None;
+        let only = Some(Splice { guest: v4, fallback: None });
+        assert_eq!(splice(&network, socket("[::1]:5000"), service), only);
+        network.splice = false;
+        assert_eq!(splice(&network, socket("127.0.0.1:5000"), service), None);
     }
 
     #[test]

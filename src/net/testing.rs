@@ -9,7 +9,7 @@ use super::fixture::{self, GUEST_MAC};
 use super::gateway::{Core, FromGuest, Port};
 use super::packet::{IpHeader, IpPacket};
 use super::table::Table;
-use super::{FlowId, HostOp, Instant, Offload, Outbox, PortId, RxOffload, dns, ping, udp};
+use super::{FlowId, HostOp, Instant, Offload, Outbox, PortId, RxOffload, Shard, dns, ping, udp};
 use crate::config::Network;
 
 /// Flows that fit into the core.
@@ -82,9 +82,9 @@ impl Bench {
     pub(super) fn with(change: impl FnOnce(&mut Network)) -> Self {
         let mut network = fixture::network();
         change(&mut network);
-        let mut core = Core::new(Arc::new(network), 0x5eed, Instant::ZERO);
+        let mut core = Core::new(Arc::new(network), Shard::WHOLE, 0x5eed, Instant::ZERO);
         core.table = Table::new(MAX_FLOWS);
-        core.ports.push(Port { mac: GUEST_MAC, offload: Offload::None });
+        core.ports.push(Port { station: GUEST_MAC.into(), offload: Offload::None });
         Self { core }
     }
 

@@ -15,7 +15,8 @@ use super::nat::{self, Permits, Refused};
 use super::packet::{IpHeader, Quote, UDP_HEADER_BYTES, udp_header};
 use super::policy::{self, Inbound, Verdict};
 use super::{
-    DropReason, Family, FlowId, FlowKey, HostError, HostOp, IcmpError, PortId, PublishId, Release, dns, icmp,
+    DropReason, Family, FlowId, FlowKey, HostError, HostOp, IcmpError, LargeDatagram, PortId, PublishId,
+    Release, dns, icmp,
 };
 use crate::config::{MacAddr, Transport};
 
@@ -210,6 +211,11 @@ pub(super) fn deliver(
         return core.counters.drop(DropReason::Malformed);
     }
     let ethernet = core.ethernet(port, mac);
+    if !core.shard.is_first() && !ethernet.carries_udp(guest, payload.len()) {
+        let datagram = LargeDatagram { port, station: mac, remote, guest, hop_limit };
+        let payload = core.outbox.store(payload);
+        return core.outbox.op(HostOp::PassOn { datagram, payload });
+    }
     if !ethernet.udp(&mut core.outbox, remote, guest, hop_limit, payload) {
         core.counters.drop(DropReason::Limit);
     }
@@ -277,7 +283,7 @@ pub(super) fn published(core: &mut Core, publish: PublishId, from: SocketAddr, t
     };
     flow.host = to;
     let (port, guest, remote) = (flow.port, flow.guest, flow.remote);
-    let mac = core.ports[usize::from(port.0)].mac;
+    let mac = core.station(port);
     deliver(core, (port, mac, guest), remote, icmp::HOP_LIMIT, payload);
     refresh(core, id);
 }
@@ -305,7 +311,7 @@ fn admit(
     let Some(published) = published.filter(|published| published.transport == Transport::Udp) else {
         return Err(DropReason::NoFlow);
     };
-    if core.udp_clients.len() >= MAX_CLIENTS {
+    if core.udp_clients.len() >= core.shard.part(MAX_CLIENTS) {
         return Err(DropReason::Limit);
     }
     let (way, other) = policy::inbound(&core.network, client, published.service);
@@ -382,7 +388,7 @@ fn go_other_way(core: &mut Core, id: FlowId, payload: Option<&[u8]>) -> bool {
         (flow.guest, flow.remote) = (guest, remote);
     }
     if let Some(payload) = payload {
-        let mac = core.ports[usize::from(port.0)].mac;
+        let mac = core.station(port);
         deliver(core, (port, mac, guest), remote, icmp::HOP_LIMIT, payload);
     }
     true

@@ -15,7 +15,9 @@ use sendfd::{RecvWithFd, SendWithFd};
 use super::netlink::{LinkChange, Refused, Route, is_family_missing};
 use super::packet::{self, FarEnd};
 use super::tun;
-use crate::config::{GuestRoute, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MacAddr, Network, Setup};
+use crate::config::{
+    GuestRoute, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MAX_WORKERS, MacAddr, Network, Setup,
+};
 use crate::error::{Context, Error, Result};
 
 /// Frames that the guest may queue before rnet reads them: more than the windows of many streams at MTU 1500,
@@ -25,6 +27,8 @@ const TX_QUEUE_FRAMES: u32 = 10_000;
 const MAX_NOTES_BYTES: usize = 16 * 1024;
 /// What is passed in front of the notes: the kind, whether UDP is segmented, the station, and their length.
 const PREAMBLE_BYTES: usize = 12;
+/// Queues that a link can have.
+const MAX_QUEUES: usize = MAX_WORKERS as usize;
 
 /// A link's end that rnet holds.
 #[derive(Debug)]
@@ -35,14 +39,14 @@ pub struct LinkFd {
     pub udp_segmentation: bool,
     /// The guest's station on it; `None` if it has to be learned.
     pub mac: Option<MacAddr>,
-    /// Nonblocking, close-on-exec.
-    pub fd: OwnedFd,
+    /// One fd per queue, at least one; nonblocking, close-on-exec.
+    pub queues: Vec<OwnedFd>,
     /// Remarks for `--verbose`: why better kinds were not taken, what is missing.
     pub notes: Vec<String>,
 }
 
-/// Makes the guest's interface and configures it as [`LinkSpec::setup`] says. An IPv6 that the kernel does not have is
-/// a note.
+/// Makes the guest's interface and configures it as [`LinkSpec::setup`] says. Only a TAP with offloads has more than one queue. An
+/// IPv6 that the kernel does not have is a note.
 ///
 /// Runs in the guest's user and network namespaces, while a `/proc` is mounted.
 pub fn create(spec: &LinkSpec, network: &Network) -> Result<LinkFd> {
@@ -63,7 +67,7 @@ pub fn create(spec: &LinkSpec, network: &Network) -> Result<LinkFd> {
         far_end.activate()?;
     }
     let mac = Route::station(&spec.ifname);
-    Ok(LinkFd { kind, udp_segmentation: opened.udp_segmentation, mac, fd: opened.fd, notes })
+    Ok(LinkFd { kind, udp_segmentation: opened.udp_segmentation, mac, queues: opened.queues, notes })
 }
 
 /// Takes over the TAP that somebody has opened as `fd`, without a change to its interface. It must have been opened
@@ -72,7 +76,13 @@ pub fn adopt(fd: OwnedFd) -> Result<LinkFd> {
     let tap = tun::adopt(&fd)?;
     fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("cannot make nonblocking", "the TAP")?;
     let kind = if tap.has_header { LinkKind::Tap } else { LinkKind::TapPlain };
-    Ok(LinkFd { kind, udp_segmentation: tap.udp_segmentation, mac: tap.mac, fd, notes: Vec::new() })
+    Ok(LinkFd {
+        kind,
+        udp_segmentation: tap.udp_segmentation,
+        mac: tap.mac,
+        queues: vec![fd],
+        notes: Vec::new(),
+    })
 }
 
 /// Passes a link to the process at the other end of `socket`.
@@ -82,7 +92,8 @@ pub fn send(link: &LinkFd, socket: &UnixStream) -> io::Result<()> {
     let [a, b, c, d] = (notes.len() as u32).to_ne_bytes();
     let [m0, m1, m2, m3, m4, m5] = link.mac.unwrap_or(MacAddr::BROADCAST).0;
     let preamble = [code(link.kind), link.udp_segmentation.into(), m0, m1, m2, m3, m4, m5, a, b, c, d];
-    let sent = socket.send_with_fd(&preamble, &[link.fd.as_raw_fd()])?;
+    let fds: Vec<RawFd> = link.queues.iter().map(AsRawFd::as_raw_fd).collect();
+    let sent = socket.send_with_fd(&preamble, &fds)?;
     if sent != PREAMBLE_BYTES {
         return Err(io::ErrorKind::WriteZero.into());
     }
@@ -92,14 +103,19 @@ pub fn send(link: &LinkFd, socket: &UnixStream) -> io::Result<()> {
 /// Receives what [`send`] passed. `UnexpectedEof` if the other end closed without sending.
 pub fn receive(socket: &UnixStream) -> io::Result<LinkFd> {
     let mut preamble = [0; PREAMBLE_BYTES];
-    let mut fds: [RawFd; 1] = [-1];
+    let mut fds: [RawFd; MAX_QUEUES] = [-1; MAX_QUEUES];
     let (len, received) = socket.recv_with_fd(&mut preamble, &mut fds)?;
     if received == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    // SAFETY: the kernel has just made this fd for us, and nothing else knows of it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
-    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    let mut queues = Vec::new();
+    for fd in &fds[..received] {
+        // SAFETY: the kernel has just made this fd for us, and nothing else knows of it.
+        queues.push(unsafe { OwnedFd::from_raw_fd(*fd) });
+    }
+    for queue in &queues {
+        fcntl(queue, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    }
     let [kind, udp_segmentation, m0, m1, m2, m3, m4, m5, a, b, c, d] = preamble;
     let mac = Some(MacAddr([m0, m1, m2, m3, m4, m5])).filter(|mac| !mac.is_group());
     let notes_bytes = u32::from_ne_bytes([a, b, c, d]) as usize;
@@ -108,12 +124,12 @@ pub fn receive(socket: &UnixStream) -> io::Result<LinkFd> {
     let mut notes = vec![0; notes_bytes];
     (&*socket).read_exact(&mut notes)?;
     let notes = String::from_utf8_lossy(&notes).lines().map(str::to_owned).collect();
-    Ok(LinkFd { kind, udp_segmentation: udp_segmentation != 0, mac, fd, notes })
+    Ok(LinkFd { kind, udp_segmentation: udp_segmentation != 0, mac, queues, notes })
 }
 
 /// A link whose guest end is still down.
 struct Opened {
-    fd: OwnedFd,
+    queues: Vec<OwnedFd>,
     udp_segmentation: bool,
     far_end: Option<FarEnd>,
 }
@@ -134,14 +150,16 @@ fn open_best(spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<(Link
 fn open(kind: LinkKind, spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> Result<Opened> {
     match kind {
         LinkKind::Auto | LinkKind::Tap => {
-            let tap = tun::open_offload(&spec.ifname)?;
+            let tap = tun::open_offload(&spec.ifname, spec.queues)?;
+            notes.extend(tap.remark.map(|remark| format!("tap: {remark}")));
             if !tap.udp_segmentation {
                 notes.push("tap: the kernel does not segment UDP (it has no USO)".into());
             }
-            Ok(Opened { fd: tap.fd, udp_segmentation: tap.udp_segmentation, far_end: None })
+            Ok(Opened { queues: tap.queues, udp_segmentation: tap.udp_segmentation, far_end: None })
         }
         LinkKind::TapPlain => {
-            Ok(Opened { fd: tun::open_plain(&spec.ifname)?, udp_segmentation: false, far_end: None })
+            let queues = vec![tun::open_plain(&spec.ifname)?];
+            Ok(Opened { queues, udp_segmentation: false, far_end: None })
         }
         LinkKind::Packet => {
             let link = packet::open(&spec.ifname, spec.mac, mtu)?;
@@ -149,7 +167,11 @@ fn open(kind: LinkKind, spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> R
             if !link.udp_segmentation {
                 notes.push("packet: the kernel does not segment UDP (it has no USO)".into());
             }
-            Ok(Opened { fd: link.fd, udp_segmentation: link.udp_segmentation, far_end: Some(link.far_end) })
+            Ok(Opened {
+                queues: vec![link.fd],
+                udp_segmentation: link.udp_segmentation,
+                far_end: Some(link.far_end),
+            })
         }
     }
 }

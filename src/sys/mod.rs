@@ -3,6 +3,7 @@
 //! Nothing here decides anything; callers elsewhere are safe code over typed functions.
 
 pub mod datagram;
+pub mod factory;
 pub mod link;
 pub mod memory;
 pub(crate) mod mount;
@@ -11,4 +12,5 @@ pub mod netlink;
 pub mod packet;
 pub(crate) mod process;
 pub(crate) mod signal;
+pub mod stream;
 pub mod tun;

@@ -33,14 +33,49 @@ mod ioctl {
 
 /// A TAP whose frames carry a virtio-net header.
 pub struct OffloadTap {
-    /// Nonblocking.
-    pub fd: OwnedFd,
+    /// One fd per queue, the first one's first; nonblocking.
+    pub queues: Vec<OwnedFd>,
+    /// Why there are fewer queues than were asked for, if so.
+    pub remark: Option<String>,
     /// Whether UDP in both directions is segmented by the kernel (Linux 6.2), beside TCP.
     pub udp_segmentation: bool,
 }
 
 /// Makes TAP `ifname` with a header of [`VNET_HEADER_BYTES`], checksum and segmentation offloads.
-pub fn open_offload(ifname: &str) -> Result<OffloadTap> {
+///
+/// With several queues the kernel delivers what the guest sends on the queue where the last frame of the same flow
+/// was written (or, after three seconds without one, on one that it chooses). A TAP that exists already, with one
+/// queue, stays so.
+pub fn open_offload(ifname: &str, queues: u16) -> Result<OffloadTap> {
+    let (queues, remark) = open_queues(ifname, queues)?;
+    let udp_segmentation = switch_on_offloads(&queues[0], ifname)?;
+    Ok(OffloadTap { queues, remark, udp_segmentation })
+}
+
+/// Opens as many of the queues asked for as there can be, at least one, and says why there are no more.
+fn open_queues(ifname: &str, count: u16) -> Result<(Vec<OwnedFd>, Option<String>)> {
+    if count == 1 {
+        return Ok((vec![open_queue(ifname, 0)?], None));
+    }
+    let mut queues = Vec::new();
+    for _ in 0..count {
+        match open_queue(ifname, libc::IFF_MULTI_QUEUE) {
+            Ok(queue) => queues.push(queue),
+            Err(error) if queues.is_empty() => {
+                // Whatever else is wrong is wrong with one queue, too.
+                let single = open_queue(ifname, 0)?;
+                return Ok((vec![single], Some(format!("one queue instead of {count}: {error}"))));
+            }
+            Err(error) => {
+                let remark = format!("{} queues instead of {count}: {error}", queues.len());
+                return Ok((queues, Some(remark)));
+            }
+        }
+    }
+    Ok((queues, None))
+}
+
+fn open_queue(ifname: &str, flags: libc::c_int) -> Result<OwnedFd> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -48,10 +83,9 @@ pub fn open_offload(ifname: &str) -> Result<OffloadTap> {
         .open(DEVICE)
         .context("cannot open", DEVICE)?;
     let fd = OwnedFd::from(file);
-    set_interface(&fd, ifname, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR)
+    set_interface(&fd, ifname, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags)
         .context("cannot make a TAP with offload header", ifname)?;
-    let udp_segmentation = switch_on_offloads(&fd, ifname)?;
-    Ok(OffloadTap { fd, udp_segmentation })
+    Ok(fd)
 }
 
 /// Makes TAP `ifname` without any header; nonblocking.

@@ -41,9 +41,10 @@ if mode == "blast":
     for client in clients:
         client.connect((addr, port))
         client.settimeout(10)
-        # A burst would overflow the queue of a neighbour that is still being looked for.
-        client.send(b"first")
-        client.recv(100)
+        # A burst would overflow the queue of a neighbour that is still being looked for; and of several workers it is
+        # the first answer that decides which one gets the rest.
+        client.send(bytes(max(sizes)))
+        client.recv(1 << 16)
     for first in range(0, count, window):
         numbers = range(first, min(first + window, count))
         sent = [[numbered(n, sizes[(n + at) % len(sizes)]) for n in numbers] for at in range(len(clients))]

@@ -29,6 +29,7 @@ over_any_link![
     a_random_port_is_printed,
     ports_come_and_go,
     a_conflict_leaves_all_as_it_was,
+    every_worker_serves_what_is_added,
     established_connections_outlive_their_port,
     run_can_be_asked_too,
     traffic_leaves_from_the_given_address,
@@ -270,6 +271,31 @@ fn a_conflict_leaves_all_as_it_was(host: &Host) {
     wait_for("a free port", || {
         host.start_rnet(&["port", "add", &pid, "8080-8082:80-82"]).wait().status.success().then_some(())
     });
+}
+
+fn every_worker_serves_what_is_added(host: &Host) {
+    use std::io::{Read, Write};
+    let (_guest, pid) = serving(host);
+    let _rnet = attach(host, &["--workers", "4", &pid]);
+    let specs: Vec<String> = (8080..8088).map(|port| format!("{port}:80")).collect();
+    let ports: Vec<&str> = specs.iter().map(String::as_str).chain(["8088:80/udp"]).collect();
+    for round in 0..3 {
+        port(host, "add", &pid, &ports);
+        let clients: Vec<_> = (8080..8088).map(|port| host.dial((HOST, port)).expect("published")).collect();
+        for mut client in &clients {
+            client.write_all(b"a").and_then(|()| client.read_exact(&mut [0])).expect("an echo");
+        }
+        let flows = host.start_rnet(&["flows", &pid]).wait().success();
+        assert_eq!(flows.matches("10.0.2.100:80").count(), 8, "round {round}: {flows}");
+        port(host, "rm", &pid, &ports);
+        for port in 8080..8088 {
+            host.dial((HOST, port)).expect_err("closed");
+        }
+        drop(clients);
+        wait_for("the end of the connections", || {
+            host.start_rnet(&["flows", &pid]).wait().success().starts_with("0 flows").then_some(())
+        });
+    }
 }
 
 fn established_connections_outlive_their_port(host: &Host) {

@@ -14,6 +14,7 @@ const STREAM: &str = include_str!("../guest/stream.py");
 const DEFAULT_MB: usize = 32;
 const LIMIT: Duration = Duration::from_secs(300);
 
+over_queues![mtu_1500, many_streams_both_ways];
 over_links![mtu_576, mtu_1280, mtu_1500, mtu_9000, mtu_65520, many_streams_both_ways];
 
 fn mtu_576(host: &Host) {

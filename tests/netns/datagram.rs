@@ -18,6 +18,17 @@ over_links![
     echo_requests_go_beyond_the_gateway,
     traceroute_shows_the_way,
 ];
+over_queues![
+    datagrams_of_every_size_come_back,
+    answers_may_come_from_anywhere,
+    icmp_errors_reach_the_sender,
+    bursts_of_datagrams_come_back_whole_and_in_order,
+    bursts_pass_a_published_port_whole_and_in_order,
+    an_error_amid_a_burst_reaches_the_sender,
+    echo_requests_go_beyond_the_gateway,
+    traceroute_shows_the_way,
+    mapping_is_one_port_for_all_destinations,
+];
 over_any_link![forbidden_ping_is_one_warning, mapping_is_one_port_for_all_destinations,];
 
 fn datagrams_of_every_size_come_back(host: &Host) {

@@ -13,6 +13,7 @@ const THIRD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 203);
 const DIG: &str = "/usr/bin/dig";
 
 over_links![answers_over_udp_and_tcp, large_answer_comes_over_tcp];
+over_queues![answers_over_udp_and_tcp, large_answer_comes_over_tcp];
 over_any_link![
     loopback_resolver_serves_over_both_families,
     ipv6_resolver_serves_ipv4_guests,

@@ -55,6 +55,18 @@ macro_rules! over_links {
     };
 }
 
+/// Runs each named function of the enclosing module as a test over a TAP whose queues have a worker each.
+macro_rules! over_queues {
+    ($($scenario:ident),+ $(,)?) => {
+        mod two_workers {
+            $(#[test] fn $scenario() { $crate::lab::play($crate::lab::Link::Queues("2"), super::$scenario); })+
+        }
+        mod four_workers {
+            $(#[test] fn $scenario() { $crate::lab::play($crate::lab::Link::Queues("4"), super::$scenario); })+
+        }
+    };
+}
+
 /// Runs each named function of the enclosing module as a test over the link that rnet chooses; for what does
 /// not depend on the link.
 macro_rules! over_any_link {
@@ -72,6 +84,8 @@ pub(crate) enum Link {
     Auto,
     /// A TAP with offloads.
     Tap,
+    /// The same with so many queues.
+    Queues(&'static str),
     /// A TAP without.
     TapPlain,
     /// What rnet chooses when /dev/net/tun is hidden: the packet link.
@@ -79,11 +93,14 @@ pub(crate) enum Link {
 }
 
 impl Link {
-    fn options(self) -> &'static [&'static str] {
+    fn options(self) -> Vec<&'static str> {
+        let workers = all_workers().into_iter().flat_map(|workers| ["--workers", workers]);
         match self {
-            Self::Auto | Self::Packet => &[],
-            Self::Tap => &["--link", "tap"],
-            Self::TapPlain => &["--link", "tap-plain"],
+            Self::Packet => Vec::new(),
+            Self::Auto => workers.collect(),
+            Self::Tap => workers.chain(["--link", "tap"]).collect(),
+            Self::Queues(workers) => vec!["--link", "tap", "--workers", workers],
+            Self::TapPlain => vec!["--link", "tap-plain"],
         }
     }
 }
@@ -149,7 +166,7 @@ impl Host {
         host.space.within(furnish)?;
         match link {
             Link::Packet => host.space.within(hide_tun)?,
-            Link::Tap | Link::TapPlain => host.space.within(open_tun)?,
+            Link::Tap | Link::Queues(_) | Link::TapPlain => host.space.within(open_tun)?,
             Link::Auto => drop(host.space.within(open_tun)),
         }
         if !host.allow_ping(true) {
@@ -180,7 +197,7 @@ impl Host {
     /// The command line of [`Host::start`].
     pub(crate) fn argv<'a>(&self, options: &[&'a str], root: Root, command: &[&'a str]) -> Vec<&'a str> {
         let verbose: &[&str] = if is_verbose() { &["--verbose"; 3] } else { &[] };
-        [&["/mnt/rnet", "run"], self.link.options(), verbose, options, &[root.path()], command].concat()
+        [&["/mnt/rnet", "run"], &self.link.options()[..], verbose, options, &[root.path()], command].concat()
     }
 
     /// [`Host::start`], and waits for the end.
@@ -207,7 +224,7 @@ impl Host {
     /// The command line of `rnet attach OPTIONS`.
     pub(crate) fn attach_argv<'a>(&self, options: &[&'a str]) -> Vec<&'a str> {
         let verbose: &[&str] = if is_verbose() { &["--verbose"; 3] } else { &[] };
-        [&["/mnt/rnet", "attach"], self.link.options(), verbose, options].concat()
+        [&["/mnt/rnet", "attach"], &self.link.options()[..], verbose, options].concat()
     }
 
     /// Starts `rnet attach OPTIONS` as the ordinary user.
@@ -371,6 +388,12 @@ pub(crate) fn as_user(argv: &[&str]) -> Command {
     command.env_clear().env("PATH", PATH).env("HOME", "/mnt/home").env("TERM", "xterm");
     command.env("XDG_RUNTIME_DIR", "/mnt/home");
     command
+}
+
+/// How many workers every TAP with offloads shall have (`RNET_TEST_WORKERS`).
+fn all_workers() -> Option<&'static str> {
+    static WORKERS: OnceLock<Option<String>> = OnceLock::new();
+    WORKERS.get_or_init(|| std::env::var("RNET_TEST_WORKERS").ok()).as_deref()
 }
 
 /// Whether rnet shall log all it can, and the log be shown (`RNET_TEST_VERBOSE`).

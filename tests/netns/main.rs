@@ -4,7 +4,8 @@
 //! are the servers that guests talk to. The other modules hold the scenarios, by subject. Namespaces belong to
 //! threads of this process: whatever ends it, nothing is left behind. Without the right to make them the
 //! scenarios are skipped; `tests/run` enters a user namespace first if it has to. With `RNET_TEST_VERBOSE` set,
-//! rnet's whole log is shown for a test that fails.
+//! rnet's whole log is shown for a test that fails. `RNET_TEST_WORKERS` sets the number of workers of every scenario
+//! whose link can have several.
 
 #[macro_use]
 mod lab;
@@ -25,5 +26,7 @@ mod many;
 mod outbound;
 mod policy;
 mod published;
+mod splice;
 mod terminal;
+mod workers;
 mod world;

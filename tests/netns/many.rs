@@ -17,6 +17,7 @@ const IDLE_FLOWS: &str = include_str!("../guest/idle_flows.py");
 const MAX_IDLE_FLOW_BYTES: usize = 24 * 1024;
 
 over_links![five_hundred_clients_at_once_are_served, more_connections_than_the_soft_fd_limit_are_served,];
+over_queues![five_hundred_clients_at_once_are_served, more_connections_than_the_soft_fd_limit_are_served,];
 over_any_link![ten_thousand_dns_queries_leave_nothing_open, ten_thousand_idle_flows_delay_no_other];
 
 fn five_hundred_clients_at_once_are_served(host: &Host) {

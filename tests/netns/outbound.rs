@@ -27,6 +27,15 @@ over_links![
     slow_reader_gets_everything,
     slow_writer_is_heard_at_once,
 ];
+over_queues![
+    connects_over_both_families,
+    refusal_is_a_refusal,
+    icmp_errors_are_told_as_what_they_are,
+    guest_may_close_its_direction_first,
+    remote_may_close_its_direction_first,
+    slow_reader_gets_everything,
+    slow_writer_is_heard_at_once,
+];
 over_any_link![
     hosts_own_address_is_reachable,
     silent_targets_do_not_stall_others,

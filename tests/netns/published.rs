@@ -23,6 +23,16 @@ over_links![
     udp_answers_every_client,
     port_is_free_again_at_once,
 ];
+over_queues![
+    guest_sees_the_clients_real_address,
+    loopback_client_appears_as_the_gateway,
+    refusal_by_the_guest_reaches_the_client,
+    client_may_close_its_direction_first,
+    guest_may_close_its_direction_first,
+    slow_client_gets_everything,
+    udp_answers_every_client,
+    port_is_free_again_at_once,
+];
 over_any_link![
     one_address_can_be_published,
     range_is_published,
@@ -42,7 +52,7 @@ fn guest_sees_the_clients_real_address(host: &Host) {
 }
 
 fn loopback_client_appears_as_the_gateway(host: &Host) {
-    let guest = serve(host, &["-p", "8080:80"], "80");
+    let guest = serve(host, &["--no-splice", "-p", "8080:80"], "80");
     assert_echo(&host.dial((Ipv4Addr::LOCALHOST, 8080)).expect("published"));
     wait_for_client(&guest, "10.0.2.2");
     assert_echo(&host.dial((Ipv6Addr::LOCALHOST, 8080)).expect("published"));
@@ -197,23 +207,23 @@ fn port_is_taken_before_the_command_starts(host: &Host) {
 }
 
 /// An echo server in the guest, ready.
-fn serve(host: &Host, options: &[&str], port: &str) -> Process {
+pub(crate) fn serve(host: &Host, options: &[&str], port: &str) -> Process {
     ready(host.start_python(options, SERVE, &[port]))
 }
 
-fn ready(mut guest: Process) -> Process {
+pub(crate) fn ready(mut guest: Process) -> Process {
     guest.wait_for_output("ready\n");
     guest
 }
 
-fn wait_for_client(guest: &Process, addr: &str) {
+pub(crate) fn wait_for_client(guest: &Process, addr: &str) {
     let line = format!("client {addr}");
     let seen =
         wait_within(Duration::from_secs(5), || guest.stdout().lines().any(|seen| seen == line).then_some(()));
     assert!(seen.is_some(), "no {line:?} in: {}", guest.stdout());
 }
 
-fn assert_echo(mut client: &TcpStream) {
+pub(crate) fn assert_echo(mut client: &TcpStream) {
     client.write_all(b"hello").expect("connected");
     let mut echoed = [0; 5];
     client.read_exact(&mut echoed).expect("an echo");
@@ -231,7 +241,7 @@ fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)
 }
 
-fn assert_reset(mut client: TcpStream) {
+pub(crate) fn assert_reset(mut client: TcpStream) {
     let start = Instant::now();
     let result = client.read(&mut [0; 1]);
     let error = result.expect_err("an end of stream is no refusal");

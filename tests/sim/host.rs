@@ -320,6 +320,7 @@ impl Host {
             HostOp::Reply { to, from, .. } => self.replies.push((to, from, payload.to_vec())),
             HostOp::Release { flow, how } => self.release(flow, how),
             HostOp::RefreshResolvers => {}
+            HostOp::PassOn { .. } => panic!("there is one worker"),
         }
     }
 

@@ -65,7 +65,7 @@ impl Worker {
     fn deliver(&mut self) -> bool {
         let now = now(self.clock);
         while !self.batch.is_empty() {
-            if !self.has_room() {
+            if !self.has_room() || !self.exchange.has_room() {
                 return false;
             }
             let Some(Received { from, to, hop_limit, payload }) = self.batch.front() else { break };

@@ -9,12 +9,14 @@ use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use super::exchange::Parcel;
 use super::{BOTH, LISTENER_TOKENS, Source, Worker, now, publish_id, reset, special, token};
 use crate::config::Publish;
 use crate::error::{Context, Result};
 use crate::io::command::PortNumber;
 use crate::io::host::{self, Listener};
 use crate::io::sockets::{Cutting, Socket};
+use crate::io::splice::Client;
 use crate::net::policy::Service;
 use crate::net::{HostError, Instant, PortId};
 
@@ -27,6 +29,7 @@ pub(super) struct Published {
     pub(super) number: PortNumber,
     /// `None` once it is closed; the place waits for another.
     pub(super) listener: Option<Listener>,
+    pub(super) service: Service,
     pub(super) readable: bool,
     pub(super) resting_until: Option<Instant>,
     /// Clients wait because the host is out of file descriptors, and the log says so.
@@ -56,6 +59,7 @@ impl Worker {
         let published = Published {
             number,
             listener: Some(listener),
+            service,
             readable: true,
             resting_until: None,
             exhausted: false,
@@ -103,7 +107,7 @@ impl Worker {
     fn accept(&mut self, index: usize) {
         let now = now(self.clock);
         for _ in 0..ACCEPTS_PER_TURN {
-            if !self.has_room() {
+            if !self.has_room() || !self.exchange.has_room() {
                 return;
             }
             let published = &mut self.listeners[index];
@@ -128,8 +132,23 @@ impl Worker {
         }
     }
 
-    fn accepted(&mut self, index: usize, mut stream: TcpStream, client: SocketAddr, now: Instant) {
-        let Some(flow) = self.gateway.accept(publish_id(index), client, now) else { return reset(stream) };
+    /// Serves a client here, or has it served where its connection belongs.
+    fn accepted(&mut self, index: usize, stream: TcpStream, address: SocketAddr, now: Instant) {
+        let client = Client { stream, address, port: PortId(0), service: self.listeners[index].service };
+        let owner = self.shard.of_tcp(client.service.port, address.port());
+        if owner == self.shard.index() {
+            self.admit(client, now);
+        } else {
+            self.exchange.pass(owner, Parcel::Client(client));
+        }
+    }
+
+    /// Has a client's connection cross the link; one for which there is no room is reset.
+    pub(super) fn route(&mut self, client: Client, now: Instant) {
+        let Client { mut stream, address, port, service } = client;
+        let Some(flow) = self.gateway.accept_for(port, service, address, now) else {
+            return reset(stream);
+        };
         if let Err(error) = self.poll.registry().register(&mut stream, token(flow), BOTH) {
             tracing::warn!(%error, "cannot poll a client's socket");
             // Nothing will be announced of it: its first read must end it.

@@ -7,10 +7,16 @@
 //!
 //! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts. A link whose
 //! rate is limited is left alone until it may be used again, in either direction.
+//!
+//! A link with several queues has a worker for each: a [`Worker::team`], whose members share nothing. A flow belongs
+//! to one of them, which every worker can tell from a packet; what another one gets of it is handed over. As the owner
+//! writes to its own queue, the kernel soon delivers the flow there.
 
 mod datagrams;
+mod exchange;
 mod listen;
 mod moderation;
+mod splices;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +36,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::prctl::set_timerslack;
 
 use self::datagrams::Source;
+use self::exchange::{Exchange, Parcel};
 use self::listen::Published;
 use self::moderation::Moderation;
 use super::command::{COMMANDS_PER_TURN, Command, Commands, MAX_FLOWS_TOLD, Snapshot};
@@ -37,13 +44,15 @@ use super::host::{self, Listener};
 use super::link::Link;
 use super::resolver::Resolver;
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
+use super::splice::Splices;
 use crate::config::{MacAddr, Network, Outbound, Rate, Rates};
 use crate::error::{Context, Result};
 use crate::net::bucket::Bucket;
-use crate::net::gateway::Gateway;
+use crate::net::gateway::{Gateway, Station};
 use crate::net::outbox::HEADROOM;
 use crate::net::{
-    Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release,
+    Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release, RxOffload,
+    Shard,
 };
 use crate::sys::datagram::{Batch, Envelope};
 
@@ -51,11 +60,13 @@ use crate::sys::datagram::{Batch, Envelope};
 const EVENTS: usize = 1024;
 /// Frames read from one link before other sources have their turn.
 const FRAMES_PER_TURN: usize = 64;
+/// Frames and clients taken from other workers before other sources have their turn.
+const PARCELS_PER_TURN: usize = 64;
 /// The most that is read of the datagram that an error is about: more than any ICMP error quotes.
 const QUOTE_BYTES: usize = 2048;
 /// Flows whose deadlines are handled in one turn.
 const TIMEOUTS_PER_TURN: usize = 256;
-/// A packet link that is full announces nothing when it has room again.
+/// A packet link that is full announces nothing when it has room again; nor does another worker's inbox.
 const LINK_RETRY: Duration = Duration::from_millis(1);
 /// A link that has taken nothing for so long is not full: it does not take this frame (a veth whose guest has lowered
 /// its MTU says ENOBUFS for ever). From then on frames that it does not take at once are lost, until it takes one.
@@ -65,19 +76,26 @@ const TIMER_SLACK_NS: u64 = 1000;
 /// Longest wait, so that a clock that jumps costs little.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// The worker that sends and gathers fragments.
+const FIRST: usize = 0;
 /// Tokens of flows are their generation and index; indices from here on name everything else.
+const SPLICE_TOKENS: u32 = 0x8000_0000;
 const LINK_TOKENS: u32 = 0xff00_0000;
 const LISTENER_TOKENS: u32 = 0xff80_0000;
+const FACTORY_TOKEN: Token = Token(u32::MAX as usize - 1);
 const WAKER_TOKEN: Token = Token(u32::MAX as usize);
 
 /// A worker that has not started.
 pub struct Worker {
     poll: Poll,
     clock: Clock,
+    shard: Shard,
     gateway: Gateway,
+    exchange: Exchange,
     links: Vec<LinkPort>,
     listeners: Vec<Published>,
     sockets: Sockets,
+    splices: Splices,
     resolver: Option<Resolver>,
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
@@ -150,25 +168,56 @@ enum Outcome {
 }
 
 impl Worker {
-    /// A worker for `network`, without published ports. `resolver` knows the host's DNS servers, which count unless the
-    /// network names its own. `seed` feeds the gateway's random choices.
-    pub fn new(network: Network, resolver: Resolver, seed: u64) -> Result<Self> {
+    /// The workers of `network`, one for each of `queues`, the queues of one link to the guest's station `mac`, if that is
+    /// known. Each wants a thread. `resolver` knows the host's DNS servers, which count unless the network names its own.
+    /// `seed` feeds the gateways' random choices.
+    pub fn team(
+        network: Network,
+        queues: Vec<Link>,
+        mac: Option<MacAddr>,
+        resolver: &Resolver,
+        seed: u64,
+    ) -> Result<Vec<Self>> {
+        let network = Arc::new(network);
+        let shards = Shard::all(queues.len()).zip(0..);
+        let mut team = shards
+            .map(|(shard, index)| {
+                // Half a byte apart, so that no worker's seed is another's.
+                let seed = seed.rotate_left(4 * index);
+                Self::of_shard(shard, Arc::clone(&network), resolver.clone(), seed)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let station = Station::from(mac.unwrap_or(MacAddr::BROADCAST));
+        for (worker, queue) in team.iter_mut().zip(queues) {
+            worker.add_link(queue, station.clone())?;
+        }
+        let wakers: Vec<_> = team.iter().map(|worker| Arc::clone(&worker.waker)).collect();
+        for (worker, exchange) in team.iter_mut().zip(Exchange::between(&wakers)) {
+            worker.exchange = exchange;
+        }
+        Ok(team)
+    }
+
+    fn of_shard(shard: Shard, network: Arc<Network>, resolver: Resolver, seed: u64) -> Result<Self> {
         let poll = Poll::new().context("cannot create", "an epoll instance")?;
         let waker = Waker::new(poll.registry(), WAKER_TOKEN).context("cannot create", "an eventfd")?;
         let waker = Arc::new(waker);
-        let (commands, inbox) = Commands::new(Arc::clone(&waker));
+        let (commands, inbox) = Commands::new(Arc::clone(&waker), shard);
         let clock = Clock::now();
         let (given, outbound, rates) = (network.dns_servers.clone(), network.outbound, network.rates);
         let resolver = given.is_empty().then_some(resolver);
-        let mut gateway = Gateway::new(Arc::new(network), seed, now(clock));
+        let mut gateway = Gateway::of_shard(network, shard, seed, now(clock));
         gateway.set_resolvers(resolver.as_ref().map_or(&given, |resolver| &resolver.conf().nameservers));
         Ok(Self {
             poll,
             clock,
+            shard,
             gateway,
+            exchange: Exchange::default(),
             links: Vec::new(),
             listeners: Vec::new(),
             sockets: Sockets::default(),
+            splices: Splices::new(SPLICE_TOKENS),
             resolver,
             stop: Arc::new(AtomicBool::new(false)),
             waker,
@@ -186,9 +235,9 @@ impl Worker {
         })
     }
 
-    /// Plugs a guest's link in.
-    pub fn add_link(&mut self, mut link: Link) -> Result<()> {
-        let port = self.gateway.add_port(link.mac().unwrap_or(MacAddr::BROADCAST), link.offload());
+    /// Plugs a guest's link in, or a queue of it.
+    fn add_link(&mut self, mut link: Link, station: impl Into<Station>) -> Result<()> {
+        let port = self.gateway.add_port(station, link.offload());
         let token = special(LINK_TOKENS, self.links.len());
         self.poll.registry().register(&mut link, token, BOTH).context("cannot poll", "the guest's link")?;
         debug_assert_eq!(usize::from(port.0), self.links.len());
@@ -205,6 +254,11 @@ impl Worker {
             held_until: None,
         });
         Ok(())
+    }
+
+    /// The member of a team that serves a published port of the guest's.
+    pub fn owner_of(&self, guest_port: u16) -> usize {
+        self.shard.of_udp(guest_port)
     }
 
     /// The handle by which other threads command this worker.
@@ -273,6 +327,9 @@ impl Worker {
 
     /// How long nothing is due.
     fn wait(&mut self) -> Duration {
+        if self.splices.has_ready() {
+            return Duration::ZERO;
+        }
         let now = now(self.clock);
         let held = self.links.iter().filter_map(|port| port.held_until).min();
         let until = |at: Instant| match at <= now {
@@ -285,15 +342,23 @@ impl Worker {
             return until(at);
         }
         let reads = self.links.iter().filter_map(|port| port.reads_at(now)).min();
-        let pending = self.listeners.iter().any(|port| port.readable && port.resting_until.is_none())
-            || !self.readable.is_empty()
+        let passes = self.exchange.has_room();
+        let sources = !self.readable.is_empty()
+            || reads.is_some_and(|at| at <= now)
+            || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none());
+        let pending = (sources && passes)
+            || (self.exchange.is_readable() && self.empties_inbox())
             || !self.outcomes.is_empty()
+            || self.splices.has_ended()
             || self.gateway.ready_flows() > 0;
         if blocked {
             return LINK_RETRY;
         }
         if pending {
             return Duration::ZERO;
+        }
+        if !passes {
+            return LINK_RETRY;
         }
         let resting = self.listeners.iter().filter_map(|port| port.resting_until).min();
         let due = [self.gateway.poll_timeout(), resting, reads, held];
@@ -304,7 +369,10 @@ impl Worker {
     fn note(&mut self, event: &mio::event::Event) {
         let token = event.token();
         if token == WAKER_TOKEN {
-            return;
+            return self.exchange.note();
+        }
+        if token == FACTORY_TOKEN {
+            return self.splices.restock(self.poll.registry());
         }
         let (generation, index) = ((token.0 >> 32) as u32, token.0 as u32);
         if index >= LISTENER_TOKENS {
@@ -316,6 +384,8 @@ impl Worker {
                 port.readable |= event.is_readable() || event.is_error() || event.is_read_closed();
                 port.blocked &= !event.is_writable();
             }
+        } else if index >= SPLICE_TOKENS {
+            self.splices.note(index, generation, event);
         } else {
             self.note_socket(FlowId::from_parts(index, generation), event);
         }
@@ -351,12 +421,16 @@ impl Worker {
     fn turn(&mut self) {
         self.flush();
         self.read_links();
+        self.read_inbox();
+        self.exchange.tell();
         self.report_outcomes();
         self.read_datagrams();
         self.read_listeners();
+        self.serve_splices();
         self.expire();
         self.serve();
         self.flush();
+        self.exchange.tell();
     }
 
     /// Whether the gateway may take another input.
@@ -367,11 +441,16 @@ impl Worker {
         self.gateway.outbox().has_room()
     }
 
+    /// Whether another parcel may be taken from the inbox. The first worker may have to pass on what comes of it.
+    fn empties_inbox(&self) -> bool {
+        self.exchange.has_room() || !self.shard.is_first()
+    }
+
     fn read_links(&mut self) {
         let now = now(self.clock);
         for index in 0..self.links.len() {
             for _ in 0..FRAMES_PER_TURN {
-                if !self.has_room() {
+                if !self.has_room() || !self.exchange.has_room() {
                     return;
                 }
                 let port = &mut self.links[index];
@@ -384,7 +463,8 @@ impl Worker {
                             bucket.pass(frame.len(), now);
                         }
                         self.moderation.other_work();
-                        self.gateway.handle_frame(PortId(index as u16), frame, offload, now);
+                        let port = PortId(index as u16);
+                        feed(&mut self.gateway, &mut self.exchange, port, frame, offload, now);
                     }
                     Ok(None) => port.readable = false,
                     Err(error) => {
@@ -392,6 +472,25 @@ impl Worker {
                         port.gone = true;
                     }
                 }
+            }
+        }
+    }
+
+    fn read_inbox(&mut self) {
+        let now = now(self.clock);
+        for _ in 0..PARCELS_PER_TURN {
+            if !self.exchange.is_readable() || !self.empties_inbox() || !self.has_room() {
+                return;
+            }
+            match self.exchange.next() {
+                None => return,
+                Some(Parcel::Frame { port, frame, offload }) => {
+                    feed(&mut self.gateway, &mut self.exchange, port, &frame, offload, now);
+                }
+                Some(Parcel::Datagram { datagram, payload }) => {
+                    self.gateway.send_large(&datagram, &payload, now);
+                }
+                Some(Parcel::Client(client)) => self.admit(client, now),
             }
         }
     }
@@ -505,6 +604,10 @@ impl Worker {
                 (Some(Socket::Stream(stream) | Socket::Connecting(stream)), Release::Reset) => reset(stream),
                 (socket, _) => drop(socket),
             },
+            HostOp::PassOn { datagram, payload } => {
+                let payload = self.gateway.outbox().payload(payload).into();
+                self.exchange.pass(FIRST, Parcel::Datagram { datagram, payload });
+            }
             HostOp::RefreshResolvers => {
                 let changed = self.resolver.as_mut().and_then(|resolver| resolver.refresh(now(self.clock)));
                 if let Some(servers) = changed {
@@ -545,6 +648,20 @@ impl Worker {
 }
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Gives a frame to the gateway, and what the gateway does not take to the worker whose it is.
+fn feed(
+    gateway: &mut Gateway,
+    exchange: &mut Exchange,
+    port: PortId,
+    frame: &[u8],
+    offload: RxOffload,
+    now: Instant,
+) {
+    if let Some(handed) = gateway.handle_frame(port, frame, offload, now) {
+        exchange.pass(handed.to, Parcel::Frame { port, frame: handed.frame.into(), offload });
+    }
+}
 
 fn now(clock: Clock) -> Instant {
     Instant::from_micros(i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX))

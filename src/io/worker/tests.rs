@@ -14,54 +14,75 @@ const MAC: MacAddr = MacAddr([0x52, 0x55, 0x0a, 0, 2, 0x64]);
 
 #[test]
 fn every_icmp_error_reaches_the_guest() {
-    let closed = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let frames = vec![udp_frame(closed.expect("loopback").port()); FRAMES_PER_TURN];
-    let guest = Guest::start(&frames);
+    let frames = vec![udp_frame(4096, closed_port()); FRAMES_PER_TURN];
+    let guest = Guest::start(&[&frames]);
     for n in 0..FRAMES_PER_TURN {
-        let frame = guest.receive().unwrap_or_else(|error| panic!("error {n}: {error}"));
-        let icmp = &frame[ETHERNET_BYTES + 20..];
-        assert_eq!(icmp[..2], [3, 3], "port unreachable");
+        let frame = guest.receive(0).unwrap_or_else(|error| panic!("error {n}: {error}"));
+        assert_port_unreachable(&frame);
     }
+}
+
+#[test]
+fn a_flow_is_answered_on_its_workers_queue_wherever_it_comes_in() {
+    let closed = closed_port();
+    let sources: Vec<u16> = (4096..4096 + FRAMES_PER_TURN as u16).collect();
+    let frames: Vec<_> = sources.iter().map(|source| udp_frame(*source, closed)).collect();
+    for queues in [[&frames[..], &[]], [&[], &frames[..]]] {
+        let guest = Guest::start(&queues);
+        let shard = Shard::all(2).next().expect("two");
+        for queue in 0..2 {
+            let mut expected: Vec<u16> =
+                sources.iter().copied().filter(|source| shard.of_udp(*source) == queue).collect();
+            while !expected.is_empty() {
+                let frame = guest.receive(queue).unwrap_or_else(|error| panic!("{expected:?}: {error}"));
+                assert_port_unreachable(&frame);
+                let quoted = &frame[ETHERNET_BYTES + 20 + 8 + 20..];
+                let source = u16::from_be_bytes([quoted[0], quoted[1]]);
+                let at = expected.iter().position(|expected| *expected == source);
+                expected.remove(at.unwrap_or_else(|| panic!("{source} is answered by {queue}")));
+            }
+        }
+    }
+}
+
+fn closed_port() -> u16 {
+    let closed = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    closed.expect("loopback").port()
+}
+
+fn assert_port_unreachable(frame: &[u8]) {
+    assert_eq!(frame[ETHERNET_BYTES + 20..][..2], [3, 3], "port unreachable");
 }
 
 /// A guest on a link of datagrams instead of frames, whose gateway stands for the host's loopback.
 struct Guest {
-    link: UnixDatagram,
-    stop: Stop,
-    worker: Option<thread::JoinHandle<Result<()>>>,
+    queues: Vec<UnixDatagram>,
+    workers: Vec<(Stop, thread::JoinHandle<Result<()>>)>,
 }
 
 impl Guest {
-    /// Starts the worker when the guest has sent `frames`.
-    fn start(frames: &[Vec<u8>]) -> Self {
-        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-        let (link, far) = pair.expect("a socket pair");
-        let (link, far) = (UnixDatagram::from(link), UnixDatagram::from(far));
-        for frame in frames {
-            link.send(frame).expect("room");
-        }
-        link.set_read_timeout(Some(Duration::from_secs(5))).expect("not zero");
-        far.set_nonblocking(true).expect("a flag");
+    /// Starts a worker for each queue when the guest has sent `frames` on them.
+    fn start(frames: &[&[Vec<u8>]]) -> Self {
+        let (queues, far): (Vec<_>, Vec<_>) = frames.iter().map(|frames| queue(frames)).unzip();
         let plan = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan");
         let mut network = Network { mtu: 1500, ..Network::new(plan, None) };
         network.host_access.loopback = true;
         let resolver = Resolver::new("/nonexistent");
-        let mut worker = Worker::new(network, resolver, 1).expect("a worker");
-        let far = LinkFd {
+        let link = LinkFd {
             kind: LinkKind::TapPlain,
             udp_segmentation: false,
-            mac: Some(MAC),
-            fd: far.into(),
+            mac: None,
+            queues: far,
             notes: Vec::new(),
         };
-        worker.add_link(Link::new(far)).expect("a link");
-        let stop = worker.stopper();
-        Self { link, stop, worker: Some(thread::spawn(|| worker.run())) }
+        let team = Worker::team(network, Link::queues(link), Some(MAC), &resolver, 1);
+        let start = |worker: Worker| (worker.stopper(), thread::spawn(|| worker.run()));
+        Self { queues, workers: team.expect("workers").into_iter().map(start).collect() }
     }
 
-    fn receive(&self) -> io::Result<Vec<u8>> {
+    fn receive(&self, queue: usize) -> io::Result<Vec<u8>> {
         let mut frame = vec![0; 2000];
-        let len = self.link.recv(&mut frame)?;
+        let len = self.queues[queue].recv(&mut frame)?;
         frame.truncate(len);
         Ok(frame)
     }
@@ -69,19 +90,34 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.stop.stop();
-        if let Some(Ok(result)) = self.worker.take().map(thread::JoinHandle::join) {
-            result.expect("a worker that ends when asked");
+        for (stop, worker) in self.workers.drain(..) {
+            stop.stop();
+            if let Ok(result) = worker.join() {
+                result.expect("a worker that ends when asked");
+            }
         }
     }
 }
 
-/// An empty datagram to `port` of the gateway.
-fn udp_frame(port: u16) -> Vec<u8> {
+/// Both ends of a queue, on which the guest has sent `frames`.
+fn queue(frames: &[Vec<u8>]) -> (UnixDatagram, OwnedFd) {
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+    let (near, far) = pair.expect("a socket pair");
+    let (near, far) = (UnixDatagram::from(near), UnixDatagram::from(far));
+    for frame in frames {
+        near.send(frame).expect("room");
+    }
+    near.set_read_timeout(Some(Duration::from_secs(5))).expect("not zero");
+    far.set_nonblocking(true).expect("a flag");
+    (near, far.into())
+}
+
+/// An empty datagram from `source` to `port` of the gateway.
+fn udp_frame(source: u16, port: u16) -> Vec<u8> {
     let mut frame = [MacAddr::GATEWAY.0, MAC.0].concat();
     frame.extend([8, 0]);
     frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x62, 0x6c, 10, 0, 2, 100, 10, 0, 2, 2]);
-    frame.extend([0x10, 0x00]);
+    frame.extend(source.to_be_bytes());
     frame.extend(port.to_be_bytes());
     frame.extend([0, 8, 0, 0]);
     frame

@@ -27,8 +27,8 @@ use super::gateway::{Core, Flow, FromGuest};
 use super::icmp::{self, Unreachable};
 use super::nat::Refused;
 use super::packet::{Ethernet, IPV6_HEADER_BYTES, IpHeader, IpPacket};
-use super::policy::{self, DenyReason, Inbound, Verdict};
-use super::{DropReason, Duration, FlowId, FlowKey, HostError, HostOp, PortId, PublishId, Release, dns, nat};
+use super::policy::{self, DenyReason, Inbound, Service, Verdict};
+use super::{DropReason, Duration, FlowId, FlowKey, HostError, HostOp, PortId, Release, dns, nat};
 use crate::config::Denial;
 pub(super) use endpoint::{Endpoint, Refusal};
 pub(super) use flow::TcpFlow;
@@ -133,7 +133,7 @@ fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr
             return deny(core, packet);
         }
     };
-    if core.connecting >= MAX_CONNECTING {
+    if core.connecting >= core.shard.part(MAX_CONNECTING) {
         return core.counters.drop(DropReason::Limit);
     }
     if packet.ip.hop_limit <= 1 && dns_attempt.is_none() {
@@ -255,11 +255,14 @@ pub(super) fn connect_failed(core: &mut Core, id: FlowId, error: HostError) {
 
 /// A client was accepted on a published port: opens towards the guest. `None`, and the client should be reset, if
 /// there is no room for it.
-pub(super) fn accepted(core: &mut Core, publish: PublishId, client: SocketAddr) -> Option<FlowId> {
-    let published = core.published.get(publish.0 as usize).copied().flatten()?;
-    let port = published.port;
-    let (way, fallback) = policy::inbound(&core.network, client, published.service);
-    let ethernet = core.ethernet(port, core.ports[usize::from(port.0)].mac);
+pub(super) fn accepted(
+    core: &mut Core,
+    port: PortId,
+    service: Service,
+    client: SocketAddr,
+) -> Option<FlowId> {
+    let (way, fallback) = policy::inbound(&core.network, client, service);
+    let ethernet = core.ethernet(port, core.station(port));
     let (key, source) = free_key(core, port, way)?;
     let endpoint = opening_endpoint(core, &ethernet, source, way.guest, fallback.is_some())?;
     let mut flow = TcpFlow::new(ethernet, Stage::Open(endpoint));
@@ -283,11 +286,12 @@ fn opening_endpoint(
     endpoint.connect(source, guest, has_other_way && guest.is_ipv6()).then_some(endpoint)
 }
 
-/// A key that no other flow has: the source's port moves if two clients came to look alike.
+/// A key of this shard that no other flow has: the source's port moves if two clients came to look alike.
 fn free_key(core: &Core, port: PortId, way: Inbound) -> Option<(FlowKey, SocketAddr)> {
     let first = way.source.port();
     let numbers = (first..=u16::MAX).chain(1..first);
-    numbers.map(|number| SocketAddr::new(way.source.ip(), number)).find_map(|remote| {
+    let own = |number: &u16| core.shard.of_tcp(way.guest.port(), *number) == core.shard.index();
+    numbers.filter(own).map(|number| SocketAddr::new(way.source.ip(), number)).find_map(|remote| {
         let key = FlowKey::Tcp { port, guest: way.guest, remote };
         core.table.find(&key).is_none().then_some((key, remote))
     })

@@ -29,6 +29,22 @@ const MAX_TURNS: usize = 50;
 const OTHER_MAC: MacAddr = MacAddr([0x52, 0x55, 0x0a, 0, 2, 0x65]);
 
 #[test]
+fn a_spliced_flow_counts_until_it_ends() {
+    let mut network = fixture::network();
+    network.splice = true;
+    let mut gateway = Gateway::new(Arc::new(network), 1, Instant::ZERO);
+    gateway.add_port(GUEST_MAC, Offload::None);
+    let (flow, splice) =
+        gateway.splice(Service { addr: None, port: 80 }, at("127.0.0.1:5000")).expect("a loopback client");
+    assert_eq!((gateway.flows(), splice.guest), (1, at("10.0.2.100:80")));
+    assert!(gateway.outbox().front_frame().is_none(), "nothing of it crosses the link");
+    gateway.splice_ended(flow);
+    gateway.splice_ended(flow);
+    assert_eq!(gateway.flows(), 0);
+    assert!(gateway.splice(Service { addr: None, port: 80 }, at("198.51.100.9:5000")).is_none());
+}
+
+#[test]
 fn a_long_idle_connection_ends_in_good_order() {
     let mut bench = Bench::new();
     let flow = bench.open(1000);
