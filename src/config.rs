@@ -11,11 +11,13 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod slirp4netns;
 
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -483,6 +485,8 @@ pub enum LinkKind {
     TapPlain,
     /// A veth pair with an AF_PACKET socket on its far end; needs no /dev/net/tun.
     Packet,
+    /// A connected unix socket of sequenced packets, one for each frame (BESS, user-mode Linux); somebody else's guest.
+    Socket,
 }
 
 impl std::fmt::Display for LinkKind {
@@ -492,6 +496,7 @@ impl std::fmt::Display for LinkKind {
             Self::Tap => "tap",
             Self::TapPlain => "tap-plain",
             Self::Packet => "packet",
+            Self::Socket => "socket",
         })
     }
 }

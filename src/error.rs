@@ -9,8 +9,11 @@ use std::io;
 /// `Result` with rnet's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Exit statuses of `rnet run` that are not the command's own (docker's convention).
+/// Exit statuses of `rnet run` that are not the command's own (docker's convention), and of the programs whose names
+/// rnet carries.
 pub mod exit {
+    /// In place of another program: anything that went wrong.
+    pub const IMITATED_FAILED: u8 = 1;
     /// rnet itself failed.
     pub const RNET_FAILED: u8 = 125;
     /// The command exists but cannot be executed.

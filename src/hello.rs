@@ -156,6 +156,7 @@ fn meaning(kind: LinkKind) -> &'static str {
         LinkKind::Tap => "TAP with offloads",
         LinkKind::TapPlain => "TAP without offloads",
         LinkKind::Packet => "veth with a packet socket",
+        LinkKind::Socket => "unix socket",
     }
 }
 

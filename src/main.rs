@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use rnet::cli::{self, Command, Note, Request, Surroundings};
 use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
+use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
 use rnet::{attach, cni, hello, log, oci_hook, port, run};
 
@@ -17,8 +18,8 @@ fn main() -> ExitCode {
         match cli::parse(std::env::args_os(), &surroundings) {
             Ok(command) => execute(command, &surroundings),
             Err(usage) => {
-                // Without a readable standard error the status is all that is left to say.
-                let _ = usage.print();
+                // Without readable standard streams the status is all that is left to say.
+                let _ = usage.print(&mut std::io::stdout(), &mut std::io::stderr());
                 Ok(usage.code())
             }
         }
@@ -31,7 +32,13 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
     let seed = seed(&surroundings.random);
     match command {
         Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
-        Command::Attach(request) => attach::attach(&prepare(request.config.log, request), seed, |_| Ok(())),
+        Command::Attach(request) => {
+            attach::attach(&prepare(request.config.log, request), seed, || Ok(|_: &Serving| Ok(())))
+        }
+        Command::Slirp4netns(config) => {
+            log::init(config.attach.log);
+            attach::slirp4netns(*config, seed)
+        }
         Command::Ask(question) => port::ask(&question),
         Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
         Command::Cni => cni::cni(surroundings, seed),

@@ -54,6 +54,7 @@ const PARTS: &[Part] = &[
     Part { at: "src/oci_hook/state.rs", parts: &["config", "oci_hook"], crates: &["serde", "serde_json"] },
     Part { at: "src/cni/request.rs", parts: &["cni", "config"], crates: &["serde", "serde_json"] },
     Part { at: "src/cni/answer.rs", parts: &["cni", "config", "error"], crates: &["serde_json"] },
+    Part { at: "src/attach/slirp4netns/protocol.rs", parts: &["config"], crates: &["serde_json"] },
     Part {
         at: "src/container",
         parts: &["config", "container", "error", "sys"],
@@ -137,6 +138,7 @@ fn net_cli_and_formats_touch_no_system() {
         "src/net",
         "src/cli",
         "src/etc.rs",
+        "src/attach/slirp4netns/protocol.rs",
         "src/config.rs",
         "src/oci_hook/state.rs",
         "src/cni/request.rs",

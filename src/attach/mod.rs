@@ -2,16 +2,18 @@
 //!
 //! Front-ends that imitate other programs fill an [`Attach`] in their own way and call [`attach`] too.
 
+mod bess;
 mod bubblewrap;
+mod slirp4netns;
 mod vigil;
 
-use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+pub use self::slirp4netns::slirp4netns;
 use self::vigil::{Signals, Vigil, Watch};
 use crate::config::{Attach, Target};
 use crate::container::{self, Door, Foreground, Namespaces};
@@ -22,18 +24,26 @@ use crate::sys::{link, memory, process};
 
 /// Serves `config`'s target until it ends; the exit status, which is 0. With [`Lifecycle::detach`] it returns as soon
 /// as that goes on in the background. No thread may have been started before. `seed` feeds the gateway's random
-/// choices; `before_ready` does what else must stand before the network counts as ready.
+/// choices. `before_threads` is called when the link stands, as the last with one thread; what it returns does what
+/// else must stand before the network counts as ready.
 ///
 /// [`Lifecycle::detach`]: crate::config::Lifecycle::detach
-pub fn attach(config: &Attach, seed: u64, before_ready: impl FnOnce(&Serving) -> Result<()>) -> Result<u8> {
+pub fn attach<F>(config: &Attach, seed: u64, before_threads: impl FnOnce() -> Result<F>) -> Result<u8>
+where
+    F: FnOnce(&Serving) -> Result<()>,
+{
     let Inherited { ready, exit, target } = Inherited::take(config)?;
     let work = |foreground: Option<Foreground>| {
-        let tell = |serving: &Serving| {
-            before_ready(serving)?;
-            serving.announce(config.log.level);
-            announce(config, foreground, ready)
-        };
-        serve(config, seed, exit, |_| open(config, target), tell)
+        serve(config, seed, exit, |_| {
+            let (link, watch) = open(config, target)?;
+            let before_ready = before_threads()?;
+            let tell = move |serving: &Serving| {
+                before_ready(serving)?;
+                serving.announce(config.log.level);
+                announce(config, foreground, ready)
+            };
+            Ok((link, watch, tell))
+        })
     };
     if config.lifecycle.detach {
         container::detach(|foreground| work(Some(foreground)))?;
@@ -48,36 +58,37 @@ pub fn attach(config: &Attach, seed: u64, before_ready: impl FnOnce(&Serving) ->
 pub fn await_guest(config: &Attach, seed: u64, process: i32) -> Result<()> {
     process::close_all_but(&[]);
     let watch = container::watch_process(process)?;
-    let visitor = Cell::new(None);
-    container::detach(|foreground| {
-        let open = |place: Option<&Place>| {
-            let door = place.map(|place| Door::open(&place.door())).transpose()?;
+    let work = |foreground: Foreground| {
+        serve(config, seed, None, |place| {
+            let place =
+                place.ok_or_else(|| Error::new("cannot await", "the guest", "the network has no name"))?;
+            let door = Door::open(&place.door())?;
             foreground.release()?;
-            let door =
-                door.ok_or_else(|| Error::new("cannot await", "the guest", "the network has no name"))?;
-            let (namespaces, who) = door.wait(&watch)?;
+            let (namespaces, visitor) = door.wait(&watch)?;
             let link = container::join(&namespaces, &config.link, &config.network);
-            let link = link.inspect_err(|error| who.failed(error))?;
-            visitor.set(Some(who));
-            Ok((link, Some(Watch::Process(watch))))
-        };
-        serve(config, seed, None, open, |_| visitor.take().map_or(Ok(()), |who| who.ready()))
-    })
+            let link = link.inspect_err(|error| visitor.failed(error))?;
+            Ok((link, Some(Watch::Process(watch)), |_: &Serving| visitor.ready()))
+        })
+    };
+    container::detach(work)
 }
 
-/// Serves the link that `open` brings, until it ends; `tell` comes when all stands.
-fn serve(
+/// Serves the link that `open` brings, until it ends. `open` also says what shows the guest's end, and what to do when all
+/// stands.
+fn serve<T>(
     config: &Attach,
     seed: u64,
     exit: Option<OwnedFd>,
-    open: impl FnOnce(Option<&Place>) -> Result<(link::LinkFd, Option<Watch>)>,
-    tell: impl FnOnce(&Serving) -> Result<()>,
-) -> Result<u8> {
+    open: impl FnOnce(Option<&Place>) -> Result<(link::LinkFd, Option<Watch>, T)>,
+) -> Result<u8>
+where
+    T: FnOnce(&Serving) -> Result<()>,
+{
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
     let place = Place::of(config.name.as_deref(), number(&config.target))?;
     let prepared = Prepared::new(&config.network)?;
-    let (link, watch) = open(place.as_ref())?;
+    let (link, watch, tell) = open(place.as_ref())?;
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
@@ -109,7 +120,9 @@ fn announce(config: &Attach, foreground: Option<Foreground>, ready: Option<Owned
 fn number(target: &Target) -> u32 {
     match target {
         Target::Process { pid, .. } => pid.unsigned_abs(),
-        Target::Path { .. } | Target::Bubblewrap { .. } | Target::Tap { .. } => std::process::id(),
+        Target::Path { .. } | Target::Bubblewrap { .. } | Target::Tap { .. } | Target::Bess { .. } => {
+            std::process::id()
+        }
     }
 }
 
@@ -129,6 +142,7 @@ fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<(link::LinkFd, Op
             let watch = Watch::path(netns)?;
             (Namespaces::at(netns, userns.as_deref())?, watch)
         }
+        (Target::Bess { path }, _) => return Ok((bess::accept(path)?, None)),
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
     Ok((container::join(&namespaces, &config.link, &config.network)?, watch))
@@ -148,7 +162,7 @@ impl Inherited {
         let take = |fd: RawFd| process::inherited(fd).map_err(|_| not_open(fd));
         let target = match config.target {
             Target::Tap { fd } | Target::Bubblewrap { info_fd: fd } => Some(fd),
-            Target::Process { .. } | Target::Path { .. } => None,
+            Target::Process { .. } | Target::Path { .. } | Target::Bess { .. } => None,
         };
         let fds = [config.lifecycle.ready_fd, config.lifecycle.exit_fd, target];
         let mut seen: Vec<RawFd> = fds.into_iter().flatten().collect();
@@ -168,7 +182,7 @@ fn named_in_paths(target: &Target) -> impl Iterator<Item = RawFd> {
     let (netns, userns) = match target {
         Target::Process { userns, .. } => (None, userns.as_ref()),
         Target::Path { netns, userns } => (Some(netns), userns.as_ref()),
-        Target::Bubblewrap { .. } | Target::Tap { .. } => (None, None),
+        Target::Bubblewrap { .. } | Target::Tap { .. } | Target::Bess { .. } => (None, None),
     };
     let number = |path: &PathBuf| {
         let below = ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"];

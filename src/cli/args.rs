@@ -75,7 +75,9 @@ Examples:
   rnet run -p 8080:8080 ./rootfs nc -l -p 8080        a server in a directory's root
   rnet run / curl https://example.org                 a host command, its writes discarded
 
-`rnet run --help` lists all options.";
+`rnet run --help` lists all options.
+
+Under the name slirp4netns, or as `rnet slirp4netns ...`, it takes that program's options.";
 
 /// What can be done about published ports.
 #[derive(Debug, Subcommand)]

@@ -6,12 +6,15 @@
 
 mod args;
 mod docker;
+mod getopt;
 mod options;
 mod settle;
+mod slirp4netns;
 mod subnet;
 mod values;
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +23,7 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, HookCall, LogLevel, Publish};
+use crate::config::{Attach, Config, HookCall, LogLevel, Publish, Slirp4netns};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -59,6 +62,8 @@ pub enum Command {
     /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
     /// published ports and the command `/rnet`; the show itself fills in the rest.
     Hello(Request),
+    /// `rnet slirp4netns`: what slirp4netns(1) would do.
+    Slirp4netns(Box<Slirp4netns>),
     /// The part of `rnet hello` that runs inside its container, with the address of the page outside.
     HelloGuest(SocketAddr),
 }
@@ -107,23 +112,55 @@ pub struct Note {
 
 /// A command line that asks for nothing to be done: a mistake, `--help` or `--version`.
 #[derive(Debug)]
-pub struct Usage(clap::Error);
+pub struct Usage(Text);
+
+#[derive(Debug)]
+enum Text {
+    /// rnet's own.
+    Rnet(clap::Error),
+    /// That of a program whose name rnet carries.
+    Other { stdout: String, stderr: String, code: u8 },
+}
 
 impl Usage {
-    /// The status to exit with: 0 for help and version, else 125.
-    pub fn code(&self) -> u8 {
-        if self.0.use_stderr() { exit::RNET_FAILED } else { 0 }
+    /// What another program would print on standard output when all is well.
+    fn text(stdout: String) -> Self {
+        Self(Text::Other { stdout, stderr: String::new(), code: 0 })
     }
 
-    /// Prints it where it belongs, in colours if that is a terminal.
-    pub fn print(&self) -> std::io::Result<()> {
-        self.0.print()
+    /// What another program would print about a mistake.
+    fn failed(stdout: String, stderr: String) -> Self {
+        Self(Text::Other { stdout, stderr, code: exit::IMITATED_FAILED })
+    }
+
+    /// The status to exit with: 0 for help and version, else 125, or 1 in place of another program.
+    pub fn code(&self) -> u8 {
+        match &self.0 {
+            Text::Rnet(error) if error.use_stderr() => exit::RNET_FAILED,
+            Text::Rnet(_) => 0,
+            Text::Other { code, .. } => *code,
+        }
+    }
+
+    /// Prints it where it belongs, of the standard streams that are passed in; rnet's own in colours if that is a
+    /// terminal.
+    pub fn print(&self, stdout: &mut impl Write, stderr: &mut impl Write) -> std::io::Result<()> {
+        match &self.0 {
+            Text::Rnet(error) => error.print(),
+            Text::Other { stdout: out, stderr: err, .. } => {
+                stderr.write_all(err.as_bytes())?;
+                stdout.write_all(out.as_bytes())
+            }
+        }
     }
 }
 
 impl std::fmt::Display for Usage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(&self.0.render(), f)
+        match &self.0 {
+            Text::Rnet(error) => std::fmt::Display::fmt(&error.render(), f),
+            Text::Other { stdout, stderr, .. } => write!(f, "{stderr}{stdout}"),
+        }
     }
 }
 
@@ -132,11 +169,15 @@ impl std::error::Error for Usage {}
 /// The name by which rnet is a CNI plugin, whatever its arguments.
 const CNI_NAME: &str = "rnet-cni";
 
-/// Understands a command line; `args` begins with the program's name.
+/// Understands a command line; `args` begins with the program's name. Some names are those of other programs, and so
+/// may be the first word.
 pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) -> Result<Command, Usage> {
-    let mut args = args.peekable();
-    if args.peek().is_some_and(|program| Path::new(program).file_name() == Some(OsStr::new(CNI_NAME))) {
+    let args: Vec<OsString> = args.collect();
+    if args.first().is_some_and(|program| Path::new(program).file_name() == Some(OsStr::new(CNI_NAME))) {
         return Ok(Command::Cni);
+    }
+    if let Some(words) = words_for(slirp4netns::NAME, &args) {
+        return slirp4netns::parse(words.iter().cloned()).map(Box::new).map(Command::Slirp4netns);
     }
     match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {
@@ -160,6 +201,15 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
     }
 }
 
+/// The words for the program `name`, if it is called: by rnet's own name in the file system, or as its first word.
+fn words_for<'a>(name: &str, args: &'a [OsString]) -> Option<&'a [OsString]> {
+    match args {
+        [program, words @ ..] if Path::new(program).file_name() == Some(OsStr::new(name)) => Some(words),
+        [_, first, words @ ..] if first == name => Some(words),
+        _ => None,
+    }
+}
+
 /// Says of an unknown option what stands in for it, if it is one of docker's. Advice to put a `--` before it would
 /// make it the root filesystem.
 fn explained(mut error: clap::Error) -> Usage {
@@ -173,7 +223,7 @@ fn explained(mut error: clap::Error) -> Usage {
             error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![instead.into()]));
         }
     }
-    Usage(error)
+    Usage(Text::Rnet(error))
 }
 
 /// A mistake that shows only when options are seen together.
@@ -181,10 +231,10 @@ fn mistake(subcommand: &str, cause: &str) -> Usage {
     let mut rnet = RnetArgs::command();
     rnet.build();
     let kind = ErrorKind::ValueValidation;
-    Usage(match rnet.find_subcommand_mut(subcommand) {
+    Usage(Text::Rnet(match rnet.find_subcommand_mut(subcommand) {
         Some(command) => command.error(kind, cause),
         None => rnet.error(kind, cause),
-    })
+    }))
 }
 
 #[cfg(test)]

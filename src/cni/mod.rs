@@ -27,6 +27,7 @@ use crate::control;
 use crate::control::protocol::Request as Question;
 use crate::error::{Context, Error, Result};
 use crate::log;
+use crate::serve::Serving;
 use crate::sys::netlink::{self, Route};
 
 /// Longest configuration, in bytes.
@@ -168,11 +169,11 @@ fn settle_guest(
 }
 
 fn add(config: &Attach, attachment: &Attachment, seed: u64) -> Result<()> {
-    attach::attach(config, seed, |serving| match serving.place() {
+    let remember = |serving: &Serving| match serving.place() {
         Some(place) => place.remember(&memo(attachment)),
         None => Ok(()),
-    })
-    .map(drop)
+    };
+    attach::attach(config, seed, || Ok(remember)).map(drop)
 }
 
 /// What a network remembers of its attachment, for [`collect`].

@@ -52,7 +52,7 @@ pub struct Attach {
     pub network: Network,
     /// Whose network it becomes.
     pub target: Target,
-    /// The link; not used for [`Target::Tap`].
+    /// The link; not used for [`Target::Tap`] and [`Target::Bess`].
     pub link: LinkSpec,
     /// When it starts to count, and when it ends.
     pub lifecycle: Lifecycle,
@@ -88,6 +88,11 @@ pub enum Target {
     Tap {
         /// Its descriptor.
         fd: RawFd,
+    },
+    /// The first who connects to a unix socket of sequenced packets, each of which is a frame.
+    Bess {
+        /// Where it is made; what was there is removed.
+        path: PathBuf,
     },
 }
 

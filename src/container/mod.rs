@@ -6,12 +6,14 @@
 //! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in the
-//! background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
+//! background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside. [`confine`] takes
+//! from rnet itself what serving a network does not need.
 //!
 //! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
 
 mod channel;
 mod child;
+mod confine;
 mod detach;
 mod door;
 mod hostcopy;
@@ -35,6 +37,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
+pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;

@@ -48,7 +48,7 @@ impl Link {
     /// Takes over a link: each of its queues.
     pub fn queues(link: LinkFd) -> Vec<Self> {
         let offload = match link.kind {
-            LinkKind::TapPlain => Offload::None,
+            LinkKind::TapPlain | LinkKind::Socket => Offload::None,
             _ if link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
@@ -66,6 +66,8 @@ impl Link {
     pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], RxOffload)>> {
         let lost = Ok(Some((&[][..], RxOffload::default())));
         let len = match read(&self.fd, buffer) {
+            // Only a socket has an end of its own.
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(len) if len < buffer.len() => len,
             Ok(_) => return lost,
             // The kernel has thrown away a frame that the header cannot describe.

@@ -161,6 +161,7 @@ fn open(kind: LinkKind, spec: &LinkSpec, mtu: u16, notes: &mut Vec<String>) -> R
             let queues = vec![tun::open_plain(&spec.ifname)?];
             Ok(Opened { queues, udp_segmentation: false, far_end: None })
         }
+        LinkKind::Socket => Err(Error::new("cannot make", &spec.ifname, "a socket is nobody's interface")),
         LinkKind::Packet => {
             let link = packet::open(&spec.ifname, spec.mac, mtu)?;
             notes.extend(link.remark);
@@ -185,7 +186,7 @@ fn remedy(kind: LinkKind) -> &'static str {
         LinkKind::TapPlain => {
             "load the module (modprobe tun), make /dev/net/tun accessible (mode 0666), or use --link packet"
         }
-        LinkKind::Packet | LinkKind::Auto => {
+        LinkKind::Packet | LinkKind::Auto | LinkKind::Socket => {
             "the kernel needs veth and AF_PACKET (CONFIG_VETH, CONFIG_PACKET); or use --link tap"
         }
     }
@@ -319,9 +320,12 @@ fn code(kind: LinkKind) -> u8 {
         LinkKind::Tap => 1,
         LinkKind::TapPlain => 2,
         LinkKind::Packet => 3,
+        LinkKind::Socket => 4,
     }
 }
 
 fn kind_of(code: u8) -> Option<LinkKind> {
-    [LinkKind::Tap, LinkKind::TapPlain, LinkKind::Packet].into_iter().find(|kind| self::code(*kind) == code)
+    [LinkKind::Tap, LinkKind::TapPlain, LinkKind::Packet, LinkKind::Socket]
+        .into_iter()
+        .find(|kind| self::code(*kind) == code)
 }

@@ -10,6 +10,7 @@ pub(crate) mod mount;
 pub(crate) mod namespace;
 pub mod netlink;
 pub mod packet;
+pub(crate) mod privilege;
 pub(crate) mod process;
 pub(crate) mod signal;
 pub mod stream;

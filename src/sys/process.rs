@@ -201,6 +201,12 @@ pub(crate) fn inherited(fd: c_int) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whether the number `fd` is a descriptor that is open.
+pub(crate) fn is_open(fd: c_int) -> bool {
+    // SAFETY: takes no pointers; a number that is no descriptor gives EBADF.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
 /// Reaps any child that has ended, by now.
 pub(crate) fn reap_any() -> Option<(Pid, Exit)> {
     wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG).ok().flatten()

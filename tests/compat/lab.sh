@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2153 # what is set here is used by the suites
 # What scenarios have in common. They run under `set -e` in the world that `world` makes: $UNDER_TEST is `rnet` or the
 # name of the original, $PROGRAM the program to start, and nobody else is in the world.
 
@@ -33,8 +33,9 @@ lacks() { [[ "$1" != *"$2"* ]] || fail "'$1' has '$2'"; }
 
 # refuses COMMAND...: it fails within its time; prints all it said.
 refuses() {
-    local said status=0
-    said=$(timeout 20 "$@" 2>&1) || status=$?
+    local said status=0 within=(timeout 20)
+    [ "$(type -t "$1")" != function ] || within=()
+    said=$("${within[@]}" "$@" 2>&1) || status=$?
     [ "$status" != 0 ] || fail "it succeeded: $* ($said)"
     [ "$status" != 124 ] || fail "it did not end: $* ($said)"
     echo "$said"
@@ -76,6 +77,22 @@ running() {
 # none_running NAME
 none_running() { [ -z "$(running "$1")" ]; }
 
+# start OPTION...: starts slirp4netns, and waits until it is ready. $HELPER is its process; what it says is in `said`.
+start() {
+    rm -f ready && mkfifo ready
+    "$PROGRAM" --ready-fd=9 "$@" 9>ready >said 2>&1 &
+    HELPER=$!
+    [ "$(timeout 20 cat ready)" = 1 ] || fail "not ready: $(<said)"
+}
+
+# ends PROCESS STATUS: a child of the scenario ends by itself.
+ends() {
+    local status=0
+    becomes gone "$1"
+    wait "$1" || status=$?
+    is "$status" "$2"
+}
+
 # space: makes a user and a network namespace; their process is $SPACE.
 space() {
     unshare --user --map-root-user --net sleep 1000 &
@@ -116,6 +133,26 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 5) as server:
     print(server.makefile().readline(), end="")
 PYTHON
 }
+
+# resolver ADDRESS TEXT: a DNS server at port 53 of the host that answers every question for TXT records with TEXT.
+resolver() {
+    python3 - "$1" "$2" <<'PYTHON' &
+import socket, struct, sys
+address, text = sys.argv[1], sys.argv[2].encode()
+server = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((address, 53))
+record = b"\xc0\x0c" + struct.pack(">HHIHB", 16, 1, 0, len(text) + 1, len(text)) + text
+while True:
+    query, peer = server.recvfrom(4096)
+    end = query.index(b"\0", 12) + 5
+    header = query[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0)
+    server.sendto(header + query[12:end] + record, peer)
+PYTHON
+    becomes dig +short +time=1 +tries=1 "@$1" any.test TXT
+}
+
+# resolv_conf TEXT: what the host's /etc/resolv.conf says from now on.
+resolv_conf() { echo "$1" >/mnt/etc/resolv.conf; }
 
 # original_of SUITE: the program whose place rnet takes there.
 original_of() (

@@ -327,7 +327,7 @@ impl Worker {
 
     /// How long nothing is due.
     fn wait(&mut self) -> Duration {
-        if self.splices.has_ready() {
+        if self.splices.has_ready() || self.links.iter().all(|port| port.gone) {
             return Duration::ZERO;
         }
         let now = now(self.clock);
