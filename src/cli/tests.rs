@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::{Container, IfName, LinkKind, LogFormat, MacAddr, Network, RootFs, Target, Transport};
+use crate::config::{
+    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, RootFs, Target, Transport,
+};
 
 #[test]
 fn the_main_job_is_understood() {
@@ -287,6 +289,22 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
         assert!(!text.contains("similar"), "{words}: {text}");
     }
     assert!(refusal("run --publsh 80:80 / true").contains("'--publish'"));
+}
+
+#[test]
+fn container_runtimes_call_in_their_own_ways() {
+    let call = |words: &str| match parse_words(words, &surroundings()) {
+        Ok(Command::OciHook(call)) => Some((call.stage, call.prefix)),
+        _ => None,
+    };
+    assert_eq!(call("oci-hook"), Some((None, "io.rnet.".to_owned())));
+    assert_eq!(call("oci-hook prestart"), Some((Some(HookStage::CreateRuntime), "io.rnet.".to_owned())));
+    assert_eq!(call("oci-hook --prefix a. poststop"), Some((Some(HookStage::Poststop), "a.".to_owned())));
+    assert!(refusal("oci-hook poststart").contains("createContainer"));
+    assert!(refusal("oci-hook --prefix=").contains("--prefix"));
+    assert!(matches!(parse_words("cni", &surroundings()), Ok(Command::Cni)));
+    let args = ["/opt/cni/bin/rnet-cni", "--anything"].map(OsString::from);
+    assert!(matches!(parse(args.into_iter(), &surroundings()), Ok(Command::Cni)));
 }
 
 #[test]
