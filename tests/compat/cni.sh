@@ -210,6 +210,7 @@ play_gc_ends_what_is_not_valid() {
     has "$(SPACE=$other in_space ip link)" eth0
     is "$(ls /mnt/run/rnet)" "other-eth0
 second-eth0"
+    # shellcheck disable=SC2046 # there are several
     kill -KILL $(running rnet-cni)
     cni GC any '{"cni.dev/valid-attachments": []}'
     is "$(ls /mnt/run/rnet)" "other-eth0"
