@@ -201,6 +201,12 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
     }
 }
 
+/// Whether the command line may leave the choice of addresses to rnet, for which [`Surroundings::host_subnets`] must be
+/// known.
+pub fn chooses_addresses(args: &[OsString]) -> bool {
+    words_for(slirp4netns::NAME, args).is_none()
+}
+
 /// The words for the program `name`, if it is called: by rnet's own name in the file system, or as its first word.
 fn words_for<'a>(name: &str, args: &'a [OsString]) -> Option<&'a [OsString]> {
     match args {

@@ -177,11 +177,10 @@ fn note(said: &mut Said, option: Is, argument: OsString) -> Result<(), Usage> {
 }
 
 fn judge(said: Said) -> Result<Slirp4netns, Usage> {
-    let (target, taps_name) = target(&said)?;
-    let (ifname, more) = match said.operands.get(1..).unwrap_or_default() {
-        [ifname, rest @ ..] if taps_name => (ifname_of(ifname)?, !rest.is_empty()),
-        rest => (DEFAULT_IFNAME.to_owned(), !rest.is_empty()),
-    };
+    let (target, has_name) = target(&said)?;
+    let mut more = said.operands.iter().skip(1);
+    let ifname = if has_name { more.next() } else { None };
+    let ifname = ifname.map_or(Ok(DEFAULT_IFNAME.to_owned()), |word| ifname_of(word))?;
     if said.mac_address.is_some() && !said.configure {
         return Err(mistake("--macaddr cannot be specified when --configure or -c is not specified"));
     }
@@ -190,21 +189,11 @@ fn judge(said: Said) -> Result<Slirp4netns, Usage> {
     }
     let mac = said.mac_address.as_deref().map(mac_address).transpose()?;
     let (network, outbound) = network(&said)?;
-    let greeting = greeting(&said, &network, more);
+    let greeting = greeting(&said, &network, more.next().is_some());
     let attach = Attach {
         network,
         target,
-        link: LinkSpec {
-            kind: LinkKind::Auto,
-            ifname,
-            mac,
-            // The TAP that callers make beforehand has one.
-            queues: 1,
-            queues_given: false,
-            take_over: true,
-            loopback: true,
-            setup: if said.configure { Setup::Plan } else { Setup::Nothing },
-        },
+        link: link(ifname, mac, said.configure),
         lifecycle: Lifecycle {
             ready_fd: said.ready_fd,
             exit_fd: said.exit_fd,
@@ -216,6 +205,20 @@ fn judge(said: Said) -> Result<Slirp4netns, Usage> {
     };
     let Said { api_socket, confinement, .. } = said;
     Ok(Slirp4netns { attach, api_socket, confinement, outbound, greeting })
+}
+
+fn link(ifname: String, mac: Option<MacAddr>, configure: bool) -> LinkSpec {
+    LinkSpec {
+        kind: LinkKind::Auto,
+        ifname,
+        mac,
+        // The TAP that callers make beforehand has one.
+        queues: 1,
+        queues_given: false,
+        take_over: true,
+        loopback: true,
+        setup: if configure { Setup::Plan } else { Setup::Nothing },
+    }
 }
 
 /// The target, and whether the name of a TAP follows it.

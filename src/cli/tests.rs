@@ -369,3 +369,16 @@ fn value(container: &Container, name: &str) -> Option<OsString> {
     let found = container.env.iter().find(|(other, _)| other == name);
     found.map(|(_, value)| value.clone())
 }
+
+#[test]
+fn another_programs_name_is_the_files_or_the_first_word() {
+    let asks = |line: &str| {
+        let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        (chooses_addresses(&args), parse(args.into_iter(), &surroundings()))
+    };
+    for line in ["/x/slirp4netns 7", "slirp4netns -c 7 tap0", "rnet slirp4netns 7", "/x/rnet slirp4netns 7"] {
+        assert!(matches!(asks(line), (false, Ok(Command::Slirp4netns(_)))), "{line}");
+    }
+    assert!(matches!(asks("rnet attach 7"), (true, Ok(Command::Attach(_)))));
+    assert!(asks("/x/slirp4netns-1 7").1.is_err());
+}
