@@ -11,14 +11,14 @@ use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, hello, log, port, run};
+use rnet::{attach, cni, hello, log, oci_hook, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
     let args: Vec<OsString> = std::env::args_os().collect();
     let status = surroundings(cli::chooses_addresses(&args)).and_then(|surroundings| {
         match cli::parse(args.into_iter(), &surroundings) {
-            Ok(command) => execute(command, seed(&surroundings.random)),
+            Ok(command) => execute(command, &surroundings),
             Err(usage) => {
                 // Without readable standard streams the status is all that is left to say.
                 let _ = usage.print(&mut std::io::stdout(), &mut std::io::stderr());
@@ -30,7 +30,8 @@ fn main() -> ExitCode {
 }
 
 /// Carries the command out; its exit status.
-fn execute(command: Command, seed: u64) -> Result<u8> {
+fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
+    let seed = seed(&surroundings.random);
     match command {
         Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
         Command::Attach(request) => {
@@ -41,6 +42,8 @@ fn execute(command: Command, seed: u64) -> Result<u8> {
             attach::slirp4netns(*config, seed)
         }
         Command::Ask(question) => port::ask(&question),
+        Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
+        Command::Cni => cni::cni(surroundings, seed),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub use self::slirp4netns::slirp4netns;
 use self::vigil::{Signals, Vigil, Watch};
 use crate::config::{Attach, Target};
-use crate::container::{self, Foreground, Namespaces};
+use crate::container::{self, Door, Foreground, Namespaces};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
@@ -32,52 +32,88 @@ pub fn attach<F>(config: &Attach, seed: u64, before_threads: impl FnOnce() -> Re
 where
     F: FnOnce(&Serving) -> Result<()>,
 {
-    let inherited = Inherited::take(config)?;
+    let Inherited { ready, exit, target } = Inherited::take(config)?;
+    let work = |foreground: Option<Foreground>| {
+        serve(config, seed, exit, |_| {
+            let (link, watch) = open(config, target)?;
+            let before_ready = before_threads()?;
+            let tell = move |serving: &Serving| {
+                before_ready(serving)?;
+                serving.announce(config.log.level);
+                announce(config, foreground, ready)
+            };
+            Ok((link, watch, tell))
+        })
+    };
     if config.lifecycle.detach {
-        container::detach(|foreground| serve(config, seed, inherited, Some(foreground), before_threads))?;
+        container::detach(|foreground| work(Some(foreground)))?;
         return Ok(0);
     }
-    serve(config, seed, inherited, None, before_threads)
+    work(None)
 }
 
-fn serve<F>(
+/// As [`attach`] in the background, for a process whose namespaces are closed to everybody outside: the network starts
+/// once somebody inside hands them over ([`container::hand_over`], with the network's name). On return that can be done,
+/// and ports are listened on. What is wrong afterwards, the one inside is told.
+pub fn await_guest(config: &Attach, seed: u64, process: i32) -> Result<()> {
+    process::close_all_but(&[]);
+    let watch = container::watch_process(process)?;
+    let work = |foreground: Foreground| {
+        serve(config, seed, None, |place| {
+            let place =
+                place.ok_or_else(|| Error::new("cannot await", "the guest", "the network has no name"))?;
+            let door = Door::open(&place.door())?;
+            foreground.release()?;
+            let (namespaces, visitor) = door.wait(&watch)?;
+            let link = container::join(&namespaces, &config.link, &config.network);
+            let link = link.inspect_err(|error| visitor.failed(error))?;
+            Ok((link, Some(Watch::Process(watch)), |_: &Serving| visitor.ready()))
+        })
+    };
+    container::detach(work)
+}
+
+/// Serves the link that `open` brings, until it ends. `open` also says what shows the guest's end, and what to do when all
+/// stands.
+fn serve<T>(
     config: &Attach,
     seed: u64,
-    inherited: Inherited,
-    foreground: Option<Foreground>,
-    before_threads: impl FnOnce() -> Result<F>,
+    exit: Option<OwnedFd>,
+    open: impl FnOnce(Option<&Place>) -> Result<(link::LinkFd, Option<Watch>, T)>,
 ) -> Result<u8>
 where
-    F: FnOnce(&Serving) -> Result<()>,
+    T: FnOnce(&Serving) -> Result<()>,
 {
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
     let place = Place::of(config.name.as_deref(), number(&config.target))?;
     let prepared = Prepared::new(&config.network)?;
-    let (link, watch) = open(config, inherited.target)?;
-    let vigil =
-        Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
-    let before_ready = before_threads()?;
+    let (link, watch, tell) = open(place.as_ref())?;
+    let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
-    before_ready(&serving)?;
-    serving.announce(config.log.level);
-    if let Some(path) = &config.lifecycle.pid_file {
-        write_pid(path)?;
-    }
-    if let Some(foreground) = foreground {
-        foreground.release()?;
-    }
-    if let Some(ready) = inherited.ready {
-        // Nobody may wait any more.
-        let _ = std::fs::File::from(ready).write_all(b"1");
-    }
+    tell(&serving)?;
     memory::unmap_used_code();
     let end = vigil.keep();
     if let Ok(end) = &end {
         tracing::info!(?end, "the network ends");
     }
     serving.stop().and(end.map(|_| 0))
+}
+
+/// Tells all who wait that the network is ready.
+fn announce(config: &Attach, foreground: Option<Foreground>, ready: Option<OwnedFd>) -> Result<()> {
+    if let Some(path) = &config.lifecycle.pid_file {
+        write_pid(path)?;
+    }
+    if let Some(foreground) = foreground {
+        foreground.release()?;
+    }
+    if let Some(ready) = ready {
+        // Nobody may wait any more.
+        let _ = std::fs::File::from(ready).write_all(b"1");
+    }
+    Ok(())
 }
 
 /// By what number a network without a name is called: its process's, or else rnet's.
