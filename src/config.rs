@@ -14,7 +14,10 @@ mod attach;
 mod pasta;
 mod slirp4netns;
 
-pub use attach::{Attach, GuestRoute, Lifecycle, MAX_NAME_BYTES, Setup, Target};
+pub use attach::{
+    Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
+    is_network_name,
+};
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
@@ -153,6 +156,22 @@ impl Ipv4Plan {
             lease: Ipv4Addr::from(base + guest),
         })
     }
+
+    /// The same with the guest at `address`; who has it in this plan goes to where the guest was. `None` if that is not the
+    /// address of a station of the subnet.
+    pub fn with_guest(self, address: Ipv4Addr) -> Option<Self> {
+        let Self { subnet, guest, .. } = self;
+        let elsewhere = |own: Ipv4Addr| if own == address { guest } else { own };
+        let station =
+            subnet.contains(&address) && address != subnet.network() && address != subnet.broadcast();
+        station.then_some(Self {
+            gateway: elsewhere(self.gateway),
+            dns: self.dns.map(elsewhere),
+            guest: address,
+            lease: address,
+            subnet,
+        })
+    }
 }
 
 impl Ipv6Plan {
@@ -168,6 +187,19 @@ impl Ipv6Plan {
             gateway: Ipv6Addr::from(base + 0x2),
             dns: Some(Ipv6Addr::from(base + 0x3)),
             guest: Ipv6Addr::from(base + 0x100),
+        })
+    }
+
+    /// As [`Ipv4Plan::with_guest`].
+    pub fn with_guest(self, address: Ipv6Addr) -> Option<Self> {
+        let Self { subnet, guest, .. } = self;
+        let elsewhere = |own: Ipv6Addr| if own == address { guest } else { own };
+        let station = subnet.contains(&address) && address != subnet.network();
+        station.then_some(Self {
+            gateway: elsewhere(self.gateway),
+            dns: self.dns.map(elsewhere),
+            guest: address,
+            subnet,
         })
     }
 }
@@ -338,6 +370,33 @@ impl Default for Autoconfiguration {
     }
 }
 
+/// How much may pass in one direction: an average, and what may pass at once after idleness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Bits of whole frames in a second; not 0.
+    pub bits_per_second: u64,
+    /// Bits beyond the average; not 0.
+    pub burst_bits: u64,
+}
+
+impl Rate {
+    /// `None` for numbers out of range: both are 1 to `u32::MAX` times 1024.
+    pub fn new(bits_per_second: u64, burst_bits: u64) -> Option<Self> {
+        const LARGEST: u64 = (u32::MAX as u64) * 1024;
+        let fits = |number| (1..=LARGEST).contains(&number);
+        (fits(bits_per_second) && fits(burst_bits)).then_some(Self { bits_per_second, burst_bits })
+    }
+}
+
+/// How fast a guest's link may be at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Towards the guest; `None` is no limit.
+    pub to_guest: Option<Rate>,
+    /// From the guest; `None` is no limit.
+    pub from_guest: Option<Rate>,
+}
+
 /// Everything the gateway needs to know of its network.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -374,6 +433,8 @@ pub struct Network {
     pub autoconfiguration: Autoconfiguration,
     /// Idle times.
     pub timeouts: Timeouts,
+    /// Limits of its link, which then has one queue: each worker keeps to them by itself.
+    pub rates: Rates,
 }
 
 impl Network {
@@ -403,6 +464,7 @@ impl Network {
             outbound: Outbound::default(),
             autoconfiguration: Autoconfiguration::default(),
             timeouts: Timeouts::default(),
+            rates: Rates::default(),
         }
     }
 

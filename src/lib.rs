@@ -5,6 +5,7 @@
 //! - [`run`], [`attach`], [`pasta`], [`hello`]: the parts put together; [`serve`] is what they share.
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
+//! - [`oci_hook`], [`cni`]: the calls of container runtimes, carried out through [`attach`] and [`control`].
 //! - [`control`], [`port`]: how other programs speak to a running network, and the commands that do.
 //! - [`io`]: the shell around the core: links, host sockets and the worker's event loop.
 //! - [`net`]: the core: a user-mode router as a pure state machine, without fd, thread, clock or file.
@@ -14,10 +15,11 @@
 //! - [`config`], [`error`]: plain values that the others share.
 //!
 //! Dependencies point one way: `main -> cli -> {config, etc}`, `main -> run -> container -> sys`,
-//! `run -> io -> {net, sys, etc}`, `run -> control -> io`, `net -> config`.
+//! `run -> io -> {net, sys, etc}`, `run -> control -> {io, sys}`, `net -> config`.
 
 pub mod attach;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod container;
 pub mod control;
@@ -27,6 +29,7 @@ pub mod hello;
 pub mod io;
 pub mod log;
 pub mod net;
+pub mod oci_hook;
 pub mod pasta;
 pub mod port;
 pub mod run;

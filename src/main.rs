@@ -1,6 +1,7 @@
 //! The `rnet` command: what the environment says is collected, the command line is understood and carried
 //! out.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
@@ -10,12 +11,13 @@ use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, hello, log, pasta, port, run};
+use rnet::{attach, cni, hello, log, oci_hook, pasta, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
-    let status = surroundings().and_then(|surroundings| {
-        match cli::parse(std::env::args_os(), &surroundings) {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let status = surroundings(cli::chooses_addresses(&args)).and_then(|surroundings| {
+        match cli::parse(args.into_iter(), &surroundings) {
             Ok(command) => execute(command, &surroundings),
             Err(usage) => {
                 // Without readable standard streams the status is all that is left to say.
@@ -41,6 +43,8 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         }
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Ask(question) => port::ask(&question),
+        Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
+        Command::Cni => cni::cni(surroundings, seed),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
     }
@@ -73,7 +77,8 @@ fn report(error: &Error) -> u8 {
     error.code()
 }
 
-fn surroundings() -> Result<Surroundings> {
+/// What the environment says; of the host's networks only `with_subnets`, as it takes a while to ask.
+fn surroundings(with_subnets: bool) -> Result<Surroundings> {
     let hostname = nix::unistd::gethostname().context("cannot read", "the host's name")?;
     Ok(Surroundings {
         env: std::env::vars_os().collect(),
@@ -84,7 +89,7 @@ fn surroundings() -> Result<Surroundings> {
         cores: std::thread::available_parallelism().map_or(1, Into::into),
         stdin_is_tty: std::io::stdin().is_terminal(),
         // What cannot be read cannot be kept clear of; the guest's network still works.
-        host_subnets: netlink::host_subnets().unwrap_or_default(),
+        host_subnets: if with_subnets { netlink::host_subnets().unwrap_or_default() } else { Vec::new() },
         random: random()?,
     })
 }

@@ -76,9 +76,10 @@ impl Session {
         Ok(())
     }
 
-    /// Forwards signals until the command ends; its exit status.
+    /// Forwards signals until the command ends and what it sent is delivered; its exit status.
     pub fn wait(mut self) -> Result<u8> {
         let status = self.running.wait();
+        self.running.wait_unless_told_to_end(self.serving.drain())?;
         self.serving.stop().and(status)
     }
 }

@@ -1,7 +1,8 @@
 //! A network in service, whoever its guest is: published ports bound first, then the workers' threads with the guest's
 //! link.
 
-use std::io::{self, Write};
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
@@ -82,9 +83,10 @@ impl Prepared {
             team[owner].publish(number, &publish, listeners)?;
         }
         let ports = Ports::new(team.iter().map(Worker::commands).collect(), first);
-        let start = |(index, worker)| start(index, worker, alarm);
+        let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
+        let start = |(index, worker)| start(index, worker, alarm, &alive);
         let workers = team.into_iter().enumerate().map(start).collect::<Result<_>>()?;
-        Ok(Serving { workers, ports, control: None, link: kind })
+        Ok(Serving { workers, ended, ports, control: None, link: kind })
     }
 }
 
@@ -104,11 +106,22 @@ fn describe(spec: &LinkSpec, link: &LinkFd) {
     }
 }
 
-fn start(index: usize, worker: Worker, alarm: Alarm) -> Result<(Stop, JoinHandle<Result<()>>)> {
+fn start(
+    index: usize,
+    worker: Worker,
+    alarm: Alarm,
+    alive: &PipeWriter,
+) -> Result<(Stop, JoinHandle<Result<()>>)> {
     let stop = worker.stopper();
+    let alive = alive.try_clone().context("cannot copy", "a pipe")?;
+    let serve = move || {
+        let served = run(worker, alarm);
+        drop(alive);
+        served
+    };
     let thread = thread::Builder::new()
         .name(format!("rnet-worker-{index}"))
-        .spawn(move || run(worker, alarm))
+        .spawn(serve)
         .context("cannot start", "a worker thread")?;
     Ok((stop, thread))
 }
@@ -123,6 +136,8 @@ fn record(links: &mut [Link], path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Serving {
     workers: Vec<(Stop, JoinHandle<Result<()>>)>,
+    /// Closed when all workers have ended.
+    ended: PipeReader,
     ports: Ports,
     control: Option<Place>,
     link: LinkKind,
@@ -154,9 +169,23 @@ impl Serving {
         Ok(())
     }
 
+    /// The network's place, if it has one.
+    pub fn place(&self) -> Option<&Place> {
+        self.control.as_ref()
+    }
+
     /// The kind of link that was made.
     pub fn link(&self) -> LinkKind {
         self.link
+    }
+
+    /// Has it end once what its guest, whose programs have ended, has sent is delivered, but in ten seconds. What is
+    /// returned becomes readable then.
+    pub fn drain(&self) -> &impl AsFd {
+        for (stop, _) in &self.workers {
+            stop.drain();
+        }
+        &self.ended
     }
 
     /// Ends it; an error if it had failed before.

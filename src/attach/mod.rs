@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub use self::slirp4netns::slirp4netns;
 use self::vigil::{Signals, Vigil, Watch};
 use crate::config::{Attach, Target};
-use crate::container::{self, Foreground, Namespaces};
+use crate::container::{self, Door, Foreground, Namespaces};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
@@ -33,52 +33,88 @@ pub fn attach<F>(config: &Attach, seed: u64, before_threads: impl FnOnce() -> Re
 where
     F: FnOnce(&Serving) -> Result<()>,
 {
-    let inherited = Inherited::take(config)?;
+    let Inherited { ready, exit, target } = Inherited::take(config)?;
+    let work = |foreground: Option<Foreground>| {
+        serve(config, seed, exit, |_| {
+            let guest = open(config, target)?;
+            let before_ready = before_threads()?;
+            let tell = move |serving: &Serving| {
+                before_ready(serving)?;
+                serving.announce(config.log.level);
+                announce(config, foreground, ready)
+            };
+            Ok((guest, tell))
+        })
+    };
     if config.lifecycle.detach {
-        container::detach(|foreground| serve(config, seed, inherited, Some(foreground), before_threads))?;
+        container::detach(|foreground| work(Some(foreground)))?;
         return Ok(0);
     }
-    serve(config, seed, inherited, None, before_threads)
+    work(None)
 }
 
-fn serve<F>(
+/// As [`attach`] in the background, for a process whose namespaces are closed to everybody outside: the network starts
+/// once somebody inside hands them over ([`container::hand_over`], with the network's name). On return that can be done,
+/// and ports are listened on. What is wrong afterwards, the one inside is told.
+pub fn await_guest(config: &Attach, seed: u64, process: i32) -> Result<()> {
+    process::close_all_but(&[]);
+    let watch = container::watch_process(process)?;
+    let work = |foreground: Foreground| {
+        serve(config, seed, None, |place| {
+            let place =
+                place.ok_or_else(|| Error::new("cannot await", "the guest", "the network has no name"))?;
+            let door = Door::open(&place.door())?;
+            foreground.release()?;
+            let (namespaces, visitor) = door.wait(&watch)?;
+            let link = container::join(&namespaces, &config.link, &config.network);
+            let link = link.inspect_err(|error| visitor.failed(error))?;
+            let guest = Guest { link, watch: Some(Watch::Process(watch)), factory: None };
+            Ok((guest, |_: &Serving| visitor.ready()))
+        })
+    };
+    container::detach(work)
+}
+
+/// Serves the guest that `open` brings, until it ends. `open` also says what to do when all stands.
+fn serve<T>(
     config: &Attach,
     seed: u64,
-    inherited: Inherited,
-    foreground: Option<Foreground>,
-    before_threads: impl FnOnce() -> Result<F>,
+    exit: Option<OwnedFd>,
+    open: impl FnOnce(Option<&Place>) -> Result<(Guest, T)>,
 ) -> Result<u8>
 where
-    F: FnOnce(&Serving) -> Result<()>,
+    T: FnOnce(&Serving) -> Result<()>,
 {
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
     let place = Place::of(config.name.as_deref(), number(&config.target))?;
     let prepared = Prepared::new(&config.network)?;
-    let (link, watch, factory) = open(config, inherited.target)?;
-    let vigil =
-        Vigil { signals, exit: inherited.exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
-    let before_ready = before_threads()?;
+    let (Guest { link, watch, factory }, tell) = open(place.as_ref())?;
+    let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
-    before_ready(&serving)?;
-    serving.announce(config.log.level);
-    if let Some(path) = &config.lifecycle.pid_file {
-        write_pid(path)?;
-    }
-    if let Some(foreground) = foreground {
-        foreground.release()?;
-    }
-    if let Some(ready) = inherited.ready {
-        // Nobody may wait any more.
-        let _ = std::fs::File::from(ready).write_all(b"1");
-    }
+    tell(&serving)?;
     memory::unmap_used_code();
     let end = vigil.keep();
     if let Ok(end) = &end {
         tracing::info!(?end, "the network ends");
     }
     serving.stop().and(end.map(|_| 0))
+}
+
+/// Tells all who wait that the network is ready.
+fn announce(config: &Attach, foreground: Option<Foreground>, ready: Option<OwnedFd>) -> Result<()> {
+    if let Some(path) = &config.lifecycle.pid_file {
+        write_pid(path)?;
+    }
+    if let Some(foreground) = foreground {
+        foreground.release()?;
+    }
+    if let Some(ready) = ready {
+        // Nobody may wait any more.
+        let _ = std::fs::File::from(ready).write_all(b"1");
+    }
+    Ok(())
 }
 
 /// By what number a network without a name is called: its process's, or else rnet's.
@@ -91,12 +127,20 @@ fn number(target: &Target) -> u32 {
     }
 }
 
-/// The guest's link, what to watch for the guest's end, and what makes sockets in the guest's namespace if that is needed.
-type Opened = (link::LinkFd, Option<Watch>, Option<Factory>);
+/// Who is served.
+struct Guest {
+    link: link::LinkFd,
+    /// What shows the guest's end.
+    watch: Option<Watch>,
+    /// Makes sockets in the guest's namespace, if that is needed.
+    factory: Option<Factory>,
+}
 
-fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<Opened> {
+fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<Guest> {
     let (namespaces, watch) = match (&config.target, inherited) {
-        (Target::Tap { .. }, Some(tap)) => return Ok((link::adopt(tap)?, None, None)),
+        (Target::Tap { .. }, Some(tap)) => {
+            return Ok(Guest { link: link::adopt(tap)?, watch: None, factory: None });
+        }
         (Target::Bubblewrap { .. }, Some(info)) => {
             let (namespaces, process) = Namespaces::of_process(bubblewrap::child(info)?, None)?;
             (namespaces, Some(Watch::Process(process)))
@@ -109,13 +153,15 @@ fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<Opened> {
             let watch = Watch::path(netns)?;
             (Namespaces::at(netns, userns.as_deref())?, watch)
         }
-        (Target::Bess { path }, _) => return Ok((bess::accept(path)?, None, None)),
+        (Target::Bess { path }, _) => {
+            return Ok(Guest { link: bess::accept(path)?, watch: None, factory: None });
+        }
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
     let link = container::join(&namespaces, &config.link, &config.network)?;
     let wanted = !config.network.loopback_forwards.is_empty();
     let factory = wanted.then(|| container::socket_factory(&namespaces)).transpose()?;
-    Ok((link, watch, factory))
+    Ok(Guest { link, watch, factory })
 }
 
 /// Descriptors that came from the caller.

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
-use crate::config::{Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
+use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
 
 /// Give a process its own network, without root.
 #[derive(Debug, Parser)]
@@ -46,6 +46,19 @@ pub(super) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
+    /// Give an OCI runtime's container a network; called by the runtime.
+    #[command(after_help = OCI_HOOK_NOTES)]
+    OciHook {
+        /// When it is called: createRuntime, createContainer or poststop [default: as the state shows].
+        #[arg(value_name = "STAGE", value_parser = stage())]
+        stage: Option<HookStage>,
+        /// What the names of annotations begin with that count.
+        #[arg(long, value_name = "PREFIX", default_value = "io.rnet.", value_parser = NonEmptyStringValueParser::new())]
+        prefix: String,
+    },
+    /// Be a CNI plugin: the call is in the environment and on standard input. The same by the name rnet-cni.
+    #[command(after_help = CNI_NOTES)]
+    Cni,
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -114,6 +127,19 @@ Examples:
   rnet attach $PID          where that runs `unshare --user --map-root-user --net sh`
   rnet attach -p 8080:80 --netns /run/user/1000/netns/box --detach --pid-file box.pid
   bwrap --unshare-all --info-fd 3 ... 3>fifo &  rnet attach --bwrap-info-fd 3 3<fifo";
+
+const OCI_HOOK_NOTES: &str = "\
+The container's state is read from standard input. The network is configured by annotations: io.rnet.OPTION,
+with the options of `rnet attach` and commas between values, such as
+  io.rnet.publish=8080:80,8443:443  io.rnet.allow=127.0.0.1:5432  io.rnet.mtu=1500  io.rnet.no-ipv6=true";
+
+const CNI_NOTES: &str = "\
+Environment: CNI_COMMAND (ADD, DEL, CHECK, GC, STATUS, VERSION), CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, CNI_ARGS.
+Versions of the specification: 0.4.0, 1.0.0, 1.1.0. Capabilities: portMappings, bandwidth, ips, mac.
+
+A configuration:
+  {\"cniVersion\": \"1.0.0\", \"name\": \"rnet\", \"plugins\": [{\"type\": \"rnet-cni\", \"mtu\": 65520,
+   \"options\": {\"cidr\": \"10.5.0.0/24\"}, \"capabilities\": {\"portMappings\": true, \"ips\": true}}]}";
 
 const RUN_EXAMPLES: &str = "\
 ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. Options
@@ -379,6 +405,15 @@ fn link_kind() -> impl TypedValueParser<Value = LinkKind> {
         "tap-plain" => LinkKind::TapPlain,
         "packet" => LinkKind::Packet,
         _ => LinkKind::Auto,
+    })
+}
+
+fn stage() -> impl TypedValueParser<Value = HookStage> {
+    let stages = ["createRuntime", "prestart", "createContainer", "poststop"];
+    PossibleValuesParser::new(stages).map(|word| match word.as_str() {
+        "createContainer" => HookStage::CreateContainer,
+        "poststop" => HookStage::Poststop,
+        _ => HookStage::CreateRuntime,
     })
 }
 

@@ -7,6 +7,7 @@
 mod args;
 mod docker;
 mod getopt;
+mod options;
 pub mod pasta;
 mod settle;
 mod slirp4netns;
@@ -22,7 +23,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
-use crate::config::{Attach, Config, LogLevel, Publish, Slirp4netns};
+pub use self::options::{Options, named};
+use crate::config::{Attach, Config, HookCall, LogLevel, Publish, Slirp4netns};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -54,6 +56,10 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
+    /// `rnet oci-hook`: what an OCI runtime asks for.
+    OciHook(HookCall),
+    /// `rnet cni`: what a CNI runtime asks for.
+    Cni,
     /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
     /// published ports and the command `/rnet`; the show itself fills in the rest.
     Hello(Request),
@@ -163,10 +169,16 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// The name by which rnet is a CNI plugin, whatever its arguments.
+const CNI_NAME: &str = "rnet-cni";
+
 /// Understands a command line; `args` begins with the program's name. Some names are those of other programs, and so
 /// may be the first word.
 pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) -> Result<Command, Usage> {
     let args: Vec<OsString> = args.collect();
+    if args.first().is_some_and(|program| Path::new(program).file_name() == Some(OsStr::new(CNI_NAME))) {
+        return Ok(Command::Cni);
+    }
     if let Some(words) = words_for(slirp4netns::NAME, &args) {
         return slirp4netns::parse(words.iter().cloned()).map(Box::new).map(Command::Slirp4netns);
     }
@@ -189,8 +201,16 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }
+        CommandArgs::OciHook { stage, prefix } => Ok(Command::OciHook(HookCall { stage, prefix })),
+        CommandArgs::Cni => Ok(Command::Cni),
         CommandArgs::HelloGuest { outside } => Ok(Command::HelloGuest(outside)),
     }
+}
+
+/// Whether the command line may leave the choice of addresses to rnet, for which [`Surroundings::host_subnets`] must be
+/// known.
+pub fn chooses_addresses(args: &[OsString]) -> bool {
+    [slirp4netns::NAME, pasta::NAME].iter().all(|name| words_for(name, args).is_none())
 }
 
 /// The words for the program `name`, if it is called: by rnet's own name in the file system, or as its first word.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
+use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
 use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
@@ -79,6 +80,18 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
         log: Log { level: log_level(&args.log), format: args.log.log_format },
     };
     Ok(Request { config: Box::new(config), notes })
+}
+
+/// Settles options that come by name.
+pub(super) fn options(
+    traffic_args: TrafficArgs,
+    args: &NetworkArgs,
+    surroundings: &Surroundings,
+) -> Result<Options, String> {
+    let mut notes = Vec::new();
+    let mut network = network(args, surroundings, &mut notes)?;
+    traffic(traffic_args, &mut network)?;
+    Ok(Options { network, link: link(args, surroundings), notes })
 }
 
 fn target(args: &AttachArgs) -> Result<Target, String> {

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::{Container, IfName, LinkKind, LogFormat, MacAddr, Network, RootFs, Target, Transport};
+use crate::config::{
+    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, RootFs, Target, Transport,
+};
 
 #[test]
 fn the_main_job_is_understood() {
@@ -290,6 +292,22 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
 }
 
 #[test]
+fn container_runtimes_call_in_their_own_ways() {
+    let call = |words: &str| match parse_words(words, &surroundings()) {
+        Ok(Command::OciHook(call)) => Some((call.stage, call.prefix)),
+        _ => None,
+    };
+    assert_eq!(call("oci-hook"), Some((None, "io.rnet.".to_owned())));
+    assert_eq!(call("oci-hook prestart"), Some((Some(HookStage::CreateRuntime), "io.rnet.".to_owned())));
+    assert_eq!(call("oci-hook --prefix a. poststop"), Some((Some(HookStage::Poststop), "a.".to_owned())));
+    assert!(refusal("oci-hook poststart").contains("createContainer"));
+    assert!(refusal("oci-hook --prefix=").contains("--prefix"));
+    assert!(matches!(parse_words("cni", &surroundings()), Ok(Command::Cni)));
+    let args = ["/opt/cni/bin/rnet-cni", "--anything"].map(OsString::from);
+    assert!(matches!(parse(args.into_iter(), &surroundings()), Ok(Command::Cni)));
+}
+
+#[test]
 fn hello_needs_nothing() {
     let Ok(Command::Hello(hello)) = parse_words("hello --link packet", &surroundings()) else {
         panic!("hello is a command");
@@ -350,4 +368,17 @@ fn refusal(words: &str) -> String {
 fn value(container: &Container, name: &str) -> Option<OsString> {
     let found = container.env.iter().find(|(other, _)| other == name);
     found.map(|(_, value)| value.clone())
+}
+
+#[test]
+fn another_programs_name_is_the_files_or_the_first_word() {
+    let asks = |line: &str| {
+        let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        (chooses_addresses(&args), parse(args.into_iter(), &surroundings()))
+    };
+    for line in ["/x/slirp4netns 7", "slirp4netns -c 7 tap0", "rnet slirp4netns 7", "/x/rnet slirp4netns 7"] {
+        assert!(matches!(asks(line), (false, Ok(Command::Slirp4netns(_)))), "{line}");
+    }
+    assert!(matches!(asks("rnet attach 7"), (true, Ok(Command::Attach(_)))));
+    assert!(asks("/x/slirp4netns-1 7").1.is_err());
 }

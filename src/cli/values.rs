@@ -9,7 +9,9 @@ use std::path::{Component, Path, PathBuf};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::config::{IfName, Ipv4Plan, Ipv6Plan, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Transport};
+use crate::config::{
+    IfName, Ipv4Plan, Ipv6Plan, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Transport, is_network_name,
+};
 
 /// Longest host name in bytes (`__NEW_UTS_LEN`).
 const HOSTNAME_BYTES: usize = 64;
@@ -295,9 +297,7 @@ pub(super) fn outbound(text: &str) -> Result<OutboundSpec, String> {
 
 /// Parses `--name`: what may be a directory's name without surprise.
 pub(super) fn name(text: &str) -> Result<String, String> {
-    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let starts = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if text.len() > MAX_NAME_BYTES || !starts || !text.bytes().all(inner) {
+    if !is_network_name(text) {
         return Err(format!(
             "expected 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.', with a letter or digit first"
         ));

@@ -11,6 +11,40 @@ use super::{LinkSpec, Log, Network};
 /// Longest name of a running network, in bytes: it becomes part of a socket's path, of which there are 107.
 pub const MAX_NAME_BYTES: usize = 63;
 
+/// Digits of the ids that engines draw, and how many of them they show.
+const DRAWN_ID_DIGITS: usize = 64;
+const SHOWN_ID_DIGITS: usize = 12;
+
+/// Whether a running network may be called `name`: what may be a directory's name without surprise.
+pub fn is_network_name(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    name.len() <= MAX_NAME_BYTES && starts && name.bytes().all(inner)
+}
+
+/// What the network of the container `id` is called: as the container, with ids as engines draw them shortened to what
+/// they show of them. The error says what an id must be like.
+pub fn container_name(id: &str) -> Result<String, String> {
+    let is_digit = |character: char| character.is_ascii_hexdigit();
+    let mut name = String::new();
+    let mut rest = id;
+    while !rest.is_empty() {
+        let digits = rest.find(|character| !is_digit(character)).unwrap_or(rest.len());
+        let (run, behind) = rest.split_at(digits);
+        name += if run.len() == DRAWN_ID_DIGITS { &run[..SHOWN_ID_DIGITS] } else { run };
+        let others = behind.find(is_digit).unwrap_or(behind.len());
+        let (run, behind) = behind.split_at(others);
+        name += run;
+        rest = behind;
+    }
+    if is_network_name(&name) {
+        return Ok(name);
+    }
+    Err(format!(
+        "expected 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.', with a letter or digit first"
+    ))
+}
+
 /// All that `rnet attach` needs, and the front-ends that imitate others.
 #[derive(Clone, Debug)]
 pub struct Attach {
@@ -77,6 +111,27 @@ pub struct Lifecycle {
     pub outlives_target: bool,
 }
 
+/// When an OCI runtime calls its hooks, as far as rnet has something to do then (runtime specification 1.2,
+/// "POSIX-platform Hooks").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookStage {
+    /// The namespaces stand; called outside of them. (`prestart` is an older name.)
+    CreateRuntime,
+    /// Called inside the namespaces, before the root is changed.
+    CreateContainer,
+    /// The container is gone.
+    Poststop,
+}
+
+/// A call of `rnet oci-hook`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookCall {
+    /// When; `None` is as the container's state shows.
+    pub stage: Option<HookStage>,
+    /// What names of annotations begin with; an option of `rnet attach` follows.
+    pub prefix: String,
+}
+
 /// What is configured of the guest's interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Setup {
@@ -103,4 +158,29 @@ pub struct GuestRoute {
     pub via: Option<IpAddr>,
     /// Its metric, if it shall have one.
     pub metric: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drawn_ids_are_shortened_as_engines_show_them() {
+        let drawn = "0123456789abcdef".repeat(4);
+        for (id, name) in [
+            (drawn.as_str(), Some("0123456789ab")),
+            (&format!("default-{drawn}"), Some("default-0123456789ab")),
+            (&format!("{drawn}0"), None),
+            ("box_1.a-b", Some("box_1.a-b")),
+            ("", None),
+            ("-box", None),
+            ("a/b", None),
+            ("a b", None),
+            ("\u{e4}", None),
+            (&"x".repeat(MAX_NAME_BYTES), Some(&"x".repeat(MAX_NAME_BYTES))),
+            (&"x".repeat(MAX_NAME_BYTES + 1), None),
+        ] {
+            assert_eq!(container_name(id).ok().as_deref(), name, "{id}");
+        }
+    }
 }

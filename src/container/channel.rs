@@ -41,6 +41,11 @@ impl Channel {
         UnixStream::pair().map(|(ours, theirs)| (Self(ours), Self(theirs)))
     }
 
+    /// The end that is `socket`.
+    pub(super) fn new(socket: UnixStream) -> Self {
+        Self(socket)
+    }
+
     /// The same end once more.
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)

@@ -34,7 +34,11 @@ pub fn detach(work: impl FnOnce(Foreground) -> Result<u8>) -> Result<()> {
     let child = process::fork(|| background(theirs, work)).context("cannot start", "a background process")?;
     match ours.receive().context("cannot hear from", "the background process")? {
         Some(Report::Ready) => Ok(()),
-        Some(Report::Failed(error)) => Err(error),
+        Some(Report::Failed(error)) => {
+            // Left to itself it would become the child of a runtime that waits for us, and some are confused by that.
+            let _ = child.reap();
+            Err(error)
+        }
         Some(Report::Note(_) | Report::Link(_)) | None => {
             let end = child.reap().map(|exit| format!("it ended too early ({exit:?})"));
             Err(Error::new("cannot start", "a background process", end.unwrap_or_default()))

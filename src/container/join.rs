@@ -52,9 +52,20 @@ impl Namespaces {
         Ok((namespaces.map_err(explained)?, watch))
     }
 
+    /// The network namespace behind the descriptor `net`, which messages call `name`.
+    pub(super) fn of_descriptor(net: OwnedFd, name: PathBuf) -> Result<Self> {
+        match namespace::kind(&net) {
+            Ok(CloneFlags::CLONE_NEWNET) => Self::new(net, &name, None),
+            _ => Err(Error::new("cannot use", name.display(), "it has no network namespace")),
+        }
+    }
+
     /// The network namespace at `path`.
     pub fn at(path: &Path, userns: Option<&Path>) -> Result<Self> {
-        let net = open(path, CloneFlags::CLONE_NEWNET, "network namespace")?;
+        Self::new(open(path, CloneFlags::CLONE_NEWNET, "network namespace")?, path, userns)
+    }
+
+    fn new(net: OwnedFd, path: &Path, userns: Option<&Path>) -> Result<Self> {
         let own = File::open(OWN_NET).context("cannot open", OWN_NET)?;
         if namespace::is_same(&net, &own).context("cannot look at", path.display())? {
             return Err(Error::new("cannot attach to", path.display(), "it is rnet's own network namespace")
@@ -166,6 +177,30 @@ pub fn socket_factory(namespaces: &Namespaces) -> Result<Factory> {
     let (_, factory) = factory::start(|| Namespaces::at(path, userns.as_deref())?.enter())?;
     factory.await_ready()?;
     Ok(factory)
+}
+
+/// Has a short-lived child `look` at what is in `namespaces`; its error. No thread may have been started before.
+pub fn inspect(namespaces: &Namespaces, look: impl FnOnce() -> Result<()>) -> Result<()> {
+    const CHILD: &str = "the process that looks into the namespace";
+    let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
+    let report = || match namespaces.enter().and_then(|()| look()) {
+        Ok(()) => u8::from(theirs.ready().is_err()),
+        Err(error) => {
+            theirs.failed(&error);
+            exit::RNET_FAILED
+        }
+    };
+    let child = process::fork(report).context("cannot start", CHILD)?;
+    drop(theirs);
+    let report = ours.receive().context("cannot hear from", CHILD)?;
+    let _ = child.reap();
+    match report {
+        Some(Report::Ready) => Ok(()),
+        Some(Report::Failed(error)) => Err(error),
+        Some(Report::Note(_) | Report::Link(_)) | None => {
+            Err(Error::new("cannot hear from", CHILD, "it died"))
+        }
+    }
 }
 
 /// What the child does.

@@ -6,7 +6,8 @@
 //! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in the
-//! background. [`confine`] takes from rnet itself what serving a network does not need.
+//! background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside. [`confine`] takes
+//! from rnet itself what serving a network does not need.
 //!
 //! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
 
@@ -14,6 +15,7 @@ mod channel;
 mod child;
 mod confine;
 mod detach;
+mod door;
 mod hostcopy;
 mod init;
 mod join;
@@ -37,8 +39,9 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 use self::channel::{Channel, Report};
 pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
+pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
-pub use self::join::{Namespaces, join, socket_factory, watch_process};
+pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, Survey};
 use self::storage::Storage;
 use self::supervise::{Action, Terminal};
@@ -223,6 +226,19 @@ impl Running {
             }
             if ended {
                 return self.reap();
+            }
+        }
+    }
+
+    /// Waits until `other` is readable or closed, or a signal comes that would end rnet.
+    pub fn wait_unless_told_to_end(&self, other: &impl AsFd) -> Result<()> {
+        loop {
+            let [signalled, ready] = wait_for([&self.signals.as_fd(), &other.as_fd()])?;
+            let told = signalled
+                && next_signal(&self.signals)?
+                    .is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32));
+            if ready || told {
+                return Ok(());
             }
         }
     }

@@ -10,7 +10,7 @@ pub mod protocol;
 mod server;
 
 pub use client::ask;
-pub use place::Place;
+pub use place::{Place, check, door, end, memos};
 pub use server::serve;
 
 /// Longest line either way, in bytes: a request that publishes every port there may be, or a reply about as many flows

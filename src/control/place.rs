@@ -6,22 +6,36 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::Uid;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{Pid, Uid};
 
 use crate::error::{Context, Error, Result};
+use crate::sys::process;
 
 /// Name of the socket in a network's directory.
 const SOCKET: &str = "control";
+/// Where one who is inside of closed namespaces comes in.
+const DOOR: &str = "door";
+/// What the one who asked for the network remembers of it.
+const MEMO: &str = "memo";
+/// Longest memo that is read, in bytes.
+const MAX_MEMO_BYTES: u64 = 4096;
 /// Held while directories are made and removed.
 const LOCK: &str = ".lock";
 /// Left-over directories that one start removes at most.
 const MAX_SWEPT: usize = 256;
+/// How long a network may take to end before it is ended by force, and that before it counts as failed.
+const ENDING_MS: u16 = 3000;
 
 /// A running network's directory and the socket in it; both go when this is dropped.
 #[derive(Debug)]
@@ -66,6 +80,17 @@ impl Place {
         }
     }
 
+    /// Leaves `text`, which is found by [`memos`].
+    pub fn remember(&self, text: &str) -> Result<()> {
+        let path = self.directory.join(MEMO);
+        fs::write(&path, text).context("cannot write", path.display())
+    }
+
+    /// Where [`crate::container::hand_over`] comes in.
+    pub fn door(&self) -> PathBuf {
+        self.directory.join(DOOR)
+    }
+
     /// The listening socket.
     pub(super) fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
@@ -78,6 +103,86 @@ impl Drop for Place {
         let _lock = self.directory.parent().map(|base| lock(base, FlockArg::LockExclusiveNonblock));
         remove(&self.directory);
     }
+}
+
+/// The door of the network `name`, whether or not there is one.
+pub fn door(name: &str) -> Result<PathBuf> {
+    Ok(base()?.join(name).join(DOOR))
+}
+
+/// The names of this user's networks that remember something, those that were killed among them, with what it is.
+pub fn memos() -> Result<Vec<(String, String)>> {
+    let base = base()?;
+    let entries = match fs::read_dir(&base) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context("cannot read", base.display())?,
+    };
+    let memo = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let mut text = String::new();
+        File::open(entry.path().join(MEMO)).ok()?.take(MAX_MEMO_BYTES).read_to_string(&mut text).ok()?;
+        Some((entry.file_name().into_string().ok()?, text))
+    };
+    Ok(entries.filter_map(memo).collect())
+}
+
+/// Sees to it that networks can have a place.
+pub fn check() -> Result<()> {
+    base().and_then(|base| make_private(&base))
+}
+
+/// Ends the network `name`, and returns when it is gone; what one that was killed has left is removed. `false` if there
+/// was none.
+pub fn end(name: &str) -> Result<bool> {
+    let base = base()?;
+    let directory = base.join(name);
+    if !directory.exists() {
+        return Ok(false);
+    }
+    if let Some(server) = server(&directory, name)? {
+        end_process(&server).context("cannot end", format!("the network {name}"))?;
+    }
+    let _lock = lock(&base, FlockArg::LockExclusive)?;
+    if is_left_over(&directory) {
+        remove(&directory);
+    }
+    Ok(true)
+}
+
+/// A descriptor of the process that serves the network in `directory`; `None` if it has ended.
+fn server(directory: &Path, name: &str) -> Result<Option<OwnedFd>> {
+    let about = format!("the network {name}");
+    let socket = directory.join(SOCKET);
+    let Ok(client) = UnixStream::connect(&socket) else {
+        return Ok(None);
+    };
+    // Of the process that listens: the one that made the socket.
+    let peer = getsockopt(&client, sockopt::PeerCredentials).context("cannot ask for", &about)?;
+    if peer.pid() <= 0 {
+        let cause = "its process cannot be seen from this process id namespace";
+        return Err(Error::new("cannot end", about, cause));
+    }
+    match process::watch(Pid::from_raw(peer.pid())) {
+        // Still listened on: the process is the same.
+        Ok(server) if UnixStream::connect(&socket).is_ok() => Ok(Some(server)),
+        Ok(_) | Err(Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(errno).context("cannot watch", about),
+    }
+}
+
+/// Ends a process, by force if it takes too long.
+fn end_process(process: &OwnedFd) -> nix::Result<()> {
+    for (signal, patience_ms) in [(Signal::SIGTERM, ENDING_MS), (Signal::SIGKILL, ENDING_MS)] {
+        match process::signal(process.as_fd(), signal as i32) {
+            Err(Errno::ESRCH) => return Ok(()),
+            sent => sent?,
+        }
+        let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ended, patience_ms)? > 0 {
+            return Ok(());
+        }
+    }
+    Err(Errno::ETIMEDOUT)
 }
 
 /// Connects to the network `name`.
@@ -96,15 +201,33 @@ fn base() -> Result<PathBuf> {
                 .is_ok_and(|about| about.is_dir() && about.uid() == Uid::effective().as_raw())
     };
     let given = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let usual = PathBuf::from(format!("/run/user/{}", Uid::effective()));
+    let uid = outer_uid();
+    let usual = PathBuf::from(format!("/run/user/{uid}"));
     match given.into_iter().chain([usual]).find(own) {
         Some(runtime) => Ok(runtime.join("rnet")),
         None => {
-            let fallback = PathBuf::from(format!("/tmp/rnet-{}", Uid::effective()));
+            let fallback = PathBuf::from(format!("/tmp/rnet-{uid}"));
             make_private(&fallback)?;
             Ok(fallback)
         }
     }
+}
+
+/// The user's id outside of our user namespace: hooks run in one, and mean the directory of the user who started them.
+fn outer_uid() -> u32 {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    outside(Uid::effective().as_raw(), &map)
+}
+
+/// What the id `inside` is outside, by the lines of an id map (user_namespaces(7)).
+fn outside(inside: u32, map: &str) -> u32 {
+    let in_line = |line: &str| {
+        let numbers: Vec<u32> = line.split_whitespace().map_while(|number| number.parse().ok()).collect();
+        let [first, outside, count] = numbers[..] else { return None };
+        let nth = inside.checked_sub(first).filter(|nth| *nth < count)?;
+        outside.checked_add(nth)
+    };
+    map.lines().find_map(in_line).unwrap_or(inside)
 }
 
 /// Sees to it that `directory` exists and is ours alone: in /tmp anybody may have made it.
@@ -147,7 +270,9 @@ fn is_left_over(directory: &Path) -> bool {
 }
 
 fn remove(directory: &Path) {
-    let _ = fs::remove_file(directory.join(SOCKET));
+    for file in [DOOR, MEMO, SOCKET] {
+        let _ = fs::remove_file(directory.join(file));
+    }
     // Not with what somebody else has put there.
     let _ = fs::remove_dir(directory);
 }
@@ -186,6 +311,19 @@ mod tests {
         Place::below(&base, "next").expect("a place");
         assert!(!directory.exists());
         assert!(lives.directory.exists());
+    }
+
+    #[test]
+    fn ids_are_those_outside() {
+        for (inside, map, seen) in [
+            (0, "         0       1000          1\n", 1000),
+            (5, "0 1000 1\n1 100000 65536\n", 100_004),
+            (0, "0 0 4294967295", 0),
+            (7, "0 1000 1", 7),
+            (7, "nonsense", 7),
+        ] {
+            assert_eq!(outside(inside, map), seen, "{map}");
+        }
     }
 
     #[test]

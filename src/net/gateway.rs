@@ -398,6 +398,15 @@ impl Gateway {
         self.core.table.len()
     }
 
+    /// Whether the guest has sent over TCP what the host's sockets have yet to take; if it `may_say_more`, also whether
+    /// connections stand on which it has not said all.
+    pub fn owes_host(&self, may_say_more: bool) -> bool {
+        self.core.table.iter().any(|(_, flow)| match flow {
+            Flow::Tcp(flow) => flow.owes_host(may_say_more),
+            Flow::Udp(_) | Flow::UdpPublished(_) | Flow::Ping(_) | Flow::Dns(_) | Flow::Spliced => false,
+        })
+    }
+
     /// What there is to tell about the first `limit` of them; those of the DNS forwarder and those that the kernel carries are left
     /// out.
     pub fn describe_flows(&self, limit: usize) -> Vec<FlowReport> {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::MacAddr;
 pub use smoltcp::time::{Duration, Instant};
 
+pub mod bucket;
 pub mod counters;
 pub mod dhcp;
 mod dns;

@@ -2,12 +2,16 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::CloneFlags;
 use nix::sys::stat::fstat;
 use nix::unistd::Uid;
+use sendfd::{RecvWithFd, SendWithFd};
 
 mod ioctl {
     /// include/uapi/linux/nsfs.h
@@ -44,6 +48,24 @@ pub(crate) fn owner_uid(user_namespace: &impl AsFd) -> nix::Result<Uid> {
 pub(crate) fn is_same(one: &impl AsFd, other: &impl AsFd) -> nix::Result<bool> {
     let [one, other] = [fstat(one.as_fd())?, fstat(other.as_fd())?];
     Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+/// Passes a namespace to the process at the other end of `socket`.
+pub(crate) fn send(namespace: &impl AsFd, socket: &UnixStream) -> io::Result<()> {
+    socket.send_with_fd(&[0], &[namespace.as_fd().as_raw_fd()]).map(drop)
+}
+
+/// Receives what [`send`] passed. `UnexpectedEof` if the other end closed without sending.
+pub(crate) fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
+    let mut fds: [RawFd; 1] = [-1];
+    let (_, received) = socket.recv_with_fd(&mut [0], &mut fds)?;
+    if received == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // SAFETY: the kernel has just made this fd for us, and nothing else knows of it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(fd)
 }
 
 /// Whether the kernel says by `errno` that a descriptor is no namespace.

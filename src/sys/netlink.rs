@@ -331,6 +331,17 @@ impl Route {
     }
 }
 
+/// IP addresses of the interface `ifname` in the calling thread's namespace.
+pub fn addresses(ifname: &str) -> nix::Result<Vec<IpAddr>> {
+    let of_interface = getifaddrs()?.filter(|found| found.interface_name == ifname);
+    let addresses = of_interface.filter_map(|found| {
+        let address = found.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+    });
+    Ok(addresses.collect())
+}
+
 /// Every subnet that the calling thread's network namespace has an address in or a route to, default routes
 /// left out.
 pub fn host_subnets() -> io::Result<Vec<IpNet>> {

@@ -142,11 +142,7 @@ fn close_range(first: c_uint, last: c_uint, flags: c_uint) -> nix::Result<()> {
 impl Child {
     /// Sends `signal`, a number up to SIGRTMAX. ESRCH once the child has ended.
     pub(crate) fn signal(&self, signal: c_int) -> nix::Result<()> {
-        let fd = c_long::from(self.pidfd.as_raw_fd());
-        let no_info = ptr::null::<libc::siginfo_t>();
-        // SAFETY: the descriptor is a live pidfd; a null siginfo means that of kill(2).
-        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0) };
-        Errno::result(sent).map(drop)
+        self::signal(self.pidfd.as_fd(), signal)
     }
 
     /// Waits for the end and reaps.
@@ -159,6 +155,15 @@ impl Child {
             }
         }
     }
+}
+
+/// Sends `signal` to the process behind a descriptor of [`watch`]. ESRCH once it has ended.
+pub(crate) fn signal(process: BorrowedFd<'_>, signal: c_int) -> nix::Result<()> {
+    let fd = c_long::from(process.as_raw_fd());
+    let no_info = ptr::null::<libc::siginfo_t>();
+    // SAFETY: takes any descriptor and refuses those of no process; a null siginfo means that of kill(2).
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0) };
+    Errno::result(sent).map(drop)
 }
 
 /// A descriptor of any process (pidfd_open(2), Linux 5.3): readable once it has ended. ESRCH if there is none, EINVAL if

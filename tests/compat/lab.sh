@@ -51,6 +51,17 @@ becomes() {
     fail "it never came true ($tries tries): $*"
 }
 
+# becomes_text TEXT COMMAND...: waits until the command prints it.
+becomes_text() {
+    local text=$1 tries
+    shift
+    for tries in {1..200}; do
+        [ "$("$@" 2>/dev/null)" != "$text" ] || return 0
+        sleep 0.05
+    done
+    fail "it never said '$text' ($tries tries): $*"
+}
+
 # gone PID: a process has ended (a zombie has).
 gone() { [ ! -e "/proc/$1" ] || grep -q '^State:.[ZX]' "/proc/$1/status"; }
 

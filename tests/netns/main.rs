@@ -20,6 +20,7 @@ mod datagram;
 mod dns;
 mod files;
 mod hello;
+mod last_words;
 mod launcher;
 mod link;
 mod many;

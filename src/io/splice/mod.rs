@@ -221,6 +221,11 @@ impl Splices {
         !self.ends.is_empty()
     }
 
+    /// Whether a client has yet to take what the guest has said, or will say.
+    pub(super) fn owes_clients(&self) -> bool {
+        self.flows.values().any(|flow| flow.pair.owes_client())
+    }
+
     /// Serves connections that have something to do, each once.
     pub(super) fn serve(&mut self, registry: &Registry) {
         for _ in 0..self.ready.len().min(SERVED_PER_TURN) {

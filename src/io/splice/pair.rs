@@ -74,6 +74,11 @@ impl Pair {
         (self.to_guest.carried_bytes, self.to_client.carried_bytes)
     }
 
+    /// Whether the client has yet to take what the guest has said, or will say.
+    pub(super) fn owes_client(&self) -> bool {
+        self.guest.is_some() && !self.to_client.is_over()
+    }
+
     /// Remembers what the poll said of one socket.
     pub(super) fn note(&mut self, side: Side, event: &mio::event::Event) {
         let failed = event.is_error();

@@ -74,8 +74,17 @@ impl Worker {
 
     /// Closes the port `number`. What was accepted from it stays.
     pub(super) fn unpublish(&mut self, number: PortNumber) {
+        self.close_listeners(|published| published.number == number);
+    }
+
+    /// Closes every port.
+    pub(super) fn unpublish_all(&mut self) {
+        self.close_listeners(|_| true);
+    }
+
+    fn close_listeners(&mut self, which: impl Fn(&Published) -> bool) {
         for (index, published) in self.listeners.iter_mut().enumerate() {
-            if published.number != number || published.listener.take().is_none() {
+            if !which(published) || published.listener.take().is_none() {
                 continue;
             }
             (published.readable, published.resting_until) = (false, None);

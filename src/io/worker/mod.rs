@@ -5,7 +5,8 @@
 //! edge-triggered, so readiness is remembered until a call says `WouldBlock`; whoever ran out of budget stays on a
 //! list and the next poll does not wait.
 //!
-//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts.
+//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts. A link whose
+//! rate is limited is left alone until it may be used again, in either direction.
 //!
 //! A link with several queues has a worker for each: a [`Worker::team`], whose members share nothing. A flow belongs
 //! to one of them, which every worker can tell from a packet; what another one gets of it is handed over. As the owner
@@ -44,9 +45,11 @@ use super::link::Link;
 use super::resolver::Resolver;
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
 use super::splice::Splices;
-use crate::config::{MacAddr, Network, Outbound};
+use crate::config::{MacAddr, Network, Outbound, Rate, Rates};
 use crate::error::{Context, Result};
+use crate::net::bucket::Bucket;
 use crate::net::gateway::{Gateway, Station};
+use crate::net::outbox::HEADROOM;
 use crate::net::{
     Family, FlowId, HostError, HostEvent, HostOp, IcmpError, Instant, PortId, PublishId, Release, RxOffload,
     Shard,
@@ -70,6 +73,8 @@ const LINK_RETRY: Duration = Duration::from_millis(1);
 const LINK_PATIENCE: Duration = Duration::from_millis(250);
 /// How much later than asked the worker may be woken.
 const TIMER_SLACK_NS: u64 = 1000;
+/// What a guest that has ended has left to be delivered is given up after this time.
+const DRAIN: Duration = Duration::from_secs(10);
 /// Longest wait, so that a clock that jumps costs little.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -94,7 +99,9 @@ pub struct Worker {
     sockets: Sockets,
     splices: Splices,
     resolver: Option<Resolver>,
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
+    /// Set once it drains.
+    drains_until: Option<Instant>,
     waker: Arc<Waker>,
     commands: Commands,
     inbox: Receiver<Command>,
@@ -107,20 +114,38 @@ pub struct Worker {
     source: Source,
     quote: Box<[u8]>,
     outbound: Outbound,
+    rates: Rates,
     moderation: Moderation,
 }
 
 /// Ends a worker from another thread.
 #[derive(Clone, Debug)]
 pub struct Stop {
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     waker: Arc<Waker>,
+}
+
+/// What a worker was told.
+#[derive(Debug, Default)]
+struct Orders {
+    stop: AtomicBool,
+    drain: AtomicBool,
 }
 
 impl Stop {
     /// Asks the worker to return.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.order(&self.orders.stop);
+    }
+
+    /// Asks the worker to return once what its guest has sent is delivered, or was not for ten seconds. The guest's
+    /// programs have ended; nobody is let in any more.
+    pub fn drain(&self) {
+        self.order(&self.orders.drain);
+    }
+
+    fn order(&self, order: &AtomicBool) {
+        order.store(true, Ordering::Release);
         // The worker that can no longer be woken has ended already.
         let _ = self.waker.wake();
     }
@@ -133,9 +158,21 @@ struct LinkPort {
     /// When it first refused the frame that it was offered last.
     refuses_since: Option<Instant>,
     gone: bool,
+    /// What may be sent, if that is limited.
+    to_guest: Option<Bucket>,
+    /// What may be read, if that is limited.
+    from_guest: Option<Bucket>,
+    /// When the frame that waits first may be sent.
+    held_until: Option<Instant>,
 }
 
 impl LinkPort {
+    /// When the next frame may be read, if one waits; `None` if there is none, or nobody to ask any more.
+    fn reads_at(&self, now: Instant) -> Option<Instant> {
+        let held = self.from_guest.as_ref().and_then(|bucket| bucket.opens_at(now));
+        (self.readable && !self.gone).then_some(held.unwrap_or(now))
+    }
+
     /// Whether the frame that was just refused should be offered again.
     fn may_still_take_it(&mut self, now: Instant) -> bool {
         now < *self.refuses_since.get_or_insert(now) + LINK_PATIENCE.into()
@@ -188,7 +225,7 @@ impl Worker {
         let waker = Arc::new(waker);
         let (commands, inbox) = Commands::new(Arc::clone(&waker), shard);
         let clock = Clock::now();
-        let (given, outbound) = (network.dns_servers.clone(), network.outbound);
+        let (given, outbound, rates) = (network.dns_servers.clone(), network.outbound, network.rates);
         let resolver = given.is_empty().then_some(resolver);
         let mut gateway = Gateway::of_shard(network, shard, seed, now(clock));
         gateway.set_resolvers(resolver.as_ref().map_or(&given, |resolver| &resolver.conf().nameservers));
@@ -203,7 +240,8 @@ impl Worker {
             sockets: Sockets::default(),
             splices: Splices::new(SPLICE_TOKENS),
             resolver,
-            stop: Arc::new(AtomicBool::new(false)),
+            orders: Arc::default(),
+            drains_until: None,
             waker,
             commands,
             inbox,
@@ -214,6 +252,7 @@ impl Worker {
             source: Source::Published(0),
             quote: vec![0; QUOTE_BYTES].into_boxed_slice(),
             outbound,
+            rates,
             moderation: Moderation::default(),
         })
     }
@@ -224,7 +263,18 @@ impl Worker {
         let token = special(LINK_TOKENS, self.links.len());
         self.poll.registry().register(&mut link, token, BOTH).context("cannot poll", "the guest's link")?;
         debug_assert_eq!(usize::from(port.0), self.links.len());
-        self.links.push(LinkPort { link, readable: true, blocked: false, refuses_since: None, gone: false });
+        let now = now(self.clock);
+        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now));
+        self.links.push(LinkPort {
+            link,
+            readable: true,
+            blocked: false,
+            refuses_since: None,
+            gone: false,
+            to_guest: bucket(self.rates.to_guest),
+            from_guest: bucket(self.rates.from_guest),
+            held_until: None,
+        });
         Ok(())
     }
 
@@ -267,10 +317,10 @@ impl Worker {
 
     /// The handle that ends this worker.
     pub fn stopper(&self) -> Stop {
-        Stop { stop: Arc::clone(&self.stop), waker: Arc::clone(&self.waker) }
+        Stop { orders: Arc::clone(&self.orders), waker: Arc::clone(&self.waker) }
     }
 
-    /// Serves until stopped or until every link is gone.
+    /// Serves until stopped, drained, or until every link is gone.
     pub fn run(mut self) -> Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         // A courtesy: without it a pause lasts as long again as the kernel's usual slack, 50 microseconds.
@@ -286,7 +336,7 @@ impl Worker {
                 }
                 _ => {}
             }
-            if self.stop.load(Ordering::Acquire) || self.links.iter().all(|port| port.gone) {
+            if self.is_cut_off() || self.orders.stop.load(Ordering::Acquire) {
                 return Ok(());
             }
             self.obey();
@@ -294,18 +344,57 @@ impl Worker {
                 self.note(event);
             }
             self.turn();
+            if self.orders.drain.load(Ordering::Acquire) && self.has_drained() {
+                return Ok(());
+            }
         }
     }
 
+    /// Whether nothing is left to do because the guest's end of every link is gone.
+    fn is_cut_off(&self) -> bool {
+        self.drains_until.is_none() && self.links.iter().all(|port| port.gone)
+    }
+
+    /// Whether there is nothing more to deliver, or no more time for it. Asked first, it begins to drain.
+    fn has_drained(&mut self) -> bool {
+        let now = now(self.clock);
+        let Some(until) = self.drains_until else {
+            self.drains_until = Some(now + DRAIN.into());
+            self.unpublish_all();
+            // What the guest sent last may not have been announced yet.
+            self.links.iter_mut().for_each(|port| port.readable = true);
+            return false;
+        };
+        let has_frames = self.links.iter().any(|port| port.readable && !port.gone);
+        let may_say_more = self.links.iter().any(|port| !port.gone);
+        let owes = has_frames
+            || !self.outcomes.is_empty()
+            || self.exchange.is_readable()
+            || self.gateway.owes_host(may_say_more)
+            || self.splices.owes_clients();
+        !owes || until <= now
+    }
+
     /// How long nothing is due.
-    fn wait(&self) -> Duration {
-        if self.splices.has_ready() || self.links.iter().all(|port| port.gone) {
+    fn wait(&mut self) -> Duration {
+        if self.splices.has_ready() || self.is_cut_off() {
             return Duration::ZERO;
         }
+        let now = now(self.clock);
+        let held = self.links.iter().filter_map(|port| port.held_until).min();
+        let until = |at: Instant| match at <= now {
+            true => Duration::ZERO,
+            false => Duration::from_micros((at - now).total_micros()).min(LONGEST_WAIT),
+        };
         let blocked = self.links.iter().any(|port| port.blocked);
+        // Until a frame may go, nothing else can be done.
+        if let Some(at) = held.filter(|_| !blocked && !self.gateway.outbox().has_room()) {
+            return until(at);
+        }
+        let reads = self.links.iter().filter_map(|port| port.reads_at(now)).min();
         let passes = self.exchange.has_room();
         let sources = !self.readable.is_empty()
-            || self.links.iter().any(|port| port.readable && !port.gone)
+            || reads.is_some_and(|at| at <= now)
             || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none());
         let pending = self.links.iter().all(|port| port.gone)
             || (sources && passes)
@@ -323,12 +412,8 @@ impl Worker {
             return LINK_RETRY;
         }
         let resting = self.listeners.iter().filter_map(|port| port.resting_until).min();
-        let now = now(self.clock);
-        match [self.gateway.poll_timeout(), resting].into_iter().flatten().min() {
-            Some(at) if at <= now => Duration::ZERO,
-            Some(at) => Duration::from_micros((at - now).total_micros()).min(LONGEST_WAIT),
-            None => LONGEST_WAIT,
-        }
+        let due = [self.gateway.poll_timeout(), resting, reads, held, self.drains_until];
+        due.into_iter().flatten().min().map_or(LONGEST_WAIT, until)
     }
 
     /// Remembers what an event says.
@@ -420,11 +505,14 @@ impl Worker {
                     return;
                 }
                 let port = &mut self.links[index];
-                if !port.readable || port.gone {
+                if port.reads_at(now).is_none_or(|at| at > now) {
                     break;
                 }
                 match port.link.read(&mut self.frame) {
                     Ok(Some((frame, offload))) => {
+                        if let Some(bucket) = &mut port.from_guest {
+                            bucket.pass(frame.len(), now);
+                        }
                         self.moderation.other_work();
                         let port = PortId(index as u16);
                         feed(&mut self.gateway, &mut self.exchange, port, frame, offload, now);
@@ -505,6 +593,13 @@ impl Worker {
         self.gateway.outbox().clear_payload();
         while let Some((port, frame, offload)) = self.gateway.outbox().front_frame() {
             let port = &mut self.links[usize::from(port.0)];
+            let bytes = frame.len() - HEADROOM;
+            if let Some(bucket) = &port.to_guest {
+                port.held_until = bucket.opens_at(now(self.clock));
+                if port.held_until.is_some() {
+                    return;
+                }
+            }
             match port.link.write(frame, offload) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if port.may_still_take_it(now(self.clock)) {
@@ -514,7 +609,12 @@ impl Worker {
                     tracing::trace!(%error, "the link takes no such frame");
                 }
                 Err(error) => tracing::trace!(%error, "the link refused a frame"),
-                Ok(()) => port.refuses_since = None,
+                Ok(()) => {
+                    port.refuses_since = None;
+                    if let Some(bucket) = &mut port.to_guest {
+                        bucket.pass(bytes, now(self.clock));
+                    }
+                }
             }
             port.blocked = false;
             self.gateway.outbox().pop_frame();

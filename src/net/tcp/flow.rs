@@ -133,6 +133,12 @@ impl TcpFlow {
         matches!(endpoint.socket().state(), State::Closed | State::TimeWait)
     }
 
+    /// Whether its host socket has yet to take what the guest has sent; if that `may_say_more`, its end of stream too.
+    pub(in crate::net) fn owes_host(&self, may_say_more: bool) -> bool {
+        let Stage::Open(endpoint) = &self.stage else { return false };
+        !endpoint.opening && (endpoint.socket().can_recv() || (may_say_more && !self.guest_finished))
+    }
+
     /// How a flow whose endpoint is over ends.
     fn over(&self) -> Outcome {
         match &self.stage {
