@@ -40,6 +40,11 @@ pub(crate) fn keep_capability(kept: u32) -> nix::Result<()> {
     set(bit)
 }
 
+/// Gives up every capability of this thread, which must be the only one.
+pub(crate) fn drop_all() -> nix::Result<()> {
+    set(0)
+}
+
 /// The lower half of the permitted capabilities.
 fn permitted() -> nix::Result<u32> {
     let header = Header { version: VERSION_3, pid: 0 };
