@@ -195,11 +195,6 @@ impl Serving {
         Ok(())
     }
 
-    /// The network's place, if it has one.
-    pub fn place(&self) -> Option<&Place> {
-        self.control.as_ref()
-    }
-
     /// The kind of link that was made.
     pub fn link(&self) -> LinkKind {
         self.link
