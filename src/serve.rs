@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
-use crate::control::{self, Place};
+use crate::control::{self, Place, Socket};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
 use crate::io::capture::Capture;
@@ -86,7 +86,7 @@ impl Prepared {
         let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
         let start = |(index, worker)| start(index, worker, alarm, &alive);
         let workers = team.into_iter().enumerate().map(start).collect::<Result<_>>()?;
-        Ok(Serving { workers, ended, ports, control: None, link: kind })
+        Ok(Serving { workers, ended, ports, control: None, further: None, link: kind })
     }
 }
 
@@ -140,6 +140,7 @@ pub struct Serving {
     ended: PipeReader,
     ports: Ports,
     control: Option<Place>,
+    further: Option<Socket>,
     link: LinkKind,
 }
 
@@ -174,6 +175,13 @@ impl Serving {
         self.control.as_ref()
     }
 
+    /// The same at a path that somebody has chosen.
+    pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
+        control::serve_at(&socket, self.ports.clone())?;
+        self.further = Some(socket);
+        Ok(())
+    }
+
     /// The kind of link that was made.
     pub fn link(&self) -> LinkKind {
         self.link
@@ -193,7 +201,7 @@ impl Serving {
         for (stop, _) in &self.workers {
             stop.stop();
         }
-        drop(self.control);
+        drop((self.control, self.further));
         let served = self.workers.into_iter().map(|(_, worker)| {
             let panicked = |_| Err(Error::new("cannot serve", "the guest's network", "a worker panicked"));
             worker.join().unwrap_or_else(panicked)

@@ -31,14 +31,14 @@ use crate::sys::{link, memory, process};
 /// [`Lifecycle::detach`]: crate::config::Lifecycle::detach
 pub fn attach<F>(config: &Attach, seed: u64, before_threads: impl FnOnce() -> Result<F>) -> Result<u8>
 where
-    F: FnOnce(&Serving) -> Result<()>,
+    F: FnOnce(&mut Serving) -> Result<()>,
 {
     let Inherited { ready, exit, target } = Inherited::take(config)?;
     let work = |foreground: Option<Foreground>| {
         serve(config, seed, exit, |_| {
             let guest = open(config, target)?;
             let before_ready = before_threads()?;
-            let tell = move |serving: &Serving| {
+            let tell = move |serving: &mut Serving| {
                 before_ready(serving)?;
                 serving.announce(config.log.level);
                 announce(config, foreground, ready)
@@ -69,7 +69,7 @@ pub fn await_guest(config: &Attach, seed: u64, process: i32) -> Result<()> {
             let link = container::join(&namespaces, &config.link, &config.network);
             let link = link.inspect_err(|error| visitor.failed(error))?;
             let guest = Guest { link, watch: Some(Watch::Process(watch)), factory: None };
-            Ok((guest, |_: &Serving| visitor.ready()))
+            Ok((guest, |_: &mut Serving| visitor.ready()))
         })
     };
     container::detach(work)
@@ -83,7 +83,7 @@ fn serve<T>(
     open: impl FnOnce(Option<&Place>) -> Result<(Guest, T)>,
 ) -> Result<u8>
 where
-    T: FnOnce(&Serving) -> Result<()>,
+    T: FnOnce(&mut Serving) -> Result<()>,
 {
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
@@ -93,7 +93,7 @@ where
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
-    tell(&serving)?;
+    tell(&mut serving)?;
     memory::unmap_used_code();
     let end = vigil.keep();
     if let Ok(end) = &end {

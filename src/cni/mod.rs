@@ -169,7 +169,7 @@ fn settle_guest(
 }
 
 fn add(config: &Attach, attachment: &Attachment, seed: u64) -> Result<()> {
-    let remember = |serving: &Serving| match serving.place() {
+    let remember = |serving: &mut Serving| match serving.place() {
         Some(place) => place.remember(&memo(attachment)),
         None => Ok(()),
     };

@@ -35,6 +35,7 @@ connect it via pasta.
   -I, --ns-ifname NAME    name of the interface (default: that of the host's)
   -p, --pcap FILE         record frames
   -P, --pid FILE          write own PID to the given file
+  -c, --conf-path PATH    make a socket there at which pesto changes ports
   -m, --mtu MTU           assign MTU (default: 65520)
   -a, --address ADDR      assign this IPv4 or IPv6 address (default: those of the host's interface)
   -n, --netmask MASK      assign this IPv4 netmask, dot-decimal or bits
@@ -94,6 +95,7 @@ pub(super) enum Is {
     Fd,
     Pcap,
     Pid,
+    ConfPath,
     Mtu,
     Address,
     Netmask,
@@ -157,6 +159,7 @@ pub(super) const OPTIONS: &[Opt<Is>] = &[
     value(Is::Fd, "fd", Some(b'F')),
     value(Is::Pcap, "pcap", Some(b'p')),
     value(Is::Pid, "pid", Some(b'P')),
+    value(Is::ConfPath, "conf-path", Some(b'c')),
     value(Is::Mtu, "mtu", Some(b'm')),
     value(Is::Address, "address", Some(b'a')),
     value(Is::Netmask, "netmask", Some(b'n')),
@@ -249,6 +252,7 @@ pub(super) struct Options {
     pub(super) ifname: Option<IfName>,
     pub(super) pcap: Option<PathBuf>,
     pub(super) pid: Option<PathBuf>,
+    pub(super) conf_path: Option<PathBuf>,
     pub(super) mtu: Option<u16>,
     pub(super) address: Pair,
     pub(super) netmask: Option<u8>,
@@ -329,6 +333,7 @@ impl Options {
             // The last one wins.
             Is::Pcap => self.pcap = Some(argument.into()),
             Is::Pid => self.pid = Some(argument.into()),
+            Is::ConfPath => once(&mut self.conf_path, PathBuf::from(argument), "--conf-path")?,
             Is::Userns => self.userns = Some(argument.into()),
             Is::Netns => self.netns = Some(argument.to_owned()),
             Is::NetnsOnly => self.netns_only = true,

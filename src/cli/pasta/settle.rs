@@ -46,6 +46,7 @@ pub(super) fn settle(
     let log = Log { level: log_level(&options, target.is_none()), format: LogFormat::Text };
     let absolute = |path: &PathBuf| surroundings.cwd.join(path);
     let log_file = options.log_file();
+    let control = options.conf_path.as_ref().map(absolute);
     let guest = match target {
         Some(target) => PastaGuest::Attached(Box::new(Attach {
             network,
@@ -68,7 +69,7 @@ pub(super) fn settle(
             log,
         })),
     };
-    let config = Box::new(Pasta { guest, inbound, automatic, log_file });
+    let config = Box::new(Pasta { guest, inbound, automatic, control, log_file });
     Ok(Request { config, notes })
 }
 
@@ -455,9 +456,9 @@ fn ports(options: &Options, host: &HostNetwork, has_ipv6: bool) -> Result<Direct
             Transport::Udp => automatic.udp_out = direction.automatic,
         }
         let pairs = direction.ports.into_iter().flat_map(|(ports, _)| ports.pairs);
-        outbound.extend(pairs.map(|(guest_port, host_port)| LoopbackForward {
-            guest_port,
-            host_port,
+        outbound.extend(pairs.map(|pair| LoopbackForward {
+            guest_port: pair.from,
+            host_port: pair.to,
             transport,
         }));
     }
@@ -518,15 +519,8 @@ fn forwards<'p>(
     transport: Transport,
     only: Option<IpAddr>,
 ) -> impl Iterator<Item = Forward> + 'p {
-    ports.pairs.iter().filter(|(from, _)| *from != 0).map(move |(from, to)| Forward {
-        publish: Publish {
-            host_addr: ports.bind.address.or(only),
-            host_port: Some(*from),
-            host_interface: ports.bind.interface,
-            guest_addr: None,
-            guest_port: *to,
-            transport,
-        },
+    ports.published(transport).map(move |publish| Forward {
+        publish: Publish { host_addr: publish.host_addr.or(only), ..publish },
         option: (!ports.all_but).then(|| option.to_owned()),
     })
 }
