@@ -42,8 +42,13 @@ fn published(socket: &Path) -> Result<Vec<Publish>> {
 
 fn add(socket: &Path, wanted: &[Publish]) -> Result<()> {
     let there = published(socket)?;
-    let new = wanted.iter().filter(|asked| !there.iter().any(|port| means(asked, port))).copied();
-    publish(socket, new.collect())
+    let is_new = |asked: &&Publish| !there.iter().any(|port| means(asked, port));
+    let new: Vec<Publish> = wanted.iter().filter(is_new).copied().collect();
+    if let Some((asked, port)) = new.iter().find_map(|asked| Some((asked, in_the_way(asked, &there)?))) {
+        return Err(Error::new("cannot add", rule(asked), format!("{} is there", rule(port)))
+            .hint("delete that first, or choose another port"));
+    }
+    publish(socket, new)
 }
 
 fn delete(socket: &Path, unwanted: &[Publish]) -> Result<()> {
@@ -93,6 +98,12 @@ fn means(asked: &Publish, port: &Publish) -> bool {
     *asked == Publish { host_addr: address, ..*port }
 }
 
+/// The port that is bound where `asked` would be, and leads elsewhere.
+fn in_the_way<'p>(asked: &Publish, there: &'p [Publish]) -> Option<&'p Publish> {
+    let Publish { guest_addr, guest_port, .. } = *asked;
+    there.iter().find(|port| means(asked, &Publish { guest_addr, guest_port, ..**port }))
+}
+
 /// A line for each port, in the order of their making.
 fn shown(ports: &[Publish]) -> String {
     let mut text = "Inbound forwarding rules (HOST):".to_owned();
@@ -139,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn everywhere_is_the_wildcard_of_the_only_family_too() {
+    fn ports_are_told_apart_by_all_they_are_and_where_they_are_bound() {
         let asked = Publish {
             host_addr: None,
             host_port: Some(80),
@@ -152,5 +163,8 @@ mod tests {
         assert!(means(&asked, &asked) && means(&asked, &at([0, 0, 0, 0])));
         assert!(!means(&asked, &at([127, 0, 0, 1])) && !means(&at([0, 0, 0, 0]), &asked));
         assert!(!means(&asked, &Publish { guest_port: 81, ..asked }));
+        let elsewhere = [at([127, 0, 0, 1]), Publish { guest_port: 81, ..asked }];
+        assert_eq!(in_the_way(&asked, &elsewhere), Some(&elsewhere[1]));
+        assert_eq!(in_the_way(&asked, &elsewhere[..1]), None);
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::slirp4netns::slirp4netns;
 use self::vigil::{Signals, Vigil, Watch};
-use crate::config::{Attach, Target};
+use crate::config::{Attach, Network, Target};
 use crate::container::{self, Door, Foreground, Namespaces};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
@@ -159,9 +159,22 @@ fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<Guest> {
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
     let link = container::join(&namespaces, &config.link, &config.network)?;
-    let wanted = !config.network.loopback_forwards.is_empty();
-    let factory = wanted.then(|| container::socket_factory(&namespaces)).transpose()?;
+    let factory = factory(&config.network, &namespaces)?;
     Ok(Guest { link, watch, factory })
+}
+
+/// What makes sockets in the guest's namespace, if the network wants it. Published ports work without.
+fn factory(network: &Network, namespaces: &Namespaces) -> Result<Option<Factory>> {
+    if !network.wants_socket_factory() {
+        return Ok(None);
+    }
+    match container::socket_factory(namespaces) {
+        Err(error) if network.loopback_forwards.is_empty() => {
+            tracing::warn!("{error}; published ports are not spliced");
+            Ok(None)
+        }
+        started => started.map(Some),
+    }
 }
 
 /// Descriptors that came from the caller.

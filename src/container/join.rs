@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -173,10 +173,24 @@ pub fn join(namespaces: &Namespaces, spec: &LinkSpec, network: &Network) -> Resu
 
 /// Starts a socket factory in `namespaces`, which it finds by their names. No thread may have been started before.
 pub fn socket_factory(namespaces: &Namespaces) -> Result<Factory> {
-    let Namespaces { path, userns, .. } = namespaces;
-    let (_, factory) = factory::start(|| Namespaces::at(path, userns.as_deref())?.enter())?;
+    let Namespaces { net, path, user, userns } = namespaces;
+    let path = name_for_others(path, net);
+    let userns = userns.as_ref().map(|path| match user {
+        Some(user) => name_for_others(path, user),
+        None => path.clone(),
+    });
+    let (_, factory) = factory::start(|| Namespaces::at(&path, userns.as_deref())?.enter())?;
     factory.await_ready()?;
     Ok(factory)
+}
+
+/// By what name another process finds what is open here as `open`: one of our own descriptors at `path` it does not have.
+fn name_for_others(path: &Path, open: &OwnedFd) -> PathBuf {
+    let of_ourselves = ["/proc/self", "/proc/thread-self", "/dev/fd"];
+    if of_ourselves.iter().any(|directory| path.starts_with(directory)) {
+        return format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd()).into();
+    }
+    path.to_owned()
 }
 
 /// Has a short-lived child `look` at what is in `namespaces`; its error. No thread may have been started before.

@@ -250,6 +250,35 @@ play_ports_of_the_guests_loopback_lead_to_the_hosts() {
     refuses asks 127.0.0.1 7003 in_space >/dev/null
 }
 
+play_streams_are_released_with_ports_of_the_guests_loopback_too() {
+    space
+    is "$(timeout 20 "$PROGRAM" --config-net --quiet -t none -u none -T 7002 -U none "$SPACE" 2>&1)" ""
+}
+
+unlike pasta loopback_clients_appear_as_the_guest_itself "version 2023-03 has no --no-splice"
+play_loopback_clients_appear_as_the_guest_itself() {
+    space
+    timeout 20 "$PROGRAM" --config-net -t 6001 -u none -T none -U none "$SPACE"
+    answers 0.0.0.0 6001 guest in_space
+    has "$(asks 127.0.0.1 6001)" "guest 192.0.2.2"
+    kill "$SPACE"
+    becomes none_running pasta
+    space
+    timeout 20 "$PROGRAM" --config-net --no-splice -t 6001 -u none -T none -U none "$SPACE"
+    answers 0.0.0.0 6001 guest in_space
+    has "$(asks 127.0.0.1 6001)" "guest 192.0.2.1"
+}
+
+unlike pasta the_guests_loopback_is_reached_if_asked_for "version 2023-03 has no --host-lo-to-ns-lo"
+play_the_guests_loopback_is_reached_if_asked_for() {
+    space
+    timeout 20 "$PROGRAM" --config-net --host-lo-to-ns-lo -t 6001 -u none -T none -U none "$SPACE"
+    answers 127.0.0.1 6001 private in_space
+    has "$(asks 127.0.0.1 6001)" "private 127.0.0.1"
+    has "$(asks ::1 6001)" "private 127.0.0.1"
+    refuses asks 192.0.2.2 6001 >/dev/null
+}
+
 play_frames_are_recorded() {
     "$PROGRAM" --config-net --pcap frames -t none -u none -T none -U none -- bash -c 'echo >/dev/tcp/192.0.2.1/9' || true
     is "$(head -c 4 frames | od -An -tx4 | tr -d ' ')" a1b2c3d4
@@ -336,7 +365,8 @@ play_added_ports_are_reached_over_tcp_and_udp() {
         has "$(asks "$address" 6001)" stream
         is "$(sends "$address" 6002)" datagram
     done
-    has "$(asks ::1 6001)" stream
+    has "$(asks 127.0.0.1 6001)" "stream 192.0.2.2"
+    has "$(asks ::1 6001)" "stream 192.0.2.2"
     pesto -D -u 6002:7002 "$SOCKET"
     refuses sends 127.0.0.1 6002 >/dev/null
     has "$(asks 127.0.0.1 6001)" stream
@@ -365,7 +395,7 @@ play_a_change_that_fails_changes_nothing() {
     has "$said" ":6002"
     has "$said" "Address already in use"
     has "$(refuses pesto -t 6003,6002 "$SOCKET")" "Address already in use"
-    has "$(refuses pesto -A -t 6001:7000 "$SOCKET")" "Address already in use"
+    has "$(refuses pesto -A -t 6001:7000 "$SOCKET")" "TCP [*]:6001 => 6001 is there"
     has "$(refuses pesto -A -T 80 "$SOCKET")" "cannot be changed while the network runs"
     is "$(pesto "$SOCKET" | grep -c =)" 1
     has "$(asks 127.0.0.1 6001)" guest

@@ -66,8 +66,8 @@ connect it via pasta.
   -u, --udp-ports SPEC    the same for UDP
   -T, --tcp-ns SPEC       TCP ports of the guest's loopback that lead to the host's
   -U, --udp-ns SPEC       the same for UDP
-      --no-splice, --host-lo-to-ns-lo
-                          no effect
+      --no-splice         bring clients on the host's loopback over the link
+      --host-lo-to-ns-lo  lead clients of TCP ports on the host's loopback to the guest's
       --userns NSPATH     enter this user namespace
       --netns PATH|NAME   the network namespace
       --netns-only        don't join or create a user namespace
@@ -272,6 +272,8 @@ pub(super) struct Options {
     pub(super) no_dhcp: bool,
     pub(super) no_dhcpv6: bool,
     pub(super) no_ra: bool,
+    pub(super) no_splice: bool,
+    pub(super) host_lo_to_ns_lo: bool,
     pub(super) ipv4_only: bool,
     pub(super) ipv6_only: bool,
     pub(super) tcp_in: Said,
@@ -381,6 +383,8 @@ impl Options {
             Is::NoMapGw => self.no_map_gw = true,
             Is::Ipv4Only => self.ipv4_only = true,
             Is::Ipv6Only => self.ipv6_only = true,
+            Is::NoSplice => self.no_splice = true,
+            Is::HostLoToNsLo => self.host_lo_to_ns_lo = true,
             Is::Mac => {
                 let _: MacAddr = text.parse().map_err(|_| format!("Invalid MAC address: {text}"))?;
                 self.without_effect.push("--mac-addr: the gateway's MAC address is rnet's own");

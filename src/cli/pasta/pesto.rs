@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::super::getopt::{Opt, Reader, Word};
 use super::ports::{self, Spec};
 use crate::cli::Usage;
-use crate::config::{Publish, Transport};
+use crate::config::{MAX_PUBLISHED, Publish, Transport};
 
 /// The name that it answers to.
 pub(in crate::cli) const NAME: &str = "pesto";
@@ -155,11 +155,14 @@ impl Pesto {
             Some(_) => return Err(format!("-{letter} {text}: ports of a running network must be named")),
             None => return Err(format!("Invalid port specifier {text}")),
         };
-        let wanted = self.changes.last_mut().into_iter().flat_map(Change::ports);
-        let known: Vec<Publish> = wanted.map(|publish| *publish).collect();
-        let new = named.published(transport).filter(|publish| !known.contains(publish));
-        if let Some(change) = self.changes.last_mut() {
-            change.ports().extend(new);
+        let Some(ports) = self.changes.last_mut().map(Change::ports) else { return Ok(()) };
+        for publish in named.published(transport) {
+            if ports.len() >= MAX_PUBLISHED as usize {
+                return Err(format!("-{letter} {text}: more than {MAX_PUBLISHED} ports at once"));
+            }
+            if !ports.contains(&publish) {
+                ports.push(publish);
+            }
         }
         Ok(())
     }
@@ -230,6 +233,7 @@ mod tests {
             ("-D -U 53 /s", "-U 53: ports of the guest's loopback cannot be changed"),
             ("-C SPLICE /s", "-C SPLICE: ports of the guest's loopback cannot be changed"),
             ("-C eth0 /s", "Invalid interface eth0"),
+            ("-A -t 1-20000 /s", "more than 16384 ports at once"),
             ("--bogus /s", "pesto: unrecognized option '--bogus'"),
         ] {
             let usage = call(line).expect_err(line);

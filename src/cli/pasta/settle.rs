@@ -13,7 +13,7 @@ use crate::config::{
     Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
     HostInterface, HostNetwork, IfName, Ipv4Plan, Ipv6Plan, Lifecycle, LinkKind, LinkSpec, Log, LogFormat,
     LogLevel, LoopbackForward, MAX_PUBLISHED, Network, Outbound, Pasta, PastaGuest, Protocols, Publish,
-    RootFs, Setup, Target, Transport,
+    RootFs, Setup, Splicing, Target, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -42,6 +42,9 @@ pub(super) fn settle(
     let link = link(&options, &families, surroundings);
     let (inbound, outbound, automatic) = ports(&options, host, mtu.ipv6 && families.v6.is_some())?;
     network.loopback_forwards = outbound;
+    network.splice = splicing(&options);
+    let is_tcp = |forward: &Forward| forward.publish.transport == Transport::Tcp;
+    network.publishes_later = options.conf_path.is_some() || inbound.iter().any(is_tcp);
     notes.extend(not_opened(&options, automatic, &network.loopback_forwards));
     let log = Log { level: log_level(&options, target.is_none()), format: LogFormat::Text };
     let absolute = |path: &PathBuf| surroundings.cwd.join(path);
@@ -295,6 +298,15 @@ fn network(options: &Options, families: &Families, mtu: Mtu) -> Network {
             router_advertisements: !options.no_ra && !options.config_net,
         },
         ..Network::new(ipv4, ipv6)
+    }
+}
+
+/// Without TCP on the link there is none past it.
+fn splicing(options: &Options) -> Splicing {
+    match (options.no_splice || options.no_tcp, options.host_lo_to_ns_lo) {
+        (true, _) => Splicing::Off,
+        (false, true) => Splicing::ToLoopback,
+        (false, false) => Splicing::ToAddress,
     }
 }
 
