@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::slirp4netns::slirp4netns;
 use self::vigil::{Signals, Vigil, Watch};
-use crate::config::{Attach, Target};
+use crate::config::{Attach, Network, Target};
 use crate::container::{self, Door, Foreground, Namespaces};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
@@ -31,14 +31,14 @@ use crate::sys::{link, memory, process};
 /// [`Lifecycle::detach`]: crate::config::Lifecycle::detach
 pub fn attach<F>(config: &Attach, seed: u64, before_threads: impl FnOnce() -> Result<F>) -> Result<u8>
 where
-    F: FnOnce(&Serving) -> Result<()>,
+    F: FnOnce(&mut Serving) -> Result<()>,
 {
     let Inherited { ready, exit, target } = Inherited::take(config)?;
     let work = |foreground: Option<Foreground>| {
         serve(config, seed, exit, |_, signals| {
             let guest = open(config, target, signals)?;
             let before_ready = before_threads()?;
-            let tell = move |serving: &Serving| {
+            let tell = move |serving: &mut Serving| {
                 before_ready(serving)?;
                 serving.announce(config.log.level);
                 announce(config, foreground, ready)
@@ -68,7 +68,7 @@ pub fn await_guest(config: &Attach, seed: u64, process: i32) -> Result<()> {
             let join = |namespaces: &Namespaces| container::join(namespaces, &config.link, &config.network);
             let (link, visitor) = door.admit(&watch, signals.as_fd(), join)?;
             let guest = Guest { link, watch: Some(Watch::Process(watch)), factory: None };
-            Ok((guest, |_: &Serving| visitor.ready()))
+            Ok((guest, |_: &mut Serving| visitor.ready()))
         })
     };
     container::detach(work)
@@ -82,7 +82,7 @@ fn serve<T>(
     open: impl FnOnce(Option<&Place>, &Signals) -> Result<(Guest, T)>,
 ) -> Result<u8>
 where
-    T: FnOnce(&Serving) -> Result<()>,
+    T: FnOnce(&mut Serving) -> Result<()>,
 {
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
@@ -92,7 +92,7 @@ where
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
-    tell(&serving)?;
+    tell(&mut serving)?;
     memory::unmap_used_code();
     let end = vigil.keep();
     if let Ok(end) = &end {
@@ -158,9 +158,22 @@ fn open(config: &Attach, inherited: Option<OwnedFd>, signals: &Signals) -> Resul
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
     let link = container::join(&namespaces, &config.link, &config.network)?;
-    let wanted = !config.network.loopback_forwards.is_empty();
-    let factory = wanted.then(|| container::socket_factory(&namespaces)).transpose()?;
+    let factory = factory(&config.network, &namespaces)?;
     Ok(Guest { link, watch, factory })
+}
+
+/// What makes sockets in the guest's namespace, if the network wants it. Published ports work without.
+fn factory(network: &Network, namespaces: &Namespaces) -> Result<Option<Factory>> {
+    if !network.wants_socket_factory() {
+        return Ok(None);
+    }
+    match container::socket_factory(namespaces) {
+        Err(error) if network.loopback_forwards.is_empty() => {
+            tracing::warn!("{error}; published ports are not spliced");
+            Ok(None)
+        }
+        started => started.map(Some),
+    }
 }
 
 /// Descriptors that came from the caller.

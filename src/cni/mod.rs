@@ -70,7 +70,7 @@ fn carry_out(
             let made = Made { ifname: &attachment.ifname, mac, netns: &netns, network: &config.network };
             // Composed first: a result that cannot be told must not leave a network.
             let answer = answer::added(version, previous, &made, &wish.dns)?;
-            attach::attach(&config, seed, || Ok(|_: &_| Ok(())))
+            attach::attach(&config, seed, || Ok(|_: &mut _| Ok(())))
                 .map_err(|error| Failure::of(Code::SetUp, &error))?;
             Ok(Some(answer))
         }

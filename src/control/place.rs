@@ -2,14 +2,15 @@
 //!
 //! Without that variable it is `/run/user/UID/rnet/NAME/control`, and without that directory `/tmp/rnet-UID/NAME/control`.
 //! The directory of all networks must be ours alone. What a network that was killed has left is removed by the next one
-//! that starts.
+//! that starts. A network may have a
+//! further socket, at a path that somebody has chosen: [`Socket`].
 
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -101,6 +102,39 @@ impl Drop for Place {
         // Whoever holds the lock may be stopped; to end does not wait for that.
         let _lock = self.directory.parent().map(|base| lock(base, FlockArg::LockExclusiveNonblock));
         remove(&self.directory);
+    }
+}
+
+/// A control socket at a path that somebody has chosen; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Socket {
+    /// Listens at `path`. A socket there that nobody answers at gives way; whatever else is there stays, and is an error.
+    pub fn at(path: &Path) -> Result<Self> {
+        // A file that is no socket refuses connections, too.
+        let is_socket = fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket());
+        let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if is_socket && UnixStream::connect(path).is_err_and(refused) {
+            // If it cannot be removed, binding tells why.
+            let _ = fs::remove_file(path);
+        }
+        let listener = UnixListener::bind(path).context("cannot listen on", path.display())?;
+        Ok(Self { path: path.to_owned(), listener })
+    }
+
+    /// The listening socket.
+    pub(super) fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -211,6 +245,13 @@ pub(super) fn connect(name: &str) -> Result<UnixStream> {
     UnixStream::connect(&socket)
         .context("cannot reach the network", name)
         .map_err(|error| error.hint(format!("{} would be its socket; is it running?", socket.display())))
+}
+
+/// Connects to the network that has a socket at `path`.
+pub(super) fn connect_at(path: &Path) -> Result<UnixStream> {
+    UnixStream::connect(path)
+        .context("cannot reach the network at", path.display())
+        .map_err(|error| error.hint("it is the path that pasta was given with -c; is it running?"))
 }
 
 /// The directory of all networks of this user.
@@ -330,6 +371,22 @@ mod tests {
         Place::below(&base, "next", None).expect("a place");
         assert!(!killed.directory.exists());
         assert!(lives.directory.exists());
+    }
+
+    #[test]
+    fn a_chosen_path_is_taken_from_the_dead_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let socket = Socket::at(&path).expect("a free path");
+        let taken = Socket::at(&path).expect_err("taken").to_string();
+        assert!(taken.contains("in use"), "{taken}");
+        drop(socket);
+        assert!(!path.exists());
+        drop(UnixListener::bind(&path).expect("a free path"));
+        Socket::at(&path).expect("its owner is gone");
+        fs::write(&path, "text").expect("a free path");
+        Socket::at(&path).expect_err("no socket");
+        assert_eq!(fs::read_to_string(&path).expect("untouched"), "text");
     }
 
     #[test]

@@ -85,6 +85,11 @@ pub(super) fn outcome(name: &str, reply: &mut Value) -> Result<Value, Error> {
     })
 }
 
+/// What is published, by a network's answer to [`Request::Ports`].
+pub fn listed(answer: &Value) -> Result<Vec<Publish>, Error> {
+    wanted(answer).map_err(|cause| Error::new("cannot understand", "the network's ports", cause))
+}
+
 /// Ports of a network.
 pub(super) fn ports(ports: &[Port]) -> Value {
     json!({"ports": ports.iter().map(port).collect::<Vec<_>>()})

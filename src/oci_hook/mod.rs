@@ -71,7 +71,7 @@ fn create_runtime(
         log: LOG,
     };
     if !is_hidden(process) {
-        return attach::attach(&config, seed, || Ok(|_: &_| Ok(()))).map(drop);
+        return attach::attach(&config, seed, || Ok(|_: &mut _| Ok(()))).map(drop);
     }
     if !bundle.has_hook_inside() {
         return Err(Error::new(

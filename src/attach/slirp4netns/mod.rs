@@ -45,7 +45,7 @@ fn carry_out(mut config: Slirp4netns, seed: u64) -> Result<u8> {
         let api = api_socket.as_deref().map(Api::bind).transpose()?;
         made = api_socket.as_deref();
         container::confine(confinement)?;
-        Ok(move |serving: &Serving| {
+        Ok(move |serving: &mut Serving| {
             api.map_or(Ok(()), |api| api.serve(serving.ports().clone(), guest))?;
             // Whether anybody reads it does not matter.
             let _ = std::io::stdout().write_all(greeting.as_bytes());
