@@ -74,7 +74,7 @@ const FORBIDDEN: &[c_long] = &[
 
 /// What fails: the ways to other processes and namespaces that are also those to what is needed.
 const REFUSED: &[Refusal] = &[
-    // Those that are open already are all that is needed.
+    // Those that are open already are all that is needed; a line to a socket factory would have to be among them.
     Refusal { call: libc::SYS_socket, when: When::Is(libc::AF_UNIX as u32), errno: Errno::EACCES },
     Refusal { call: libc::SYS_socketpair, when: When::Always, errno: Errno::EACCES },
     Refusal { call: libc::SYS_clone, when: When::HasAny(NAMESPACES), errno: Errno::EPERM },

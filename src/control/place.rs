@@ -117,8 +117,7 @@ impl Socket {
     pub fn at(path: &Path) -> Result<Self> {
         // A file that is no socket refuses connections, too.
         let is_socket = fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket());
-        let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        if is_socket && UnixStream::connect(path).is_err_and(refused) {
+        if is_socket && matches!(knock(path), Err(Errno::ECONNREFUSED)) {
             // If it cannot be removed, binding tells why.
             let _ = fs::remove_file(path);
         }
