@@ -317,8 +317,8 @@ pub enum Denial {
     Unreachable,
 }
 
-/// From where the guest's traffic leaves the host, in one family. What goes to the host's loopback over TCP is not
-/// bound to anything.
+/// From where the guest's traffic leaves the host, in one family. What goes to the host's loopback is not bound to
+/// anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
     /// Source address; `None` is the kernel's choice.
@@ -397,6 +397,18 @@ pub struct Rates {
     pub from_guest: Option<Rate>,
 }
 
+/// Where the kernel takes this host's own clients of published TCP ports, past the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Splicing {
+    /// Nowhere: they take the link.
+    #[default]
+    Off,
+    /// To the guest's own address, which is what they come from, too.
+    ToAddress,
+    /// To the guest's loopback, where its private servers are, too. A port that names its guest's address leads there.
+    ToLoopback,
+}
+
 /// Everything the gateway needs to know of its network.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -412,8 +424,10 @@ pub struct Network {
     pub publish: Vec<Publish>,
     /// Addresses that stand for addresses of the host.
     pub aliases: Vec<Alias>,
-    /// Whether the kernel joins loopback clients of published TCP ports with the guest, past the link.
-    pub splice: bool,
+    /// Where loopback clients of published TCP ports are joined with the guest by the kernel.
+    pub splice: Splicing,
+    /// TCP ports will be published beside [`Network::publish`].
+    pub publishes_later: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
     /// Opened parts of the host.
@@ -453,7 +467,8 @@ impl Network {
             mtu: Self::MAX_MTU,
             dns_servers: Vec::new(),
             publish: Vec::new(),
-            splice: false,
+            splice: Splicing::default(),
+            publishes_later: false,
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
             host_access: HostAccess::default(),
@@ -476,8 +491,9 @@ impl Network {
 
     /// Whether sockets are needed that are made inside the guest's network namespace.
     pub fn wants_socket_factory(&self) -> bool {
-        let published = self.publish.iter().any(|publish| publish.transport == Transport::Tcp);
-        (self.splice && published) || !self.loopback_forwards.is_empty()
+        let is_tcp = |publish: &Publish| publish.transport == Transport::Tcp;
+        let published = self.publishes_later || self.publish.iter().any(is_tcp);
+        (self.splice != Splicing::Off && published) || !self.loopback_forwards.is_empty()
     }
 }
 

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
-use crate::control::{self, Place};
+use crate::control::{self, Place, Socket};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
 use crate::io::capture::Capture;
@@ -87,7 +87,7 @@ impl Prepared {
         let ports = Ports::new(team.iter().map(Worker::commands).collect(), first);
         let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
         let threads = start_all(team, loopback, alarm, &alive)?;
-        Ok(Serving { threads, ended, ports, control: None, link: kind })
+        Ok(Serving { threads, ended, ports, control: None, further: None, link: kind })
     }
 }
 
@@ -166,6 +166,7 @@ pub struct Serving {
     ended: PipeReader,
     ports: Ports,
     control: Option<Place>,
+    further: Option<Socket>,
     link: LinkKind,
 }
 
@@ -195,9 +196,11 @@ impl Serving {
         Ok(())
     }
 
-    /// The network's place, if it has one.
-    pub fn place(&self) -> Option<&Place> {
-        self.control.as_ref()
+    /// The same at a path that somebody has chosen.
+    pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
+        control::serve_at(&socket, self.ports.clone())?;
+        self.further = Some(socket);
+        Ok(())
     }
 
     /// The kind of link that was made.
@@ -219,7 +222,7 @@ impl Serving {
         for (stop, _) in &self.threads {
             stop.stop();
         }
-        drop(self.control);
+        drop((self.control, self.further));
         let served = self.threads.into_iter().map(|(_, thread)| {
             let panicked = |_| Err(Error::new("cannot serve", "the guest's network", "a thread panicked"));
             thread.join().unwrap_or_else(panicked)

@@ -77,7 +77,7 @@ Examples:
 
 `rnet run --help` lists all options.
 
-Under the name slirp4netns, or as `rnet slirp4netns ...`, it takes that program's options.";
+Under the names slirp4netns, pasta and pesto, or as `rnet slirp4netns ...`, it takes those programs' options.";
 
 /// What can be done about published ports.
 #[derive(Debug, Subcommand)]
@@ -240,6 +240,10 @@ pub(super) struct AttachArgs {
 
     #[command(flatten)]
     pub(super) traffic: TrafficArgs,
+
+    /// Bring this host's own clients of published TCP ports to the guest over the link, like all others.
+    #[arg(long, help_heading = NETWORK)]
+    pub(super) no_splice: bool,
 
     #[command(flatten)]
     pub(super) network: NetworkArgs,

@@ -14,8 +14,8 @@ use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
 use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
     Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
-    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Publish, RootFs, Setup, Target, Timeouts,
-    Transport, Volume,
+    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Publish, RootFs, Setup, Splicing, Target,
+    Timeouts, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -34,7 +34,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = !args.no_splice;
+    network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), surroundings)?;
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
@@ -61,6 +61,7 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let target = target(&args)?;
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
+    network.splice = splicing(args.no_splice);
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -77,9 +78,14 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
             outlives_target: false,
         },
         name: args.name,
+        memo: None,
         log: Log { level: log_level(&args.log), format: args.log.log_format },
     };
     Ok(Request { config: Box::new(config), notes })
+}
+
+fn splicing(off: bool) -> Splicing {
+    if off { Splicing::Off } else { Splicing::ToAddress }
 }
 
 /// Settles options that come by name.

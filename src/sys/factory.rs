@@ -11,10 +11,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::setsid;
+use nix::sys::stat::Mode;
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use sendfd::SendWithFd;
 
 use super::process::{self, Child};
@@ -142,10 +144,13 @@ fn main(mut socket: UnixStream, enter: impl FnOnce() -> Result<()>) -> u8 {
     }
 }
 
-/// A session of its own, as signals of the terminal are not meant for it; the death signal after the change of
-/// namespaces, which may clear it.
+/// A session of its own, as signals of the terminal are not meant for it; nothing of the caller's is kept busy, who may
+/// wait for the end of a stream; the death signal after the change of namespaces, which may clear it.
 fn confine() -> nix::Result<()> {
     setsid()?;
+    chdir("/")?;
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null))?;
     prctl::set_name(c"rnet-sockets")?;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     prctl::set_no_new_privs()?;

@@ -589,8 +589,9 @@ impl Worker {
     fn execute(&mut self, op: HostOp) {
         match op {
             HostOp::Connect { flow, to } => self.connect(flow, to),
-            HostOp::OpenUdp { flow, family } => {
-                self.open(flow, family, host::open_udp(&self.outbound, family));
+            HostOp::OpenUdp { flow, family, to_loopback } => {
+                let exit = Some(&self.outbound).filter(|_| !to_loopback);
+                self.open(flow, family, host::open_udp(exit, family));
             }
             HostOp::OpenPing { flow, family } => {
                 self.open(flow, family, host::open_ping(&self.outbound, family));
