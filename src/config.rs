@@ -157,8 +157,8 @@ impl Ipv4Plan {
         })
     }
 
-    /// The same with the guest at `address`; who has it in this plan goes to where the guest was. `None` if that is not the
-    /// address of a station of the subnet.
+    /// The same with the guest at `address`; who has it in this plan goes to where the guest was. `None` if that is not
+    /// the address of a station of the subnet.
     pub fn with_guest(self, address: Ipv4Addr) -> Option<Self> {
         let Self { subnet, guest, .. } = self;
         let elsewhere = |own: Ipv4Addr| if own == address { guest } else { own };

@@ -1,6 +1,7 @@
 //! `rnet pesto`: the ports of a network that runs under the name pasta, changed through its control socket.
 //!
-//! What is there already is not asked for, and of what shall go all goes that is there, before what was not there is told.
+//! What is there already is not asked for, and of what shall go all goes that is there, before what was not there is
+//! told.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

@@ -49,8 +49,9 @@ impl Prepared {
         self.resolver.conf()
     }
 
-    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with sockets
-    /// from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any more.
+    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with
+    /// sockets from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any
+    /// more.
     pub fn serve(
         self,
         network: &Network,

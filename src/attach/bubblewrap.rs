@@ -12,7 +12,8 @@ use crate::error::{Context, Error, Result};
 /// Longest text that is read, in bytes; bubblewrap writes some two hundred.
 const MAX_INFO_BYTES: usize = 16 * 1024;
 
-/// The process id of the sandbox, as soon as `info` has told it. The other end need not be closed. A signal ends the wait.
+/// The process id of the sandbox, as soon as `info` has told it. The other end need not be closed. A signal ends the
+/// wait.
 pub(super) fn child(info: OwnedFd, signals: &Signals) -> Result<i32> {
     const WHAT: &str = "bubblewrap's --info-fd";
     let mut info = File::from(info);

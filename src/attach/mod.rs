@@ -54,8 +54,8 @@ where
 }
 
 /// As [`attach`] in the background, for a process whose namespaces are closed to everybody outside: the network starts
-/// once somebody inside hands them over ([`container::hand_over`], with the network's name). On return that can be done,
-/// and ports are listened on. What is wrong afterwards, the one inside is told.
+/// once somebody inside hands them over ([`container::hand_over`], with the network's name). On return that can be
+/// done, and ports are listened on. What is wrong afterwards, the one inside is told.
 pub fn await_guest(config: &Attach, seed: u64, process: i32) -> Result<()> {
     process::close_all_but(&[]);
     let watch = container::watch_process(process)?;

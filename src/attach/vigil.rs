@@ -33,7 +33,8 @@ impl Signals {
         SignalFd::with_flags(&set, flags).map(Self).context("cannot create", "signalfd")
     }
 
-    /// Waits until something can be read from `awaited`, which messages call `what`. That a signal came first is an error.
+    /// Waits until something can be read from `awaited`, which messages call `what`. That a signal came first is an
+    /// error.
     pub(super) fn wait_beside(&self, awaited: &impl AsFd, what: &str) -> Result<()> {
         loop {
             let polled = [awaited.as_fd(), self.as_fd()];
@@ -67,8 +68,8 @@ pub(super) enum Watch {
 }
 
 impl Watch {
-    /// Watches the network namespace at `path`, which must exist. For one below /proc that is its process; `None` if there
-    /// is none to watch, as for one of our own descriptors.
+    /// Watches the network namespace at `path`, which must exist. For one below /proc that is its process; `None` if
+    /// there is none to watch, as for one of our own descriptors.
     pub(super) fn path(path: &Path) -> Result<Option<Self>> {
         let Ok(below) = path.strip_prefix("/proc") else {
             return PathWatch::new(path).map(|watch| Some(Self::Path(watch)));

@@ -1,9 +1,9 @@
 //! `rnet cni`: rnet as a network plugin (CNI specification 0.4.0, 1.0.0 and 1.1.0), for nerdctl, Nomad, Kubernetes and
 //! podman's CNI backend.
 //!
-//! `request` understands the call and `answer` composes what is printed, both pure; here it is carried out. ADD starts one
-//! network in the background, which ends by DEL, by GC or with its namespace. All that is remembered is in the network's
-//! own directory (see [`crate::control`]).
+//! `request` understands the call and `answer` composes what is printed, both pure; here it is carried out. ADD starts
+//! one network in the background, which ends by DEL, by GC or with its namespace. All that is remembered is in the
+//! network's own directory (see [`crate::control`]).
 
 mod answer;
 mod request;
@@ -32,8 +32,8 @@ use crate::sys::netlink::{self, Route};
 /// Longest configuration, in bytes.
 const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Carries out the call that the environment and standard input describe, and prints the answer; the exit status. `seed`
-/// feeds the gateway's random choices. No thread may have been started before.
+/// Carries out the call that the environment and standard input describe, and prints the answer; the exit status.
+/// `seed` feeds the gateway's random choices. No thread may have been started before.
 pub fn cni(surroundings: &Surroundings, seed: u64) -> Result<u8> {
     log::init(LOG);
     let environment = Environment::new(&surroundings.env);

@@ -2,8 +2,8 @@
 //!
 //! A gateway reads what strangers send. Should one of them ever take it over, he finds no files but `/etc` and `/run`,
 //! read-only (the resolver's file is followed there). Read-only does not keep from connecting to a socket below `/run`,
-//! such as a message bus, nor does a file system from abstract ones: that the filter of system calls does, which makes no
-//! unix sockets any more, and starts and reaches no other process.
+//! such as a message bus, nor does a file system from abstract ones: that the filter of system calls does, which makes
+//! no unix sockets any more, and starts and reaches no other process.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! The way out of namespaces that are closed to everybody outside: some runtimes hide their containers' processes
 //! (prctl(2), PR_SET_DUMPABLE), and let hooks into the namespaces instead.
 //!
-//! Outside a [`Door`] is waited at, a socket in a directory of ours. The one inside comes to it ([`hand_over`]), passes on
-//! the descriptor of its network namespace, and is told how it went.
+//! Outside a [`Door`] is waited at, a socket in a directory of ours. The one inside comes to it ([`hand_over`]), passes
+//! on the descriptor of its network namespace, and is told how it went.
 
 use std::fs::{self, File};
 use std::io;
@@ -43,8 +43,8 @@ impl Door {
     }
 
     /// What `enter` makes of the namespaces of the first for whom it succeeds. The others are told why not, and have no
-    /// other consequence. Waits for as long as `process` lives (a descriptor of [`super::watch_process`]) and nothing can be
-    /// read from `signals`.
+    /// other consequence. Waits for as long as `process` lives (a descriptor of [`super::watch_process`]) and nothing
+    /// can be read from `signals`.
     pub fn admit<T>(
         self,
         process: &OwnedFd,

@@ -5,9 +5,9 @@
 //! a socket pair. [`Running`] then starts the command, passes signals on and knows its exit status. However
 //! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
 //!
-//! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in the
-//! background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside. [`confine`] takes
-//! from rnet itself what serving a network does not need.
+//! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in
+//! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
+//! [`confine`] takes from rnet itself what serving a network does not need.
 //!
 //! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
 

@@ -1,9 +1,9 @@
 //! Where the control sockets are: `$XDG_RUNTIME_DIR/rnet/NAME/control`.
 //!
-//! Without that variable it is `/run/user/UID/rnet/NAME/control`, and without that directory `/tmp/rnet-UID/NAME/control`.
-//! The directory of all networks must be ours alone. What a network that was killed has left is removed by the next one
-//! that starts. A network may have a
-//! further socket, at a path that somebody has chosen: [`Socket`].
+//! Without that variable it is `/run/user/UID/rnet/NAME/control`, and without that directory
+//! `/tmp/rnet-UID/NAME/control`. The directory of all networks must be ours alone. What a network that was killed has
+//! left is removed by the next one that starts. A network may have a further socket, at a path that somebody has
+//! chosen: [`Socket`].
 
 use std::env;
 use std::ffi::OsStr;
@@ -113,7 +113,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Listens at `path`. A socket there that nobody answers at gives way; whatever else is there stays, and is an error.
+    /// Listens at `path`. A socket there that nobody answers at gives way; whatever else is there stays, and is an
+    /// error.
     pub fn at(path: &Path) -> Result<Self> {
         // A file that is no socket refuses connections, too.
         let is_socket = fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket());
@@ -327,7 +328,8 @@ fn is_left_over(directory: &Path) -> bool {
     matches!(knock(&directory.join(SOCKET)), Err(Errno::ECONNREFUSED | Errno::ENOENT))
 }
 
-/// Connects to whoever listens at `path` without waiting for him, as he may be stopped: EAGAIN if too many wait already.
+/// Connects to whoever listens at `path` without waiting for him, as he may be stopped: EAGAIN if too many wait
+/// already.
 fn knock(path: &Path) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;

@@ -8,8 +8,8 @@
 //! | `{"execute": "flows"}` | `{"flows": N, "described": [FLOW...], "counters": {...}}` |
 //!
 //! WANTED has `transport`, `guest_port` and, where they matter, `host_addr`, `host_port`, `host_interface` and
-//! `guest_addr`; PORT also the `number` and the `addresses` that it listens on. A failure is `{"error": {"text": ...}}`.
-//! Members that are not known are ignored.
+//! `guest_addr`; PORT also the `number` and the `addresses` that it listens on. A failure is `{"error": {"text":
+//! ...}}`. Members that are not known are ignored.
 
 use std::net::IpAddr;
 use std::str::FromStr;

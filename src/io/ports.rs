@@ -85,8 +85,8 @@ impl Ports {
         self.table().ports.clone()
     }
 
-    /// Publishes all of `wanted`, or none if one fails. What is published already is left as it is and counts as done, but
-    /// for ports whose number the kernel chooses: they are always new.
+    /// Publishes all of `wanted`, or none if one fails. What is published already is left as it is and counts as done,
+    /// but for ports whose number the kernel chooses: they are always new.
     pub fn add(&self, wanted: &[Publish]) -> Result<Vec<Port>> {
         let mut table = self.table();
         let mut bound = Vec::new();
@@ -121,8 +121,8 @@ impl Ports {
         Ok(done)
     }
 
-    /// Closes the listeners of all that is meant by `unwanted`; what was not published is an error, and nothing is closed
-    /// then. Established connections stay.
+    /// Closes the listeners of all that is meant by `unwanted`; what was not published is an error, and nothing is
+    /// closed then. Established connections stay.
     pub fn remove(&self, unwanted: &[Publish]) -> Result<()> {
         let numbers: Vec<PortNumber> = {
             let table = self.table();

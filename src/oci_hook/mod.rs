@@ -1,9 +1,10 @@
-//! `rnet oci-hook`: a network for the containers of any OCI runtime (runtime specification 1.2, "POSIX-platform Hooks").
+//! `rnet oci-hook`: a network for the containers of any OCI runtime (runtime specification 1.2, "POSIX-platform
+//! Hooks").
 //!
-//! *createRuntime* starts the network in the background and returns when it stands. Where the runtime hides the container's
-//! process (crun and youki without root), it only prepares the network, and *createContainer*, which runs inside, hands the
-//! namespace over ([`crate::attach::await_guest`]). The network ends with the container's first process; *poststop* makes
-//! sure of it. An error of any of them ends the container.
+//! *createRuntime* starts the network in the background and returns when it stands. Where the runtime hides the
+//! container's process (crun and youki without root), it only prepares the network, and *createContainer*, which runs
+//! inside, hands the namespace over ([`crate::attach::await_guest`]). The network ends with the container's first
+//! process; *poststop* makes sure of it. An error of any of them ends the container.
 
 mod state;
 
@@ -23,8 +24,8 @@ use crate::sys::netlink::Route;
 /// Longest state, and longest `config.json`, in bytes.
 const MAX_TEXT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Does what a runtime asks for at `call`'s stage, or without one at the stage that its state shows; the exit status, which
-/// is 0. `seed` feeds the gateway's random choices.
+/// Does what a runtime asks for at `call`'s stage, or without one at the stage that its state shows; the exit status,
+/// which is 0. `seed` feeds the gateway's random choices.
 pub fn hook(call: &HookCall, surroundings: &Surroundings, seed: u64) -> Result<u8> {
     const STATE: &str = "the container's state on standard input";
     log::init(LOG);

@@ -1,9 +1,9 @@
 //! What a runtime tells its hooks (OCI runtime specification 1.2, "State" and "POSIX-platform Hooks"), and what the
 //! container's annotations ask for; pure.
 //!
-//! Annotations are those of the state, or of the bundle's `config.json` where the state has none of that name. Only those
-//! that begin with the hook's prefix count, and of these none may be unknown: a misspelt one would leave something open, or
-//! closed.
+//! Annotations are those of the state, or of the bundle's `config.json` where the state has none of that name. Only
+//! those that begin with the hook's prefix count, and of these none may be unknown: a misspelt one would leave
+//! something open, or closed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ pub(super) struct State {
     pub(super) id: String,
     /// `creating`, `created`, `running` or `stopped`.
     pub(super) status: String,
-    /// The container's first process; absent once it is gone. Inside its own namespaces it is 1, or 0 for some runtimes.
+    /// The container's first process; absent once it is gone. Inside its own namespaces it is 1, or 0 for some
+    /// runtimes.
     pub(super) pid: Option<i32>,
     /// Directory of the container's `config.json`.
     pub(super) bundle: PathBuf,

@@ -43,8 +43,8 @@ pub struct LinkFd {
     pub notes: Vec<String>,
 }
 
-/// Makes the guest's interface and configures it as [`LinkSpec::setup`] says. Only a TAP with offloads has more than one queue. An
-/// IPv6 that the kernel does not have is a note.
+/// Makes the guest's interface and configures it as [`LinkSpec::setup`] says. Only a TAP with offloads has more than
+/// one queue. An IPv6 that the kernel does not have is a note.
 ///
 /// Runs in the guest's user and network namespaces, while a `/proc` is mounted.
 pub fn create(spec: &LinkSpec, network: &Network) -> Result<LinkFd> {

@@ -90,8 +90,8 @@ pub(crate) enum When {
     HasAny(u32),
 }
 
-/// Of `struct seccomp_data` (seccomp(2)): where the number of the system call is, the architecture, and the lower half of
-/// the first argument.
+/// Of `struct seccomp_data` (seccomp(2)): where the number of the system call is, the architecture, and the lower half
+/// of the first argument.
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 const ARGUMENT_AT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
@@ -119,8 +119,8 @@ const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// From now on each of `calls` (`SYS_*`) ends this process, and what `refusals` say fails, in threads started later too.
-/// Needs PR_SET_NO_NEW_PRIVS.
+/// From now on each of `calls` (`SYS_*`) ends this process, and what `refusals` say fails, in threads started later
+/// too. Needs PR_SET_NO_NEW_PRIVS.
 pub(crate) fn forbid_calls(calls: &[c_long], refusals: &[Refusal]) -> nix::Result<()> {
     let mut program = forbidding(calls, refusals);
     let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;

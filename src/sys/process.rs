@@ -166,7 +166,8 @@ pub(crate) fn signal(process: BorrowedFd<'_>, signal: c_int) -> nix::Result<()> 
     Errno::result(sent).map(drop)
 }
 
-/// A descriptor of any process (pidfd_open(2), Linux 5.3): readable once it has ended. ESRCH if there is none, EINVAL if
+/// A descriptor of any process (pidfd_open(2), Linux 5.3): readable once it has ended. ESRCH if there is none, EINVAL
+/// if
 /// `pid` is a thread other than a process's first.
 pub(crate) fn watch(pid: Pid) -> nix::Result<OwnedFd> {
     // SAFETY: takes no pointers.

@@ -33,7 +33,8 @@ pub(crate) fn receive<const N: usize>(
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = size_of::<Control<N>>() as _;
-    // SAFETY: the message describes `bytes` and `control`, both writable and as long as it says, which outlive the call.
+    // SAFETY: the message describes `bytes` and `control`, both writable and as long as it says, which outlive the
+    // call.
     let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
     let len = usize::try_from(Errno::result(len)?).unwrap_or_default();
     let Control { header, fds } = control;

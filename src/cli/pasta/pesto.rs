@@ -1,7 +1,8 @@
 //! The command line of pesto(1), which changes the ports of a network that runs under the name pasta.
 //!
-//! `-t` and `-u` are written as pasta's. In front of the first `-A` or `-D` they say what there shall be, behind one what
-//! is added or deleted. Ports of the guest's loopback (`-T`, `-U`) stand while the network runs, and so do the words
+//! `-t` and `-u` are written as pasta's. In front of the first `-A` or `-D` they say what there shall be, behind one
+//! what is added or deleted. Ports of the guest's loopback (`-T`, `-U`) stand while the network runs, and so do the
+//! words
 //! `auto` and, as what can be had changes, exclusions alone: they are refused.
 
 use std::ffi::{OsStr, OsString};

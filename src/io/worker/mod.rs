@@ -5,8 +5,8 @@
 //! edge-triggered, so readiness is remembered until a call says `WouldBlock`; whoever ran out of budget stays on a
 //! list and the next poll does not wait.
 //!
-//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts. A link whose
-//! rate is limited is left alone until it may be used again, in either direction.
+//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts. A link
+//! whose rate is limited is left alone until it may be used again, in either direction.
 //!
 //! A link with several queues has a worker for each: a [`Worker::team`], whose members share nothing. A flow belongs
 //! to one of them, which every worker can tell from a packet; what another one gets of it is handed over. As the owner
@@ -154,8 +154,9 @@ enum Outcome {
 }
 
 impl Worker {
-    /// The workers of `network`, one for each of `queues`, the queues of one link to the guest's station `mac`, if that is
-    /// known. Each wants a thread. `resolver` knows the host's DNS servers, which count unless the network names its own.
+    /// The workers of `network`, one for each of `queues`, the queues of one link to the guest's station `mac`, if that
+    /// is known. Each wants a thread. `resolver` knows the host's DNS servers, which count unless the network names its
+    /// own.
     /// `seed` feeds the gateways' random choices.
     pub fn team(
         network: Network,
