@@ -14,6 +14,7 @@ unlike pasta rootlesskits_question_is_answered "version 2023-03 has no --host-lo
 unlike pasta a_mapping_may_be_switched_off "version 2023-03 has no --map-host-loopback"
 unlike pasta a_port_in_use_is_told_in_the_words_that_are_looked_for "version 2023-03 does not say which option"
 unlike pasta buildahs_path_below_proc_works "version 2023-03 stays when the process of the path has ended"
+unlike pasta what_is_sent_to_the_loopback_before_the_end_arrives "it ends with the command, and what it still held is lost"
 unlike pasta frames_are_recorded "version 2023-03 does not come to an end there"
 unlike pasta ranges_and_translations_reach_the_guest "version 2023-03 accepts before its guest listens and holds on"
 
@@ -248,6 +249,34 @@ play_ports_of_the_guests_loopback_lead_to_the_hosts() {
     timeout 20 "$PROGRAM" --config-net -t none -u none -T 7002 -U none "$SPACE"
     has "$(asks 127.0.0.1 7002 in_space)" "loopback 127.0.0.1"
     refuses asks 127.0.0.1 7003 in_space >/dev/null
+}
+
+play_a_descriptor_names_the_namespace() {
+    answers 127.0.0.1 7002 loopback
+    space
+    timeout 20 "$PROGRAM" --config-net -t none -u none -T 7002 -U none --userns "/proc/$SPACE/ns/user" \
+        --netns /proc/self/fd/5 5<"/proc/$SPACE/ns/net"
+    has "$(asks 127.0.0.1 7002 in_space)" "loopback 127.0.0.1"
+}
+
+play_what_is_sent_to_the_loopback_before_the_end_arrives() {
+    # Nothing is taken before the command has filled all buffers on the way, and then most of it after its end.
+    python3 -c 'import os, socket, time
+listener = socket.create_server(("127.0.0.1", 7002)); open("listens", "w")
+stream = listener.accept()[0]
+while not os.path.exists("filled"): time.sleep(0.01)
+slowly = lambda: (time.sleep(0.002), stream.recv(1 << 16))[1]
+print(len(b"".join(iter(slowly, b""))))' >count &
+    local reader=$!
+    becomes test -e listens
+    # shellcheck disable=SC2016
+    "$PROGRAM" --config-net -t none -u none -T 7002 -U none -- sh -c 'python3 -c "$1" && touch filled' sh \
+        'import select, socket
+stream = socket.create_connection(("127.0.0.1", 7002)); stream.setblocking(False); sent = 0
+while select.select([], [stream], [], 0.5)[1]: sent += stream.send(b"w" * 65536)
+open("sent", "w").write(str(sent))'
+    wait "$reader"
+    is "$(cat count)" "$(cat sent)"
 }
 
 play_streams_are_released_with_ports_of_the_guests_loopback_too() {

@@ -42,6 +42,7 @@ over_any_link![
     factory_has_no_rights,
     factory_ends_with_the_container,
     without_its_factory_clients_take_the_link,
+    a_moment_without_descriptors_passes,
     nothing_is_made_for_nobody,
 ];
 
@@ -351,6 +352,34 @@ fn without_its_factory_clients_take_the_link(host: &Host) {
     wait_for("a word about it", || guest.stderr().contains("socket factory is gone").then_some(()));
     assert_echo(&dial(host));
     wait_for_client(&guest, "10.0.2.2");
+}
+
+fn a_moment_without_descriptors_passes(host: &Host) {
+    const CLIENTS: usize = 24;
+    let guest = serve(host, &["-p", "8080:80"], "80");
+    assert_echo(&dial(host));
+    // Each client takes one, and the sockets that the factory sends in the place of those used up find no room.
+    limit_fds(host, &guest, &(open_fds(guest.pid()) + CLIENTS).to_string());
+    let clients: Vec<_> = (0..CLIENTS).map(|_| dial(host)).collect();
+    clients[..CLIENTS / 2].iter().for_each(assert_echo);
+    drop(clients);
+    limit_fds(host, &guest, "");
+    let spliced = || guest.stdout().lines().filter(|line| *line == "client 10.0.2.100").count();
+    let before = spliced();
+    let clients: Vec<_> = (0..50).map(|_| dial(host)).collect();
+    clients.iter().for_each(assert_echo);
+    wait_for("spliced clients", || (spliced() >= before + 50).then_some(()));
+    assert!(!guest.stderr().contains("socket factory is gone"), "{}", guest.stderr());
+}
+
+/// Sets how many descriptors rnet may have; nothing is what it may have at most.
+fn limit_fds(host: &Host, guest: &Process, soft: &str) {
+    let hard = std::fs::read_to_string(format!("/proc/{}/limits", guest.pid())).expect("it runs");
+    let hard = hard.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+    let hard = hard.split_whitespace().nth(1).expect("a hard limit");
+    let soft = if soft.is_empty() { hard } else { soft };
+    let (pid, limit) = (guest.pid().to_string(), format!("--nofile={soft}:{hard}"));
+    host.start_as_user(&["prlimit", "--pid", &pid, &limit]).wait().success();
 }
 
 fn nothing_is_made_for_nobody(host: &Host) {
