@@ -523,6 +523,41 @@ pub struct Volume {
     pub read_only: bool,
 }
 
+/// A directory in memory, empty at first; devices do not work there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// Most that it holds, as the kernel takes it (tmpfs(5)): bytes, also with `k`, `m` or `g`, or `%` of the memory;
+    /// `None` is half of the memory.
+    pub size: Option<String>,
+    /// Most files and directories; `None` is the kernel's choice.
+    pub inodes: Option<u64>,
+    /// Permission bits of its top.
+    pub mode: u32,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Programs can be executed from there.
+    pub executable: bool,
+    /// Set-user-ID and set-group-ID bits count there.
+    pub set_id: bool,
+}
+
+impl Tmpfs {
+    /// One as docker makes it: for everybody to write to, nothing executable.
+    pub fn at(target: PathBuf) -> Self {
+        Self {
+            target,
+            size: None,
+            inodes: None,
+            mode: 0o1777,
+            read_only: false,
+            executable: false,
+            set_id: false,
+        }
+    }
+}
+
 /// What runs, and in what surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
@@ -536,8 +571,12 @@ pub struct Container {
     pub workdir: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
-    /// Bind mounts, in order.
+    /// Bind mounts. What lies below another mount's target is mounted after that.
     pub volumes: Vec<Volume>,
+    /// Directories in memory; the same holds for them.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Refuse writes to the root filesystem, but for `/tmp`, `/dev`, volumes and directories in memory.
+    pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
 }

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rnet::config::{Container, EtcFiles, Ipv4Plan, LinkKind, LinkSpec, Network, RootFs, Setup, Volume};
+use rnet::config::{
+    Container, EtcFiles, Ipv4Plan, LinkKind, LinkSpec, Network, RootFs, Setup, Tmpfs, Volume,
+};
 use rnet::container::{Launch, launch};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -32,6 +34,8 @@ const TESTS: &[(&str, Test)] = &[
     ("dangling_links_stay_inside", dangling_links_stay_inside),
     ("missing_mount_point_is_named", missing_mount_point_is_named),
     ("volumes_are_bound_and_read_only_holds", volumes_are_bound_and_read_only_holds),
+    ("read_only_root_refuses_writes", read_only_root_refuses_writes),
+    ("memory_is_mounted_with_its_limits", memory_is_mounted_with_its_limits),
     ("init_reaps_and_reports", init_reaps_and_reports),
     ("copy_of_the_host_forgets_its_writes", copy_of_the_host_forgets_its_writes),
 ];
@@ -136,6 +140,30 @@ fn volumes_are_bound_and_read_only_holds(rootfs: &Path) -> Outcome {
     expect(&out, 125, "")?;
     assert!(String::from_utf8_lossy(&out.stderr).contains("/no/such/source"), "{out:?}");
     Ok(())
+}
+
+fn read_only_root_refuses_writes(rootfs: &Path) -> Outcome {
+    let host = tempfile::tempdir()?;
+    let volume = format!("{}:/a", path(host.path()));
+    let script = "for f in /x /bin/x /etc/hosts; do touch $f 2>/dev/null || echo refused; done
+        touch /tmp/x /dev/shm/x /a/x /a/b/x && grep -c . /etc/resolv.conf";
+    let options = ["--read-only", "-v", &volume, "--tmpfs", "/a/b", "--", "sh", "-c", script];
+    expect(
+        &run(&[&[path(rootfs).as_str()], options.as_slice()].concat())?,
+        0,
+        "refused\nrefused\nrefused\n1\n",
+    )?;
+    assert_eq!(listing(host.path())?, ["b", "x"]);
+    let script =
+        "touch /usr/bin/x /x /etc/x 2>/dev/null; test -e /usr/bin/x -o -e /x -o -e /etc/x || touch /tmp/x";
+    expect(&run(&["/", "--read-only", "--", "sh", "-c", script])?, 0, "")
+}
+
+fn memory_is_mounted_with_its_limits(rootfs: &Path) -> Outcome {
+    let script = "grep -o ' /m tmpfs [a-z,]*' /proc/mounts; grep -c 'size=64k' /proc/mounts; \
+        cat /bin/busybox >/m/big 2>/dev/null || echo full";
+    let out = run(&[&path(rootfs), "--tmpfs", "/m", "--", "sh", "-c", script])?;
+    expect(&out, 0, " /m tmpfs rw,nosuid,nodev,noexec,relatime,size\n1\nfull\n")
 }
 
 fn init_reaps_and_reports(rootfs: &Path) -> Outcome {
@@ -282,15 +310,17 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `ROOT [--init] [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
+/// `ROOT [--init] [--read-only] [-v SOURCE:TARGET[:ro]]... [--tmpfs TARGET]... -- COMMAND...`; a tmpfs holds 64 KiB.
 fn play_launcher(arguments: &[String]) -> ExitCode {
     let mut arguments = arguments.iter();
     let root = arguments.next().map_or("/", String::as_str);
     let rootfs = if root == "/" { RootFs::HostCopy } else { RootFs::Directory(root.into()) };
-    let (mut volumes, mut init) = (Vec::new(), false);
+    let (mut volumes, mut tmpfs, mut init, mut read_only) = (Vec::new(), Vec::new(), false, false);
     while let Some(option) = arguments.next().filter(|argument| *argument != "--") {
         match option.as_str() {
             "--init" => init = true,
+            "--read-only" => read_only = true,
+            "--tmpfs" => tmpfs.extend(arguments.next().map(|target| memory(target))),
             _ => volumes.extend(arguments.next().map(|text| volume(text))),
         }
     }
@@ -301,6 +331,8 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         workdir: None,
         hostname: "box".into(),
         volumes,
+        tmpfs,
+        read_only,
         init,
     };
     match supervise(&container) {
@@ -316,6 +348,10 @@ fn volume(text: &str) -> Volume {
     let mut parts = text.split(':');
     let mut part = || parts.next().unwrap_or_default();
     Volume { source: part().into(), target: part().into(), read_only: part() == "ro" }
+}
+
+fn memory(target: &str) -> Tmpfs {
+    Tmpfs { size: Some("64k".into()), ..Tmpfs::at(target.into()) }
 }
 
 fn supervise(container: &Container) -> rnet::error::Result<u8> {

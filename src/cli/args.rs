@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::mounts::{self, MountSpec};
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
-use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
+use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
 
 /// Give a process its own network, without root.
 #[derive(Debug, Parser)]
@@ -169,6 +170,19 @@ pub(super) struct RunArgs {
     /// Bind a file or directory of the host into the container: SRC:DST[:ro|rw]. Repeatable.
     #[arg(short, long, value_name = "SRC:DST", value_parser = os(values::volume), help_heading = CONTAINER)]
     pub(super) volume: Vec<VolumeSpec>,
+
+    /// Mount a file or directory of the host (type=bind,source=SRC,target=DST[,readonly]) or memory
+    /// (type=tmpfs,target=DST[,tmpfs-size=BYTES][,tmpfs-mode=MODE]). Repeatable.
+    #[arg(long, value_name = "FIELDS", value_parser = mounts::mount, help_heading = CONTAINER)]
+    pub(super) mount: Vec<MountSpec>,
+
+    /// Mount an empty directory in memory: DST[:OPTIONS], such as /cache:size=64m,mode=755,exec. Repeatable.
+    #[arg(long, value_name = "DST", value_parser = mounts::tmpfs, help_heading = CONTAINER)]
+    pub(super) tmpfs: Vec<Tmpfs>,
+
+    /// Refuse writes to the root filesystem; /tmp, /dev, volumes and --tmpfs stay as they are.
+    #[arg(long, help_heading = CONTAINER)]
+    pub(super) read_only: bool,
 
     /// Set a variable for the command, or take it over from here (NAME alone). Repeatable.
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = os(values::env), help_heading = CONTAINER)]

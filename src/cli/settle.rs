@@ -1,6 +1,6 @@
 //! Options and surroundings together become a [`Config`]: defaults, and what only shows across options.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
@@ -9,13 +9,14 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
+use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
 use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
     Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
     MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Publish, RootFs, Setup, Target, Timeouts,
-    Transport, Volume,
+    Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -41,13 +42,16 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         RootFs::HostCopy => surroundings.hostname.clone(),
         RootFs::Directory(_) | RootFs::Empty => random_hostname(surroundings),
     });
+    let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
     let container = Container {
         command: command(words.collect(), &rootfs, surroundings),
         env: environment(&rootfs, &hostname, args.env, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
-        volumes: args.volume.into_iter().map(|spec| volume(spec, surroundings)).collect(),
+        volumes,
+        tmpfs,
+        read_only: args.read_only,
         init: args.init,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
@@ -128,6 +132,8 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         workdir: None,
         hostname,
         volumes: Vec::new(),
+        tmpfs: Vec::new(),
+        read_only: false,
         init: false,
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
@@ -360,6 +366,29 @@ fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
     // The root has no parent, so `/..` is `/` whatever the file system holds.
     let only_root = path.components().all(|part| matches!(part, Component::RootDir | Component::ParentDir));
     if only_root { PathBuf::from("/") } else { path }
+}
+
+/// What is mounted besides the root; no two on one place.
+fn mounts(
+    volumes: Vec<VolumeSpec>,
+    mounts: Vec<MountSpec>,
+    mut tmpfs: Vec<Tmpfs>,
+    surroundings: &Surroundings,
+) -> Result<(Vec<Volume>, Vec<Tmpfs>), String> {
+    let mut volumes: Vec<Volume> = volumes.into_iter().map(|spec| volume(spec, surroundings)).collect();
+    for mount in mounts {
+        match mount {
+            MountSpec::Bind(spec) => volumes.push(volume(spec, surroundings)),
+            MountSpec::Tmpfs(memory) => tmpfs.push(memory),
+        }
+    }
+    let mut taken = HashSet::new();
+    let mut targets =
+        volumes.iter().map(|volume| &volume.target).chain(tmpfs.iter().map(|tmpfs| &tmpfs.target));
+    match targets.find(|target| !taken.insert(*target)) {
+        Some(target) => Err(format!("--volume, --mount and --tmpfs name {} twice", target.display())),
+        None => Ok((volumes, tmpfs)),
+    }
 }
 
 fn volume(spec: VolumeSpec, surroundings: &Surroundings) -> Volume {

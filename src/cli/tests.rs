@@ -74,6 +74,18 @@ fn the_hosts_root_keeps_the_callers_environment_and_name() {
 }
 
 #[test]
+fn mounts_of_every_spelling_come_together_once_each() {
+    let words = "run --read-only -v ./x:/v --mount type=bind,src=y,dst=/m --tmpfs /t --mount type=tmpfs,dst=/n / true";
+    let container = container(words);
+    let sources: Vec<_> = container.volumes.iter().map(|volume| volume.source.as_path()).collect();
+    assert_eq!(sources, [Path::new("/home/me/x"), Path::new("/home/me/y")]);
+    let targets: Vec<_> = container.tmpfs.iter().map(|tmpfs| tmpfs.target.as_path()).collect();
+    assert_eq!(targets, [Path::new("/t"), Path::new("/n")]);
+    assert!(container.read_only);
+    assert!(refusal("run -v /a:/x --tmpfs /x/ / true").contains("/x"));
+}
+
+#[test]
 fn short_options_mean_what_docker_means() {
     let config = config("run -it --rm -h web -w /srv -v ./x:/srv:ro -e K=V -q / true");
     let container = &config.container;

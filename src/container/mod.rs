@@ -131,6 +131,10 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
         }),
         config::RootFs::Empty => Root::Empty,
     };
+    let mounts_below = match &root {
+        Root::Directory(path) if container.read_only => hostcopy::mounts_below(path)?,
+        _ => Vec::new(),
+    };
     let sources = container.volumes.iter().map(|volume| existing_source(&volume.source));
     Ok(Survey {
         root,
@@ -138,6 +142,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
         privileged: userns::caller_is_root(),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
+        mounts_below,
     })
 }
 

@@ -27,13 +27,15 @@ const NOTHING: Option<&str> = None;
 
 /// Performs `steps`; `note` hears of what could not be had but is no reason to give up.
 pub(super) fn run(steps: &[Step], note: impl FnMut(String)) -> Result<()> {
-    let mut interpreter = Interpreter { host: None, note };
+    let mut interpreter = Interpreter { host: None, to_seal: Vec::new(), note };
     steps.iter().try_for_each(|step| interpreter.perform(step))
 }
 
 struct Interpreter<N> {
     /// The host's root, until it is left.
     host: Option<OwnedFd>,
+    /// Mounts that become read-only.
+    to_seal: Vec<Tree>,
     note: N,
 }
 
@@ -59,6 +61,15 @@ impl<N: FnMut(String)> Interpreter<N> {
             Step::Bind(bind) => self.bind(bind),
             Step::Overlay(overlay) => self.overlay(overlay),
             Step::Mask(path) => mask(path).context("cannot hide", path.display()),
+            Step::Hold(path) => {
+                self.to_seal.push(Tree::existing(path).context("cannot open mount", path.display())?);
+                Ok(())
+            }
+            Step::Seal => {
+                let mut held = self.to_seal.drain(..);
+                held.try_for_each(|tree| tree.read_only(false))
+                    .context("cannot make read-only", "root filesystem")
+            }
             Step::Unmount(path) => {
                 umount2(path, MntFlags::MNT_DETACH).context("cannot unmount", path.display())
             }
@@ -98,7 +109,8 @@ impl<N: FnMut(String)> Interpreter<N> {
     fn mount(&mut self, wanted: &Mount) -> Result<()> {
         let Mount { fstype, flags, data, .. } = wanted;
         let target = mount_point(&wanted.target, Kind::Directory)?;
-        let done = mount(Some(*fstype), &target, Some(*fstype), *flags, Some(*data)).map_err(io::Error::from);
+        let done =
+            mount(Some(*fstype), &target, Some(*fstype), *flags, Some(&**data)).map_err(io::Error::from);
         let (Err(cause), Some(source)) = (&done, &wanted.instead) else {
             return done.context("cannot mount", format!("{fstype} on {}", target.display()));
         };
