@@ -506,10 +506,21 @@ impl std::fmt::Display for LinkKind {
 pub enum RootFs {
     /// A directory; the command's writes go there.
     Directory(PathBuf),
+    /// Directories on top of each other; writes go elsewhere.
+    Overlay(Overlay),
     /// The host's own root, copy-on-write: writes vanish with the container.
     HostCopy,
     /// An empty tmpfs that holds only the volumes.
     Empty,
+}
+
+/// A copy-on-write view of directories.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one.
+    pub lower: Vec<PathBuf>,
+    /// Where writes are kept, absolute; made if missing. `None` forgets them.
+    pub kept: Option<PathBuf>,
 }
 
 /// A bind mount from the host.

@@ -31,6 +31,8 @@ fn help_names_every_option() {
         "--mount",
         "--tmpfs",
         "--read-only",
+        "--overlay",
+        "--lower",
         "--init",
         "--mtu",
         "--cidr",

@@ -171,6 +171,22 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "SRC:DST", value_parser = os(values::volume), help_heading = CONTAINER)]
     pub(super) volume: Vec<VolumeSpec>,
 
+    /// Keep writes out of ROOTFS: they are forgotten, or kept in DIR and there the next time. ROOTFS:O is the same
+    /// without DIR.
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        help_heading = CONTAINER
+    )]
+    pub(super) overlay: Option<OsString>,
+
+    /// Put ROOTFS on top of this directory, copy-on-write. Repeatable, each below those before.
+    #[arg(long, value_name = "DIR", help_heading = CONTAINER)]
+    pub(super) lower: Vec<PathBuf>,
+
     /// Mount a file or directory of the host (type=bind,source=SRC,target=DST[,readonly]) or memory
     /// (type=tmpfs,target=DST[,tmpfs-size=BYTES][,tmpfs-mode=MODE]). Repeatable.
     #[arg(long, value_name = "FIELDS", value_parser = mounts::mount, help_heading = CONTAINER)]

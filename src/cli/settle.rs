@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
 use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
     Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
-    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Publish, RootFs, Setup, Target, Timeouts,
-    Tmpfs, Transport, Volume,
+    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Overlay, Publish, RootFs, Setup, Target,
+    Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -37,10 +38,10 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     traffic(args.traffic, &mut network)?;
     network.splice = !args.no_splice;
     let mut words = args.words.into_iter();
-    let rootfs = rootfs(&words.next().unwrap_or_default(), surroundings)?;
+    let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         RootFs::HostCopy => surroundings.hostname.clone(),
-        RootFs::Directory(_) | RootFs::Empty => random_hostname(surroundings),
+        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => random_hostname(surroundings),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
     let container = Container {
@@ -350,12 +351,52 @@ fn timeouts(args: &TrafficArgs) -> Timeouts {
     }
 }
 
-fn rootfs(word: &OsStr, surroundings: &Surroundings) -> Result<RootFs, String> {
+/// `overlay` is empty for one that forgets.
+fn rootfs(
+    word: &OsStr,
+    overlay: Option<OsString>,
+    lower: &[PathBuf],
+    surroundings: &Surroundings,
+) -> Result<RootFs, String> {
+    let (word, marked) = match word.as_bytes().strip_suffix(b":O") {
+        Some(word) => (OsStr::from_bytes(word), true),
+        None => (word, false),
+    };
     if word.is_empty() {
         return Err("ROOTFS is empty; expected a directory, or / for the host's own root".to_owned());
     }
     let path = absolute(Path::new(word), surroundings);
-    Ok(if path == Path::new("/") { RootFs::HostCopy } else { RootFs::Directory(path) })
+    let wanted = marked || overlay.is_some() || !lower.is_empty();
+    let kept = overlay.filter(|directory| !directory.is_empty());
+    if path == Path::new("/") {
+        return if kept.is_none() && lower.is_empty() {
+            Ok(RootFs::HostCopy)
+        } else {
+            Err("the root / is always a copy whose writes are forgotten; \
+                 --overlay=DIR and --lower are for a directory"
+                .to_owned())
+        };
+    }
+    if !wanted {
+        return Ok(RootFs::Directory(path));
+    }
+    let lower = [path].into_iter().chain(lower.iter().map(|path| absolute(path, surroundings))).collect();
+    let kept = kept.map(|path| absolute(Path::new(&path), surroundings));
+    overlay_root(Overlay { lower, kept })
+}
+
+/// Refuses layers of which one would show in the other.
+fn overlay_root(overlay: Overlay) -> Result<RootFs, String> {
+    let overlapping = |kept: &PathBuf| {
+        overlay.lower.iter().find(|lower| kept.starts_with(lower) || lower.starts_with(kept))
+    };
+    match overlay.kept.as_ref().and_then(overlapping) {
+        Some(lower) => Err(format!(
+            "--overlay=DIR must lie beside the root filesystem, and neither be in {} nor hold it",
+            lower.display()
+        )),
+        None => Ok(RootFs::Overlay(overlay)),
+    }
 }
 
 /// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
@@ -404,7 +445,7 @@ fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surrounding
     }
     let shell = match rootfs {
         RootFs::HostCopy => variable(surroundings, "SHELL").filter(|shell| Path::new(shell).is_absolute()),
-        RootFs::Directory(_) | RootFs::Empty => None,
+        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => None,
     };
     vec![shell.map_or_else(|| DEFAULT_SHELL.into(), OsStr::to_owned)]
 }
@@ -419,7 +460,7 @@ fn environment(
 ) -> Vec<(OsString, OsString)> {
     let mut env = match rootfs {
         RootFs::HostCopy => surroundings.env.clone(),
-        RootFs::Directory(_) | RootFs::Empty => {
+        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => {
             vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
         }
     };

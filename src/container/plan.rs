@@ -20,6 +20,8 @@ pub(super) const SCRATCH: &str = "/tmp";
 pub(super) enum Step {
     /// Makes this directory of the host (absolute here) the root.
     EnterDirectory(PathBuf),
+    /// Makes a copy-on-write view of directories the root.
+    EnterOverlay(RootOverlay),
     /// Makes a new tmpfs the root.
     EnterTmpfs,
     /// Makes a directory with just these permission bits; one that exists is left alone.
@@ -96,6 +98,19 @@ pub(super) struct Overlay {
     pub(super) skeleton: Vec<(PathBuf, u32)>,
 }
 
+/// A root that is an overlay; its paths are absolute, of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RootOverlay {
+    /// The topmost first; at least one.
+    pub(super) lower: Vec<PathBuf>,
+    /// Holds the directories `upper` and `work`, which are made if missing.
+    pub(super) layers: PathBuf,
+    /// A tmpfs is mounted at `layers` for as long as it takes to mount the overlay, which holds on to it.
+    pub(super) in_memory: bool,
+    /// Mode of its top.
+    pub(super) mode: u32,
+}
+
 /// What is known of the host before planning.
 #[derive(Debug)]
 pub(super) struct Survey {
@@ -115,6 +130,7 @@ pub(super) struct Survey {
 #[derive(Debug)]
 pub(super) enum Root {
     Directory(PathBuf),
+    Overlay(RootOverlay),
     HostCopy(HostCopy),
     Empty,
 }
@@ -123,6 +139,7 @@ pub(super) enum Root {
 pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Vec<Step> {
     let mut steps = vec![match &survey.root {
         Root::Directory(path) => Step::EnterDirectory(path.clone()),
+        Root::Overlay(overlay) => Step::EnterOverlay(overlay.clone()),
         Root::HostCopy(_) | Root::Empty => Step::EnterTmpfs,
     }];
     steps.push(scratch());
@@ -162,6 +179,13 @@ pub(super) fn of_host(path: &Path) -> PathBuf {
     }
 }
 
+/// A directory of the host under which none of `lower` lies, to cover for a moment.
+pub(super) fn place_beside(lower: &[PathBuf]) -> PathBuf {
+    let is_beside = |place: &&str| !lower.iter().any(|path| path.starts_with(place));
+    let places = ["/tmp", "/dev", "/sys"];
+    places.iter().copied().find(|place| is_beside(place)).unwrap_or("/proc").into()
+}
+
 /// The mounts that the root filesystem is made of, as they are called inside.
 fn root_mounts(survey: &Survey) -> Vec<PathBuf> {
     let below: Vec<PathBuf> = match &survey.root {
@@ -170,7 +194,7 @@ fn root_mounts(survey: &Survey) -> Vec<PathBuf> {
             inside.map(|path| Path::new("/").join(path)).collect()
         }
         Root::HostCopy(copy) => copy.overlays().map(Path::to_owned).collect(),
-        Root::Empty => Vec::new(),
+        Root::Overlay(_) | Root::Empty => Vec::new(),
     };
     [PathBuf::from("/")].into_iter().chain(below).collect()
 }
@@ -327,7 +351,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
     match (&container.workdir, &container.rootfs) {
         (Some(path), _) => Some(Step::WorkDir { path: Path::new("/").join(path), optional: false }),
         (None, RootFs::HostCopy) => Some(Step::WorkDir { path: survey.cwd.clone(), optional: true }),
-        (None, RootFs::Directory(_) | RootFs::Empty) => None,
+        (None, RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty) => None,
     }
 }
 
