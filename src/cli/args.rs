@@ -143,13 +143,14 @@ A configuration:
    \"options\": {\"cidr\": \"10.5.0.0/24\"}, \"capabilities\": {\"portMappings\": true, \"ips\": true}}]}";
 
 const RUN_EXAMPLES: &str = "\
-ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. Options
-end there; what follows belongs to the command. Without COMMAND a shell starts.
+ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. DIR:O is
+a directory copy-on-write. Options end there; what follows belongs to the command. Without COMMAND a shell starts.
 
 Examples:
   rnet run -p 8080:8080 ./rootfs nc -l -p 8080
   rnet run -p 127.0.0.1:5353:53/udp -p 8000-8009:8000-8009 ./rootfs /bin/server
   rnet run -v ./src:/src:ro -w /src / make check
+  rnet run --overlay=./layer --tmpfs /cache:size=64m ./rootfs sh
   rnet run --allow-host 127.0.0.1:5432 / psql -h 10.0.2.2
 
 Exit status: the command's own; 128+N if signal N ended it; 127 if it was not found, 126 if it
