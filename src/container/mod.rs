@@ -42,7 +42,7 @@ pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
-pub use self::join::{Namespaces, inspect, join, watch_process};
+pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
 use self::supervise::{Action, Terminal};
@@ -142,6 +142,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
                 .map_or(Path::new(plan::SCRATCH).join("layers"), |disk| plan::of_host(disk.path())),
         }),
         config::RootFs::Empty => Root::Empty,
+        config::RootFs::Host => Root::Host,
     };
     let mounts_below = match &root {
         Root::Directory(path) if container.read_only => hostcopy::mounts_below(path)?,

@@ -24,6 +24,10 @@ pub(super) enum Step {
     EnterOverlay(RootOverlay),
     /// Makes a new tmpfs the root.
     EnterTmpfs,
+    /// Keeps the host's root; from here on mounts are the container's alone.
+    KeepHost,
+    /// Writes a file of the kernel's, if it lets us.
+    Tell { path: PathBuf, value: &'static str },
     /// Makes a directory with just these permission bits; one that exists is left alone.
     Directory { path: PathBuf, mode: u32 },
     /// Writes a file of mode 0644.
@@ -133,6 +137,7 @@ pub(super) enum Root {
     Overlay(RootOverlay),
     HostCopy(HostCopy),
     Empty,
+    Host,
 }
 
 /// All steps, in order.
@@ -141,6 +146,7 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
         Root::Directory(path) => Step::EnterDirectory(path.clone()),
         Root::Overlay(overlay) => Step::EnterOverlay(overlay.clone()),
         Root::HostCopy(_) | Root::Empty => Step::EnterTmpfs,
+        Root::Host => return on_the_hosts_root(),
     }];
     steps.push(scratch());
     if let Root::HostCopy(copy) = &survey.root {
@@ -170,6 +176,19 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
     steps
 }
 
+/// The host's root as it is, with the container's processes in /proc; whoever is in the container may ping.
+fn on_the_hosts_root() -> Vec<Step> {
+    let proc = Mount {
+        fstype: "proc",
+        target: "/proc".into(),
+        flags: closed(),
+        data: "".into(),
+        instead: Some("/proc".into()),
+    };
+    let ping = Step::Tell { path: "/proc/sys/net/ipv4/ping_group_range".into(), value: "0 0" };
+    vec![Step::KeepHost, Step::Mount(proc), ping]
+}
+
 /// The name by which `path` of the host is reached during set-up.
 pub(super) fn of_host(path: &Path) -> PathBuf {
     match path.strip_prefix("/") {
@@ -194,7 +213,7 @@ fn root_mounts(survey: &Survey) -> Vec<PathBuf> {
             inside.map(|path| Path::new("/").join(path)).collect()
         }
         Root::HostCopy(copy) => copy.overlays().map(Path::to_owned).collect(),
-        Root::Overlay(_) | Root::Empty => Vec::new(),
+        Root::Overlay(_) | Root::Empty | Root::Host => Vec::new(),
     };
     [PathBuf::from("/")].into_iter().chain(below).collect()
 }
@@ -351,7 +370,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
     match (&container.workdir, &container.rootfs) {
         (Some(path), _) => Some(Step::WorkDir { path: Path::new("/").join(path), optional: false }),
         (None, RootFs::HostCopy) => Some(Step::WorkDir { path: survey.cwd.clone(), optional: true }),
-        (None, RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty) => None,
+        (None, RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty | RootFs::Host) => None,
     }
 }
 

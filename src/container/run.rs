@@ -60,6 +60,13 @@ impl<N: FnMut(String)> Interpreter<N> {
                 let done = mount_root_overlay(overlay, root).context(ROOT_FAILED, root.display());
                 done.map_err(|error| error.hint(NO_OVERLAY))
             }),
+            Step::KeepHost => make_private(),
+            Step::Tell { path, value } => {
+                if let Err(cause) = fs::write(path, value) {
+                    (self.note)(format!("cannot write {}: {cause}", path.display()));
+                }
+                Ok(())
+            }
             Step::Directory { path, mode } => directory(path, *mode).context("cannot create", path.display()),
             Step::File { path, content } => write_file(path, content).context("cannot write", path.display()),
             Step::Symlink { path, target } => {
@@ -97,8 +104,7 @@ impl<N: FnMut(String)> Interpreter<N> {
     /// Makes `root` a mount by `prepare`, then the root directory. "." for the old root's place stacks it
     /// on the new one, out of the way of paths from "/" (pivot_root(2)).
     fn enter(&mut self, root: &Path, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-        mount(NOTHING, "/", NOTHING, private, NOTHING).context("cannot make private", "mounts")?;
+        make_private()?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let host = open("/", flags, Mode::empty()).context("cannot open", "/")?;
         prepare(root)?;
@@ -193,6 +199,11 @@ fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) ->
         return Err(io::Error::other("the names of its layers are too long for mount(2)"));
     }
     Ok(mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV, Some(&*data))?)
+}
+
+fn make_private() -> Result<()> {
+    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+    mount(NOTHING, "/", NOTHING, private, NOTHING).context("cannot make private", "mounts")
 }
 
 /// Binds `source` on `target`, both of which exist.
