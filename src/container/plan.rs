@@ -198,11 +198,10 @@ pub(super) fn of_host(path: &Path) -> PathBuf {
     }
 }
 
-/// A directory of the host under which none of `lower` lies, to cover for a moment.
+/// A directory of the host under which none of `lower` lies, to cover for a moment. Nobody can make one in /sys.
 pub(super) fn place_beside(lower: &[PathBuf]) -> PathBuf {
     let is_beside = |place: &&str| !lower.iter().any(|path| path.starts_with(place));
-    let places = ["/tmp", "/dev", "/sys"];
-    places.iter().copied().find(|place| is_beside(place)).unwrap_or("/proc").into()
+    ["/tmp", "/dev"].into_iter().find(is_beside).unwrap_or("/sys").into()
 }
 
 /// The mounts that the root filesystem is made of, as they are called inside.
@@ -482,6 +481,14 @@ mod tests {
             |step| matches!(step, Step::Bind(bind) if bind.source == Path::new("dev/pts/7")),
         );
         assert!(position(&steps, mounts_on("/dev")) < pts && pts < console);
+    }
+
+    #[test]
+    fn writes_to_memory_cover_no_layer() {
+        let place = |lower: &[&str]| place_beside(&lower.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(place(&["/home/me/rootfs", "/tmporary"]), Path::new("/tmp"));
+        assert_eq!(place(&["/home/me/rootfs", "/tmp/x"]), Path::new("/dev"));
+        assert_eq!(place(&["/dev/shm/y", "/tmp"]), Path::new("/sys"));
     }
 
     #[test]
