@@ -317,8 +317,8 @@ pub enum Denial {
     Unreachable,
 }
 
-/// From where the guest's traffic leaves the host, in one family. What goes to the host's loopback over TCP is not
-/// bound to anything.
+/// From where the guest's traffic leaves the host, in one family. What goes to the host's loopback is not bound to
+/// anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
     /// Source address; `None` is the kernel's choice.

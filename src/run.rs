@@ -33,7 +33,7 @@ impl Session {
     pub fn prepare(config: &Config, seed: u64) -> Result<Self> {
         let files = FileLimit::read()?;
         files.raise()?;
-        let place = Place::of(config.name.as_deref(), process::id())?;
+        let place = Place::of(config.name.as_deref(), process::id(), None)?;
         let prepared = Prepared::new(&config.network)?;
         let etc = etc::files(config, prepared.resolv_conf());
         let launch =

@@ -82,6 +82,7 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
             outlives_target: false,
         },
         name: args.name,
+        memo: None,
         log: Log { level: log_level(&args.log), format: args.log.log_format },
     };
     Ok(Request { config: Box::new(config), notes })

@@ -13,6 +13,8 @@ pub use client::ask;
 pub use place::{Place, check, door, end, memos};
 pub use server::serve;
 
-/// Longest line either way, in bytes: a request that publishes every port there may be, or a reply about as many flows
-/// as are told.
-const MAX_LINE_BYTES: u64 = 4 * 1024 * 1024;
+/// Longest line either way, in bytes: about [`MAX_PUBLISHED`] ports of up to 512 bytes each, or about as many flows as are
+/// told.
+///
+/// [`MAX_PUBLISHED`]: crate::config::MAX_PUBLISHED
+const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;

@@ -200,6 +200,8 @@ fn flow(flow: &FlowReport) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::MAX_LINE_BYTES;
+    use crate::io::command::PortNumber;
 
     #[test]
     fn requests_survive_the_way() {
@@ -218,6 +220,28 @@ mod tests {
             let line = request.to_json().to_string();
             assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");
         }
+    }
+
+    #[test]
+    fn the_longest_list_of_ports_is_one_line() {
+        let last = u16::MAX.to_string();
+        let longest = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let address = longest.parse().ok();
+        let port = Port {
+            number: PortNumber(u64::MAX),
+            publish: Publish {
+                host_addr: address,
+                host_port: last.parse().ok(),
+                // Each byte is written as `\u0001`.
+                host_interface: IfName::new(&"\u{1}".repeat(IfName::MAX_BYTES)),
+                guest_addr: address,
+                guest_port: u16::MAX,
+                transport: Transport::Tcp,
+            },
+            addresses: vec![format!("[{longest}]:{last}").parse().expect("an address"); 2],
+        };
+        let line = done(ports(&vec![port; MAX_PUBLISHED as usize])).to_string();
+        assert!((line.len() as u64) < MAX_LINE_BYTES, "{}", line.len());
     }
 
     #[test]

@@ -48,7 +48,9 @@ impl Workers {
     }
 
     fn unpublish(&self, number: PortNumber) -> Result<()> {
-        self.0.iter().try_for_each(|worker| worker.unpublish(number))
+        // All hear of it before the first failure is told.
+        let told: Vec<Result<()>> = self.0.iter().map(|worker| worker.unpublish(number)).collect();
+        told.into_iter().collect()
     }
 
     fn look(&self) -> Result<Snapshot> {
@@ -87,10 +89,6 @@ impl Ports {
     /// for ports whose number the kernel chooses: they are always new.
     pub fn add(&self, wanted: &[Publish]) -> Result<Vec<Port>> {
         let mut table = self.table();
-        if table.ports.len() + wanted.len() > MAX_PUBLISHED as usize {
-            let cause = format!("a network publishes at most {MAX_PUBLISHED}");
-            return Err(Error::new("cannot publish", format!("{} ports more", wanted.len()), cause));
-        }
         let mut bound = Vec::new();
         let mut done = Vec::new();
         for publish in wanted {
@@ -100,14 +98,20 @@ impl Ports {
                 None => bound.push((*publish, host::listen(publish)?)),
             }
         }
+        if table.ports.len() + bound.len() > MAX_PUBLISHED as usize {
+            let cause = format!("a network publishes at most {MAX_PUBLISHED}");
+            return Err(Error::new("cannot publish", format!("{} ports more", bound.len()), cause));
+        }
         let before = table.ports.len();
         for (publish, listeners) in bound {
             let number = PortNumber(table.last.0 + 1);
             let port = Self::describe(number, &publish, &listeners);
             table.last = number;
             if let Err(error) = self.workers.publish(number, &publish, listeners) {
-                for port in table.ports.drain(before..) {
-                    self.workers.unpublish(port.number)?;
+                // One that was only late may serve it yet; one that cannot hear this serves nothing.
+                let added = table.ports.drain(before..).map(|port| port.number);
+                for number in added.chain([number]) {
+                    let _ = self.workers.unpublish(number);
                 }
                 return Err(error);
             }

@@ -36,7 +36,7 @@ pub fn hook(call: &HookCall, surroundings: &Surroundings, seed: u64) -> Result<u
     match call.stage.unwrap_or_else(|| state.stage()) {
         HookStage::CreateRuntime => create_runtime(&state, name, &call.prefix, surroundings, seed)?,
         HookStage::CreateContainer => create_container(&state, &name, &call.prefix, surroundings)?,
-        HookStage::Poststop => drop(control::end(&name)?),
+        HookStage::Poststop => drop(control::end(&name, &state.memo())?),
     }
     Ok(0)
 }
@@ -67,6 +67,7 @@ fn create_runtime(
         link: options.link,
         lifecycle: Lifecycle { detach: true, ..Lifecycle::default() },
         name: Some(name),
+        memo: Some(state.memo()),
         log: LOG,
     };
     if !is_hidden(process) {

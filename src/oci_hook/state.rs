@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::config::{HookStage, container_name};
 
@@ -82,6 +83,11 @@ impl State {
     pub(super) fn network_name(&self) -> Result<String, String> {
         container_name(&self.id)
     }
+
+    /// What the network remembers of its container: ids of two runtimes may be the same, or shortened to the same name.
+    pub(super) fn memo(&self) -> String {
+        json!({"oci": {"id": self.id, "bundle": self.bundle}}).to_string()
+    }
 }
 
 impl Bundle {
@@ -115,6 +121,15 @@ mod tests {
         ] {
             let text = RUNNING.replacen(from, to, 1);
             assert_eq!(state(&text).stage(), stage, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_memo_is_the_same_at_every_stage_and_for_no_other_container() {
+        let stopped = RUNNING.replace("created", "stopped").replace(r#""pid": 4711,"#, "");
+        assert_eq!(state(&stopped).memo(), state(RUNNING).memo());
+        for (from, to) in [("box", "box2"), ("/b", "/b2")] {
+            assert_ne!(state(&RUNNING.replace(from, to)).memo(), state(RUNNING).memo(), "{to}");
         }
     }
 

@@ -58,6 +58,7 @@ pub(super) fn settle(
                 ..Lifecycle::default()
             },
             name: None,
+            memo: None,
             log,
         })),
         None => PastaGuest::Command(Box::new(Config {
