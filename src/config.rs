@@ -555,12 +555,23 @@ impl std::fmt::Display for LinkKind {
 pub enum RootFs {
     /// A directory; the command's writes go there.
     Directory(PathBuf),
+    /// Directories on top of each other; writes go elsewhere.
+    Overlay(Overlay),
     /// The host's own root, copy-on-write: writes vanish with the container.
     HostCopy,
     /// An empty tmpfs that holds only the volumes.
     Empty,
     /// The host's own root as it is, but for a /proc of the container's processes.
     Host,
+}
+
+/// A copy-on-write view of directories.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one.
+    pub lower: Vec<PathBuf>,
+    /// Where writes are kept, absolute; made if missing. `None` forgets them.
+    pub kept: Option<PathBuf>,
 }
 
 /// A bind mount from the host.
@@ -572,6 +583,41 @@ pub struct Volume {
     pub target: PathBuf,
     /// Refuse writes, below it too.
     pub read_only: bool,
+}
+
+/// A directory in memory, empty at first; devices do not work there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// Most that it holds, as the kernel takes it (tmpfs(5)): bytes, also with `k`, `m` or `g`, or `%` of the memory;
+    /// `None` is half of the memory.
+    pub size: Option<String>,
+    /// Most files and directories; `None` is the kernel's choice.
+    pub inodes: Option<u64>,
+    /// Permission bits of its top.
+    pub mode: u32,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Programs can be executed from there.
+    pub executable: bool,
+    /// Set-user-ID and set-group-ID bits count there.
+    pub set_id: bool,
+}
+
+impl Tmpfs {
+    /// One as docker makes it: for everybody to write to, nothing executable.
+    pub fn at(target: PathBuf) -> Self {
+        Self {
+            target,
+            size: None,
+            inodes: None,
+            mode: 0o1777,
+            read_only: false,
+            executable: false,
+            set_id: false,
+        }
+    }
 }
 
 /// What runs, and in what surroundings.
@@ -587,8 +633,12 @@ pub struct Container {
     pub workdir: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
-    /// Bind mounts, in order.
+    /// Bind mounts. What lies below another mount's target is mounted after that.
     pub volumes: Vec<Volume>,
+    /// Directories in memory; the same holds for them.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Refuse writes to the root filesystem, but for `/tmp`, `/dev`, volumes and directories in memory.
+    pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
 }

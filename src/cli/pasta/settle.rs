@@ -411,6 +411,8 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
         workdir: None,
         hostname: hostname(&surroundings.hostname),
         volumes: Vec::new(),
+        tmpfs: Vec::new(),
+        read_only: false,
         init: false,
     }
 }
