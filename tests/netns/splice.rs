@@ -8,8 +8,11 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use crate::lab::{Host, Root};
+use crate::many::assert_each_has_its_own_echo;
 use crate::process::{Process, descendants, is_alive, open_fds, wait_for};
-use crate::published::{assert_echo, assert_reset, ready, serve, wait_for_client};
+use crate::published::{
+    assert_echo, assert_reset, ready, send_back_what_a_half_closed_guest_sent, serve, wait_for_client,
+};
 use crate::stream;
 
 const STREAM: &str = include_str!("../guest/stream.py");
@@ -87,13 +90,7 @@ fn guest_may_close_its_direction_first(host: &Host) {
         "stream.sendall(b'x' * 1000000); stream.shutdown(socket.SHUT_WR)
 print(len(b''.join(iter(lambda: stream.recv(65536), b''))))",
     ));
-    let mut client = dial(host);
-    let mut got = Vec::new();
-    client.read_to_end(&mut got).expect("connected");
-    assert_eq!(got.len(), 1_000_000);
-    client.write_all(&got).expect("the other direction is open");
-    drop(client);
-    assert_eq!(guest.wait().success(), "ready\n1000000\n");
+    send_back_what_a_half_closed_guest_sent(guest, dial(host));
 }
 
 /// A guest whose queue is full drops the SYN, which is repeated after a second.
@@ -258,14 +255,7 @@ except ConnectionResetError: print('reset')";
 fn five_hundred_clients_at_once_are_served(host: &Host) {
     let _guest = serve(host, &["-p", "8080:80"], "80");
     let clients: Vec<_> = (0..500).map(|_| dial(host)).collect();
-    for (number, mut client) in clients.iter().enumerate() {
-        client.write_all(&number.to_be_bytes()).expect("connected");
-    }
-    for (number, mut client) in clients.iter().enumerate() {
-        let mut echoed = [0; 8];
-        client.read_exact(&mut echoed).unwrap_or_else(|error| panic!("client {number}: {error}"));
-        assert_eq!(usize::from_be_bytes(echoed), number);
-    }
+    assert_each_has_its_own_echo(&clients);
 }
 
 fn every_worker_splices(host: &Host) {
