@@ -9,6 +9,7 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValu
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::mounts::{self, MountSpec};
+use super::terminal::TerminalArgs;
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
 
@@ -221,13 +222,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = CONTAINER)]
     pub(super) name: Option<String>,
 
-    /// No effect: standard input always reaches the command.
-    #[arg(short, long, help_heading = CONTAINER)]
-    interactive: bool,
-
-    /// No effect: the command always has the terminal that rnet has.
-    #[arg(short, long, help_heading = CONTAINER)]
-    tty: bool,
+    #[command(flatten)]
+    pub(super) terminal: TerminalArgs,
 
     /// No effect: nothing of a container is kept.
     #[arg(long, help_heading = CONTAINER)]
@@ -423,7 +419,7 @@ pub(super) struct LogArgs {
 const TARGET: &str = "Target";
 const NETWORK: &str = "Network";
 const LIFECYCLE: &str = "Lifecycle";
-const CONTAINER: &str = "Container";
+pub(super) const CONTAINER: &str = "Container";
 const LOGGING: &str = "Logging";
 
 fn seconds() -> clap::builder::RangedI64ValueParser<u32> {

@@ -17,7 +17,7 @@ use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
     Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
     MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Overlay, Publish, RootFs, Setup, Splicing,
-    Target, Timeouts, Tmpfs, Transport, Volume,
+    Target, Terminal, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -44,9 +44,10 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => random_hostname(surroundings),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
+    let terminal = args.terminal.settle();
     let container = Container {
         command: command(words.collect(), &rootfs, surroundings),
-        env: environment(&rootfs, &hostname, args.env, surroundings),
+        env: environment(&rootfs, &hostname, terminal, args.env, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
@@ -54,6 +55,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
+        terminal,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.name;
@@ -135,13 +137,14 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
     let container = Container {
         rootfs: RootFs::Empty,
         command: vec!["/rnet".into()],
-        env: environment(&RootFs::Empty, &hostname, Vec::new(), surroundings),
+        env: environment(&RootFs::Empty, &hostname, Terminal::Inherited, Vec::new(), surroundings),
         workdir: None,
         hostname,
         volumes: Vec::new(),
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        terminal: Terminal::Inherited,
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
@@ -464,6 +467,7 @@ fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surrounding
 fn environment(
     rootfs: &RootFs,
     hostname: &str,
+    terminal: Terminal,
     asked: Vec<EnvSpec>,
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
@@ -473,7 +477,8 @@ fn environment(
             vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
         }
     };
-    if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
+    let has_terminal = surroundings.stdin_is_tty || terminal != Terminal::Inherited;
+    if *rootfs != RootFs::HostCopy && has_terminal {
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
         set(&mut env, "TERM".into(), term.to_owned());
     }

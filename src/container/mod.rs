@@ -23,6 +23,7 @@ mod plan;
 mod run;
 mod storage;
 mod supervise;
+mod terminal;
 mod userns;
 
 use std::env;
@@ -45,7 +46,8 @@ use self::hostcopy::HostCopy;
 pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
-use self::supervise::{Action, Terminal};
+use self::supervise::Action;
+use self::terminal::{Console, Key, Terminal};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::sys::factory::{self, Factory};
@@ -77,7 +79,10 @@ pub struct Running {
     /// The process that makes sockets, until it has ended.
     factory_process: Option<Child>,
     factory: Option<Factory>,
+    /// The caller's, until the command has one of its own.
     terminal: Option<Terminal>,
+    /// The command's own.
+    console: Option<Console>,
     storage: Option<Storage>,
     /// The signal for which the container was killed.
     killed_for: Option<i32>,
@@ -107,13 +112,14 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         factory_process: None,
         factory: None,
         terminal,
+        console: None,
         storage,
         killed_for: None,
         ended: false,
     };
     userns::write_id_maps(running.child.pid)?;
     running.release()?;
-    running.await_ready(launch.network.wants_socket_factory())?;
+    running.await_ready(launch)?;
     running.await_factory();
     Ok(running)
 }
@@ -151,7 +157,10 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
     let sources = container.volumes.iter().map(|volume| existing_source(&volume.source));
     Ok(Survey {
         root,
-        console: supervise::terminal_path(),
+        console: match container.terminal {
+            config::Terminal::Inherited => terminal::path(),
+            config::Terminal::Own { .. } => None,
+        },
         privileged: userns::caller_is_root(),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
@@ -234,6 +243,9 @@ impl Running {
 
     /// Lets the command start. Errors have exit code 126 or 127 if it cannot be executed or found.
     pub fn start(&mut self) -> Result<()> {
+        if let Some(console) = &mut self.console {
+            console.take_over();
+        }
         self.release()?;
         match self.next_report()? {
             None => {
@@ -248,20 +260,52 @@ impl Running {
     /// Passes signals on until the command ends; its exit status, 128 and the number if by a signal.
     pub fn wait(&mut self) -> Result<u8> {
         loop {
-            let [signalled, ended] = wait_for([&self.signals.as_fd(), &self.child.as_fd()])?;
+            let ([signalled, ended], key) = match &mut self.console {
+                Some(console) => console.pump_until([&self.signals, &self.child])?,
+                None => (wait_for([&self.signals, &self.child])?, None),
+            };
+            if let Some(key) = key {
+                self.obey(key);
+            }
             if signalled {
                 self.pass_signals_on()?;
             }
             if ended {
-                return self.reap();
+                let status = self.reap();
+                return self.leave_console().and(status);
             }
+        }
+    }
+
+    /// Prints what the command has left behind, and gives the caller's terminal back.
+    fn leave_console(&mut self) -> Result<()> {
+        let Some(mut console) = self.console.take() else {
+            return Ok(());
+        };
+        let signals = &self.signals;
+        console.finish(signals, || {
+            Ok(next_signal(signals)?.is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32)))
+        })
+    }
+
+    /// Does for the container's first process what the kernel leaves undone: signals of a terminal inside do not reach
+    /// it unless it has asked for them.
+    fn obey(&mut self, key: Key) {
+        match key {
+            Key::Signal(signal) => {
+                let foreground = self.console.as_ref().and_then(Console::foreground);
+                if foreground == Some(self.child.pid) {
+                    self.pass_on(signal, true);
+                }
+            }
+            Key::HungUp => self.pass_on(libc::SIGHUP, false),
         }
     }
 
     /// Waits until `other` is readable or closed, or a signal comes that would end rnet.
     pub fn wait_unless_told_to_end(&self, other: &impl AsFd) -> Result<()> {
         loop {
-            let [signalled, ready] = wait_for([&self.signals.as_fd(), &other.as_fd()])?;
+            let [signalled, ready] = wait_for([&self.signals, other])?;
             let told = signalled
                 && next_signal(&self.signals)?
                     .is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32));
@@ -276,16 +320,21 @@ impl Running {
         channel.map_or(Ok(()), Channel::release).context("cannot start", "container")
     }
 
-    fn await_ready(&mut self, with_factory: bool) -> Result<()> {
+    fn await_ready(&mut self, launch: &Launch<'_>) -> Result<()> {
         loop {
             match self.next_report()? {
                 Some(Report::Note(text)) => tracing::warn!("{text}"),
                 Some(Report::Link(link)) => {
                     self.link = Some(link);
                     // Not before: making a packet link takes the child to another namespace for a while.
-                    if with_factory {
+                    if launch.network.wants_socket_factory() {
                         self.start_factory();
                     }
+                }
+                Some(Report::Terminal(master)) => {
+                    let interactive = launch.container.terminal.is_interactive();
+                    let console = Console::new(master, interactive, self.terminal.take());
+                    self.console = Some(console.context("cannot use", "the command's terminal")?);
                 }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
@@ -304,7 +353,7 @@ impl Running {
             return Ok(None);
         };
         loop {
-            let [signalled, reported] = wait_for([&self.signals.as_fd(), &channel.as_fd()])?;
+            let [signalled, reported] = wait_for([&self.signals, channel])?;
             // First, so that a command that runs by now gets the signal.
             if reported {
                 return channel.receive().context("cannot hear from", "container");
@@ -322,29 +371,53 @@ impl Running {
     fn pass_signals_on(&mut self) -> Result<()> {
         while let Some(info) = next_signal(&self.signals)? {
             let signal = info.ssi_signo as i32;
-            let disposition = supervise::disposition(self.child.pid, signal);
             let shares_group = getpgid(Some(self.child.pid)) == Ok(getpgrp());
             let arrived = info.ssi_code == supervise::SI_KERNEL && shares_group;
-            match supervise::decide(signal, disposition, arrived) {
-                Action::Nothing => {}
-                Action::Deliver => self.send(signal),
-                Action::StopBoth => {
-                    self.send(libc::SIGSTOP);
-                    stop_self();
-                }
-                Action::DeliverAndStop => {
-                    if !arrived {
-                        self.send(signal);
-                    }
-                    stop_self();
-                }
-                Action::Kill => {
-                    self.killed_for.get_or_insert(signal);
-                    self.send(libc::SIGKILL);
-                }
+            if !self.is_for_console(signal) {
+                self.pass_on(signal, arrived);
             }
         }
         Ok(())
+    }
+
+    /// Does what `signal` means for the caller's terminal, if the command has one of its own; whether that is all that
+    /// it means.
+    fn is_for_console(&mut self, signal: i32) -> bool {
+        let Some(console) = &mut self.console else {
+            return false;
+        };
+        match signal {
+            libc::SIGWINCH => console.resize(),
+            libc::SIGCONT => console.take_over(),
+            _ if supervise::stops_by_default(signal) => {
+                console.give_back();
+                stop_self();
+            }
+            _ => return false,
+        }
+        signal != libc::SIGCONT
+    }
+
+    fn pass_on(&mut self, signal: i32, arrived: bool) {
+        let disposition = supervise::disposition(self.child.pid, signal);
+        match supervise::decide(signal, disposition, arrived) {
+            Action::Nothing => {}
+            Action::Deliver => self.send(signal),
+            Action::StopBoth => {
+                self.send(libc::SIGSTOP);
+                stop_self();
+            }
+            Action::DeliverAndStop => {
+                if !arrived {
+                    self.send(signal);
+                }
+                stop_self();
+            }
+            Action::Kill => {
+                self.killed_for.get_or_insert(signal);
+                self.send(libc::SIGKILL);
+            }
+        }
     }
 
     /// Signals the container's first process. It may have ended already, which the pidfd tells.
@@ -372,9 +445,8 @@ impl Drop for Running {
             let _ = process.signal(libc::SIGKILL);
             let _ = process.reap();
         }
-        if let Some(terminal) = &self.terminal {
-            terminal.restore();
-        }
+        self.console = None;
+        self.terminal = None;
         // The storage goes last: nothing may write to it any more.
         self.storage = None;
     }

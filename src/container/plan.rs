@@ -376,6 +376,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Terminal;
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -388,6 +389,7 @@ mod tests {
             tmpfs: Vec::new(),
             read_only: false,
             init: false,
+            terminal: Terminal::Inherited,
         }
     }
 
