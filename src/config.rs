@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod mode;
 mod pasta;
 mod slirp4netns;
 
@@ -18,6 +19,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
@@ -690,7 +692,9 @@ pub enum LogFormat {
 /// All that `rnet run` needs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The network.
+    /// Whose network it is.
+    pub mode: NetworkMode,
+    /// The network, if rnet carries it.
     pub network: Network,
     /// The link.
     pub link: LinkSpec,

@@ -8,6 +8,7 @@ mod args;
 mod docker;
 mod getopt;
 mod mounts;
+mod network;
 mod options;
 pub mod pasta;
 mod settle;

@@ -24,6 +24,7 @@ mod last_words;
 mod launcher;
 mod link;
 mod many;
+mod modes;
 mod outbound;
 mod policy;
 mod published;

@@ -12,8 +12,8 @@ use super::ports::{self, Ports, Spec};
 use crate::config::{
     Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
     HostInterface, HostNetwork, IfName, Ipv4Plan, Ipv6Plan, Lifecycle, LinkKind, LinkSpec, Log, LogFormat,
-    LogLevel, LoopbackForward, MAX_PUBLISHED, Network, Outbound, Pasta, PastaGuest, Protocols, Publish,
-    RootFs, Setup, Splicing, Target, Transport,
+    LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound, Pasta, PastaGuest, Protocols,
+    Publish, RootFs, Setup, Splicing, Target, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -66,6 +66,7 @@ pub(super) fn settle(
             log,
         })),
         None => PastaGuest::Command(Box::new(Config {
+            mode: NetworkMode::User,
             network,
             link,
             container: container(options.operands, surroundings),
