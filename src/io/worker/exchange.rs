@@ -5,9 +5,14 @@
 //! that could make another one (from its queue, listeners and datagram sockets) until there is room: nothing is
 //! dropped, the sources wait. Only the first worker makes parcels out of parcels, when it has put fragments together;
 //! the others empty their inboxes whatever happens, so that no two wait for each other.
+//!
+//! It also knows when a team that drains may end, which no worker can tell alone: what it has finished may start again
+//! with a parcel. Every worker that still owes something holds a [`Debt`], and every parcel on its way is one; with the
+//! last of them all end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 
 use mio::Waker;
@@ -36,31 +41,56 @@ pub(super) enum Parcel {
 
 /// One worker's inbox, and the way to those of the others.
 pub(super) struct Exchange {
-    inbox: Receiver<Parcel>,
+    inbox: Receiver<(Parcel, Debt)>,
     /// The inbox may hold something.
     readable: bool,
     /// By number; its own among them.
     workers: Vec<Addressee>,
     /// What found no room, and for whom it is: what came of one input, or of one outbox of operations.
     waiting: VecDeque<(usize, Parcel)>,
+    debts: Arc<Debts>,
+    /// `None` while this worker owes nothing.
+    own_debt: Option<Debt>,
 }
 
 struct Addressee {
-    inbox: SyncSender<Parcel>,
+    inbox: SyncSender<(Parcel, Debt)>,
     waker: Arc<Waker>,
     /// It has got something, and was not woken since.
     unaware: bool,
 }
 
+/// What keeps a team that drains from ending.
+struct Debts {
+    count: AtomicUsize,
+    /// Of those who wait for the last one.
+    wakers: Vec<Arc<Waker>>,
+}
+
+/// One of [`Debts`], as long as it is not dropped.
+struct Debt(Arc<Debts>);
+
+impl Debt {
+    fn new(debts: &Arc<Debts>) -> Self {
+        debts.count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(debts))
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // One that can no longer be woken has ended.
+            self.0.wakers.iter().for_each(|waker| drop(waker.wake()));
+        }
+    }
+}
+
 impl Default for Exchange {
     /// That of a worker without others.
     fn default() -> Self {
-        Self {
-            inbox: mpsc::sync_channel(0).1,
-            readable: false,
-            workers: Vec::new(),
-            waiting: VecDeque::new(),
-        }
+        let debts = Arc::new(Debts { count: AtomicUsize::new(0), wakers: Vec::new() });
+        Self::new(mpsc::sync_channel(0).1, Vec::new(), &debts)
     }
 }
 
@@ -76,8 +106,14 @@ impl Exchange {
             let others = senders.iter().cloned().zip(wakers.iter().cloned());
             others.map(|(inbox, waker)| Addressee { inbox, waker, unaware: false }).collect()
         };
-        let exchange = |inbox| Self { inbox, readable: true, workers: workers(), waiting: VecDeque::new() };
-        inboxes.into_iter().map(exchange).collect()
+        let debts = Arc::new(Debts { count: AtomicUsize::new(0), wakers: wakers.to_vec() });
+        inboxes.into_iter().map(|inbox| Self::new(inbox, workers(), &debts)).collect()
+    }
+
+    fn new(inbox: Receiver<(Parcel, Debt)>, workers: Vec<Addressee>, debts: &Arc<Debts>) -> Self {
+        let readable = !workers.is_empty();
+        let (debts, own_debt) = (Arc::clone(debts), Some(Debt::new(debts)));
+        Self { inbox, readable, workers, waiting: VecDeque::new(), debts, own_debt }
     }
 
     /// Notes that this worker was woken.
@@ -108,8 +144,8 @@ impl Exchange {
         let Some(worker) = self.workers.get_mut(to) else { return Ok(()) };
         // A full inbox is no reason to let its owner sleep: it may hold what the owner was not yet told of.
         worker.unaware = true;
-        match worker.inbox.try_send(parcel) {
-            Err(TrySendError::Full(parcel)) => Err(parcel),
+        match worker.inbox.try_send((parcel, Debt::new(&self.debts))) {
+            Err(TrySendError::Full((parcel, _))) => Err(parcel),
             // One that has ended has lost its queue, as all are about to.
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
         }
@@ -132,9 +168,23 @@ impl Exchange {
 
     /// The next parcel for this worker.
     pub(super) fn next(&mut self) -> Option<Parcel> {
-        let parcel = self.inbox.try_recv().ok();
-        self.readable = parcel.is_some();
-        parcel
+        let received = self.inbox.try_recv().ok();
+        self.readable = received.is_some();
+        let (parcel, debt) = received?;
+        // Owed without a gap: by the parcel until now, by this worker from now on.
+        self.own_debt.get_or_insert(debt);
+        Some(parcel)
+    }
+
+    /// Notes whether this worker owes anything beside parcels that have found no room; whether nobody of the team does
+    /// any more.
+    pub(super) fn settle(&mut self, owes: bool) -> bool {
+        if !owes && self.has_room() {
+            self.own_debt = None;
+        } else if self.own_debt.is_none() {
+            self.own_debt = Some(Debt::new(&self.debts));
+        }
+        self.debts.count.load(Ordering::Acquire) == 0
     }
 }
 
@@ -164,6 +214,30 @@ mod tests {
         let rest: Vec<usize> = std::iter::from_fn(|| number(to.next())).collect();
         assert_eq!(rest, (2..sent).collect::<Vec<_>>());
         assert!(!to.is_readable());
+    }
+
+    #[test]
+    fn a_team_ends_when_nobody_owes_anything_and_no_parcel_is_on_its_way() {
+        let (mut first, mut second, mut poll) = pair();
+        assert!(!second.settle(false), "the first may still hand something over");
+        first.pass(1, frame(0));
+        assert!(!first.settle(false), "what it has handed over was not taken");
+        assert_eq!(number(second.next()), Some(0));
+        assert!(!first.settle(false), "what was taken is not done");
+        assert!(!is_woken(&mut poll));
+        assert!(second.settle(false) && first.settle(false));
+        assert!(is_woken(&mut poll), "the end is told");
+    }
+
+    #[test]
+    fn who_has_ended_early_owes_nothing() {
+        let (mut first, mut second, _poll) = pair();
+        second.pass(0, frame(0));
+        assert!(!second.settle(false));
+        drop(first.next());
+        second.pass(0, frame(1));
+        drop(first);
+        assert!(second.settle(false));
     }
 
     #[test]

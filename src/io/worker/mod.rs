@@ -311,6 +311,7 @@ impl Worker {
             }
             self.turn();
             if self.orders.says_drain() && self.has_drained() {
+                self.links.into_iter().for_each(|port| port.link.abandon());
                 return Ok(());
             }
         }
@@ -321,7 +322,7 @@ impl Worker {
         self.drains_until.is_none() && self.links.iter().all(|port| port.gone)
     }
 
-    /// Whether there is nothing more to deliver, or no more time for it. Asked first, it begins to drain.
+    /// Whether the team has nothing more to deliver, or no more time for it. Asked first, it begins to drain.
     fn has_drained(&mut self) -> bool {
         let now = now(self.clock);
         let Some(until) = self.drains_until else {
@@ -338,7 +339,7 @@ impl Worker {
             || self.exchange.is_readable()
             || self.gateway.owes_host(may_say_more)
             || self.splices.owes_clients();
-        !owes || until <= now
+        self.exchange.settle(owes) || until <= now
     }
 
     /// How long nothing is due.

@@ -45,6 +45,28 @@ fn a_flow_is_answered_on_its_workers_queue_wherever_it_comes_in() {
     }
 }
 
+#[test]
+fn a_worker_that_drains_waits_for_what_another_hands_over() {
+    let host = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    host.set_nonblocking(true).expect("a flag");
+    let port = host.local_addr().expect("bound").port();
+    let shard = Shard::all(2).next().expect("two");
+    let source = (4096..).find(|source| shard.of_udp(*source) == 1).expect("a port of the second worker's");
+    let last_word = [udp_frame(source, port)];
+    let (_queues, mut team) = team(&[&last_word, &[]]);
+    let mut drained = |worker: usize| {
+        // As if woken.
+        team[worker].exchange.note();
+        team[worker].turn();
+        team[worker].has_drained()
+    };
+    assert_eq!([drained(1), drained(1)], [false; 2], "it has nothing, but the other has not looked");
+    assert_eq!([drained(0), drained(0)], [false; 2], "what it has handed over was not delivered");
+    host.recv(&mut []).expect_err("nothing was delivered");
+    assert!(drained(1) && drained(0));
+    host.recv(&mut []).expect("the last word");
+}
+
 fn closed_port() -> u16 {
     let closed = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
     closed.expect("loopback").port()
@@ -63,21 +85,9 @@ struct Guest {
 impl Guest {
     /// Starts a worker for each queue when the guest has sent `frames` on them.
     fn start(frames: &[&[Vec<u8>]]) -> Self {
-        let (queues, far): (Vec<_>, Vec<_>) = frames.iter().map(|frames| queue(frames)).unzip();
-        let plan = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan");
-        let mut network = Network { mtu: 1500, ..Network::new(plan, None) };
-        network.host_access.loopback = true;
-        let resolver = Resolver::new("/nonexistent");
-        let link = LinkFd {
-            kind: LinkKind::TapPlain,
-            udp_segmentation: false,
-            mac: None,
-            queues: far,
-            notes: Vec::new(),
-        };
-        let team = Worker::team(network, Link::queues(link), Some(MAC), &resolver, 1);
+        let (queues, team) = team(frames);
         let start = |worker: Worker| (worker.stopper(), thread::spawn(|| worker.run()));
-        Self { queues, workers: team.expect("workers").into_iter().map(start).collect() }
+        Self { queues, workers: team.into_iter().map(start).collect() }
     }
 
     fn receive(&self, queue: usize) -> io::Result<Vec<u8>> {
@@ -97,6 +107,18 @@ impl Drop for Guest {
             }
         }
     }
+}
+
+/// The guest's ends of its queues, on which it has sent `frames`, and a worker for each.
+fn team(frames: &[&[Vec<u8>]]) -> (Vec<UnixDatagram>, Vec<Worker>) {
+    let (queues, far): (Vec<_>, Vec<_>) = frames.iter().map(|frames| queue(frames)).unzip();
+    let plan = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan");
+    let mut network = Network { mtu: 1500, ..Network::new(plan, None) };
+    network.host_access.loopback = true;
+    let resolver = Resolver::new("/nonexistent");
+    let (kind, notes) = (LinkKind::TapPlain, Vec::new());
+    let link = LinkFd { kind, udp_segmentation: false, mac: None, queues: far, notes };
+    (queues, Worker::team(network, Link::queues(link), Some(MAC), &resolver, 1).expect("workers"))
 }
 
 /// Both ends of a queue, on which the guest has sent `frames`.
