@@ -311,6 +311,7 @@ impl Worker {
             }
             self.turn();
             if self.orders.says_drain() && self.has_drained() {
+                self.links.into_iter().for_each(|port| port.link.abandon());
                 return Ok(());
             }
         }
