@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod life;
 mod mode;
 mod pasta;
 mod slirp4netns;
@@ -19,6 +20,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use life::Life;
 pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
@@ -702,6 +704,8 @@ pub struct Config {
     pub container: Container,
     /// What others call it; `None` is rnet's process id.
     pub name: Option<String>,
+    /// How long it is kept.
+    pub life: Life,
     /// Logging.
     pub log: Log,
 }

@@ -10,10 +10,11 @@ use crate::config::{Config, EtcFiles, LinkKind, NetworkMode, Publish};
 use crate::container::{self, Connection, Launch, Namespaces, Running};
 use crate::control::{self, Place, Socket};
 use crate::error::{Error, Result};
-use crate::etc;
 use crate::io::ports::Ports;
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::state::{Kept, Record, State};
 use crate::sys::memory;
+use crate::{attach, etc, state};
 
 /// A container with its network, ready for its command.
 pub struct Session {
@@ -29,23 +30,43 @@ enum Carried {
     Not { ports: Ports, _place: Option<Place> },
 }
 
-/// Runs the command of `config`; its exit status by docker's convention.
+/// Runs the command of `config` in a container that is on record; its exit status by docker's convention.
 pub fn run(config: &Config, seed: u64) -> Result<u8> {
-    let mut session = Session::prepare(config, seed)?;
+    state::sweep();
+    let place = Place::of(config.name.as_deref(), process::id(), None)?;
+    // It goes after the session, on the way of an error too.
+    let mut kept = place.as_ref().map(|place| Kept::begin(config, place)).transpose()?;
+    let mut session = Session::prepare_at(place, config, seed)?;
     if let Carried::Served(serving) = &session.network {
         serving.announce(config.log.level);
     }
+    if let Some(kept) = &mut kept {
+        session.describe(kept)?;
+    }
     session.start()?;
-    session.wait()
+    if let Some(kept) = &mut kept {
+        kept.change(Record::started)?;
+    }
+    config.life.pid_file.as_deref().map_or(Ok(()), attach::write_pid)?;
+    let status = session.wait();
+    if let Some(kept) = kept {
+        let error = status.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        kept.end(status.as_ref().map_or_else(Error::code, |status| *status), &error)?;
+    }
+    status
 }
 
 impl Session {
     /// Does everything but start the command. No thread may have been started before. `seed` feeds the gateway's
     /// random choices.
     pub fn prepare(config: &Config, seed: u64) -> Result<Self> {
+        Self::prepare_at(Place::of(config.name.as_deref(), process::id(), None)?, config, seed)
+    }
+
+    /// The same with a place that is there already.
+    fn prepare_at(place: Option<Place>, config: &Config, seed: u64) -> Result<Self> {
         let files = FileLimit::read()?;
         files.raise()?;
-        let place = Place::of(config.name.as_deref(), process::id(), None)?;
         match &config.mode {
             NetworkMode::User => Self::served(config, place, &files, seed),
             NetworkMode::None => {
@@ -55,9 +76,10 @@ impl Session {
                 let etc = files::of_host(config);
                 Self::not_served(config, place, &files, Connection::Hosts, &etc)
             }
-            NetworkMode::Process(pid) => {
-                let (namespaces, _) = Namespaces::of_process(*pid, None)?;
-                let etc = files::of_process(config, *pid);
+            NetworkMode::Container(whose) => {
+                let pid = process_of(whose)?;
+                let (namespaces, _) = Namespaces::of_process(pid, None)?;
+                let etc = files::of_process(config, pid);
                 Self::not_served(config, place, &files, Connection::Shared(&namespaces), &etc)
             }
         }
@@ -88,6 +110,16 @@ impl Session {
         let ports = Ports::new(Vec::new(), Vec::new());
         place.iter().try_for_each(|place| control::serve(place, ports.clone()))?;
         Ok(Self { running, network: Carried::Not { ports, _place: place } })
+    }
+
+    /// Writes down what is known by now.
+    fn describe(&self, kept: &mut Kept) -> Result<()> {
+        kept.made(self.running.pid())?;
+        kept.change(|record| {
+            for (publish, address) in self.published() {
+                record.network_settings.listens(&publish, address);
+            }
+        })
     }
 
     /// The published ports with the addresses that they got.
@@ -139,6 +171,22 @@ impl Session {
             }
             Carried::Not { .. } => status,
         }
+    }
+}
+
+/// The first process of the container `whose`, or the process of that number.
+fn process_of(whose: &str) -> Result<i32> {
+    let found = state::find(whose);
+    match (whose.parse::<i32>(), found) {
+        // The beginning of somebody's id may be a number, too.
+        (Ok(pid), found) if !found.as_ref().is_ok_and(|found| found.record.name == whose) => Ok(pid),
+        (_, found) => match found?.record.state {
+            State { running: true, pid, .. } => Ok(pid),
+            State { status, .. } => {
+                let cause = format!("it is {status}, and only a running container has a network");
+                Err(Error::new("cannot join the network of", whose, cause))
+            }
+        },
     }
 }
 

@@ -2,14 +2,14 @@
 
 use clap::Args;
 
-use super::Note;
 use super::args::TrafficArgs;
+use super::{Note, values};
 use crate::config::{LogLevel, NetworkMode};
 
 /// Whose network it is.
 #[derive(Args, Debug)]
 pub(super) struct ModeArgs {
-    /// The container's network: user (its own, through rnet), none, host, or container:PID (that of a process).
+    /// The container's network: user (its own, through rnet), none, host, or that of another (container:NAME|PID).
     #[arg(
         long = "net",
         visible_alias = "network",
@@ -27,16 +27,11 @@ fn mode(text: &str) -> Result<NetworkMode, String> {
             "user" => Ok(NetworkMode::User),
             "none" => Ok(NetworkMode::None),
             "host" => Ok(NetworkMode::Host),
-            _ => Err("expected user, none, host or container:PID".to_owned()),
+            _ => Err("expected user, none, host or container:NAME".to_owned()),
         },
-        Some(("container", peer)) => pid(peer).map(NetworkMode::Process),
-        Some(_) => Err("expected user, none, host or container:PID".to_owned()),
+        Some(("container", whose)) => values::name(whose).map(NetworkMode::Container),
+        Some(_) => Err("expected user, none, host or container:NAME".to_owned()),
     }
-}
-
-fn pid(text: &str) -> Result<i32, String> {
-    let pid = text.parse().ok().filter(|pid| *pid > 0);
-    pid.ok_or_else(|| format!("'{text}' is not a process id"))
 }
 
 /// Refuses what a network that rnet does not carry cannot have; what only has no effect is noted.
@@ -79,10 +74,10 @@ mod tests {
 
     #[test]
     fn modes_are_written_as_docker_writes_them() {
-        for text in ["user", "none", "host", "container:4711"] {
+        for text in ["user", "none", "host", "container:4711", "container:web"] {
             assert_eq!(mode(text).expect(text).to_string(), text);
         }
-        for text in ["", "bridge:x", "container:", "container:0", "container:-1", "ns:/proc/1/ns/net"] {
+        for text in ["", "bridge:x", "container:", "container:-1", "ns:/proc/1/ns/net"] {
             mode(text).expect_err(text);
         }
     }

@@ -12,8 +12,8 @@ pub enum NetworkMode {
     None,
     /// The host's.
     Host,
-    /// That of a process.
-    Process(i32),
+    /// That of a container, by its name or the beginning of its id, or of a process, by its number.
+    Container(String),
 }
 
 impl NetworkMode {
@@ -21,7 +21,7 @@ impl NetworkMode {
     pub fn is_carried(&self) -> bool {
         match self {
             Self::User => true,
-            Self::None | Self::Host | Self::Process(_) => false,
+            Self::None | Self::Host | Self::Container(_) => false,
         }
     }
 }
@@ -33,7 +33,7 @@ impl fmt::Display for NetworkMode {
             Self::User => f.write_str("user"),
             Self::None => f.write_str("none"),
             Self::Host => f.write_str("host"),
-            Self::Process(pid) => write!(f, "container:{pid}"),
+            Self::Container(whose) => write!(f, "container:{whose}"),
         }
     }
 }

@@ -11,6 +11,7 @@ over_any_link![
     the_hosts_network_is_the_hosts,
     settings_of_the_hosts_network_are_closed,
     a_container_shares_the_network_of_another,
+    a_container_is_found_by_its_name,
     a_sharer_is_apart_in_everything_else,
     a_sharer_ends_with_its_rnet,
     what_a_mode_cannot_have_is_refused,
@@ -58,6 +59,14 @@ fn a_container_shares_the_network_of_another(host: &Host) {
     assert_eq!(service.met(), 1);
 }
 
+fn a_container_is_found_by_its_name(host: &Host) {
+    let (_first, _) = first(host);
+    let seen = host.sh(&["--net", "container:first"], "nc -w 5 127.0.0.1 80");
+    assert_eq!(seen, "the first\n");
+    let outcome = host.run(&["--net", "container:nobody"], Root::Busybox, &["true"]);
+    assert!(outcome.code() == 125 && outcome.stderr.contains("no such container"), "{outcome}");
+}
+
 fn a_sharer_is_apart_in_everything_else(host: &Host) {
     let (_first, pid) = first(host);
     let namespaces = |pid: &str| {
@@ -95,7 +104,7 @@ fn what_a_mode_cannot_have_is_refused(host: &Host) {
         (&["--net", "none", "-p", "8080:80"][..], "--publish cannot be used with --net none"),
         (&["--net", &shared, "-p", "8080:80"], "rnet does not carry that network"),
         (&["--net", "host", "--dns", "192.0.2.1"], "--dns cannot be used with --net host"),
-        (&["--net", &own], "cannot"),
+        (&["--net", &own], "cannot "),
         (&["--net", "container:999999999"], "there is no such process"),
     ] {
         let outcome = host.run(options, Root::Busybox, &["true"]);
@@ -108,7 +117,7 @@ fn what_a_mode_cannot_have_is_refused(host: &Host) {
 /// A container that serves on port 80, and the process id of its command.
 fn first(host: &Host) -> (Process, i32) {
     let serve = "echo up; while :; do echo the first | nc -l -p 80; done";
-    let mut first = host.start(&["-h", "first"], Root::Busybox, &["sh", "-c", serve]);
+    let mut first = host.start(&["-h", "first", "--name", "first"], Root::Busybox, &["sh", "-c", serve]);
     first.wait_for_output("up\n");
     let pid = *descendants(first.pid()).first().expect("a command");
     (first, pid)
