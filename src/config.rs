@@ -416,6 +416,8 @@ pub struct Network {
     pub splice: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
+    /// Ports that are open because somebody listens on them at the other side.
+    pub automatic: Automatic,
     /// Opened parts of the host.
     pub host_access: HostAccess,
     /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
@@ -456,6 +458,7 @@ impl Network {
             splice: false,
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
+            automatic: Automatic::default(),
             host_access: HostAccess::default(),
             shares_subnet: false,
             further_guest_addresses: Vec::new(),
@@ -477,7 +480,12 @@ impl Network {
     /// Whether sockets are needed that are made inside the guest's network namespace.
     pub fn wants_socket_factory(&self) -> bool {
         let published = self.publish.iter().any(|publish| publish.transport == Transport::Tcp);
-        (self.splice && published) || !self.loopback_forwards.is_empty()
+        (self.splice && published) || self.wants_entrances()
+    }
+
+    /// Whether something of the guest's loopback leads to the host, or is to follow the host's ports, or the guest's.
+    pub fn wants_entrances(&self) -> bool {
+        self.automatic.any() || !self.loopback_forwards.is_empty()
     }
 }
 

@@ -16,11 +16,12 @@ use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
 use crate::io::capture::Capture;
 use crate::io::command::PortNumber;
+use crate::io::follow::Follower;
 use crate::io::host::{self, Listener};
 use crate::io::link::Link;
 use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
-use crate::io::splice::Loopback;
+use crate::io::splice::Entrances;
 use crate::io::worker::{Stop, Worker};
 use crate::net::Instant;
 use crate::sys::factory::Factory;
@@ -66,10 +67,12 @@ impl Prepared {
             record(&mut links, path).context("cannot record frames in", path.display())?;
         }
         let mut team = Worker::team(network.clone(), links, mac, &self.resolver, seed)?;
+        let mut entrances = None;
         if let Some(factory) = factory {
-            if !network.loopback_forwards.is_empty() {
+            if network.wants_entrances() {
                 let line = factory.another().context("cannot reach", "the socket factory")?;
-                Loopback::listen(&line, &network.loopback_forwards)?.start()?;
+                let entrances = entrances.insert(Entrances::new(line));
+                network.loopback_forwards.iter().try_for_each(|forward| entrances.open(forward))?;
             }
             for worker in &mut team {
                 let line = factory.another().context("cannot reach", "the socket factory")?;
@@ -86,6 +89,11 @@ impl Prepared {
         let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
         let start = |(index, worker)| start(index, worker, alarm, &alive);
         let workers = team.into_iter().enumerate().map(start).collect::<Result<_>>()?;
+        if let Some(entrances) = entrances
+            && network.automatic.any()
+        {
+            Follower::start(network.automatic, ports.clone(), entrances)?;
+        }
         Ok(Serving { workers, ended, ports, control: None, link: kind })
     }
 }

@@ -159,7 +159,7 @@ fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<Guest> {
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
     let link = container::join(&namespaces, &config.link, &config.network)?;
-    let wanted = !config.network.loopback_forwards.is_empty();
+    let wanted = config.network.wants_entrances();
     let factory = wanted.then(|| container::socket_factory(&namespaces)).transpose()?;
     Ok(Guest { link, watch, factory })
 }

@@ -1,13 +1,15 @@
-//! The socket factory: a process inside a guest's network namespace that makes TCP sockets there and passes them out.
+//! The socket factory: a process inside a guest's network namespace that makes sockets there and passes them out.
 //!
 //! A socket belongs to the network namespace in which it was made, whoever uses it later, and a process with threads
 //! cannot enter another user namespace. So a process of one thread does, once, and from then on answers requests: one
-//! byte, the family, for a batch of unconnected sockets. It is no process of the guest: its PID namespace is the
-//! host's, so that nothing in the guest can name, signal, trace or see it; and it keeps no capability in the guest's
-//! user namespace. It ends with its sockets, or with the thread that has started it.
+//! byte, for a batch of unconnected sockets of a family, or for the tables in which the kernel shows the sockets of that
+//! namespace. It is no process of the guest: its PID namespace is the host's, so that nothing in the guest can name,
+//! signal, trace or see it; and it keeps no capability in the guest's user namespace. It ends with its sockets, or with
+//! the thread that has started it.
 
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -23,17 +25,24 @@ use nix::unistd::setsid;
 use sendfd::{RecvWithFd, SendWithFd};
 
 use super::process::{self, Child};
-use super::stream;
+use super::{datagram, stream};
+use crate::config::Transport;
 use crate::error::{Context, Error, Result, exit};
 use crate::net::Family;
 
 /// Sockets passed out at once.
 pub const BATCH_SOCKETS: usize = 32;
+/// How long an answer that is waited for may take, in milliseconds.
+const PATIENCE_MS: u16 = 5000;
 /// Longest report of a failure that is read, in bytes.
 const MAX_REPORT_BYTES: u64 = 16 * 1024;
 
 const V4: u8 = 4;
 const V6: u8 = 6;
+const DATAGRAM_V4: u8 = 14;
+const DATAGRAM_V6: u8 = 16;
+const TCP_TABLES: u8 = b't';
+const UDP_TABLES: u8 = b'u';
 /// A request that brings a further user's end.
 const ANOTHER: u8 = b'a';
 /// What the factory says once it stands; anything else is the beginning of a report.
@@ -43,6 +52,57 @@ const READY: u8 = b'+';
 #[derive(Debug)]
 pub struct Factory {
     socket: UnixStream,
+}
+
+/// What [`Factory::obtain`] can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// TCP sockets as in a [`Batch`].
+    Streams(Family),
+    /// UDP sockets: nonblocking, close-on-exec, unbound.
+    Datagrams(Family),
+    /// `/proc/net/tcp` or `/proc/net/udp` of the namespace, open, and the same for IPv6 if it has that.
+    Tables(Transport),
+}
+
+impl Want {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Streams(Family::V4) => V4,
+            Self::Streams(Family::V6) => V6,
+            Self::Datagrams(Family::V4) => DATAGRAM_V4,
+            Self::Datagrams(Family::V6) => DATAGRAM_V6,
+            Self::Tables(Transport::Tcp) => TCP_TABLES,
+            Self::Tables(Transport::Udp) => UDP_TABLES,
+        }
+    }
+
+    fn of(byte: u8) -> Option<Self> {
+        match byte {
+            V4 => Some(Self::Streams(Family::V4)),
+            V6 => Some(Self::Streams(Family::V6)),
+            DATAGRAM_V4 => Some(Self::Datagrams(Family::V4)),
+            DATAGRAM_V6 => Some(Self::Datagrams(Family::V6)),
+            TCP_TABLES => Some(Self::Tables(Transport::Tcp)),
+            UDP_TABLES => Some(Self::Tables(Transport::Udp)),
+            _ => None,
+        }
+    }
+
+    /// What there is of it, in the thread's namespace.
+    fn make(self) -> Vec<OwnedFd> {
+        let sockets =
+            |open: &dyn Fn() -> io::Result<OwnedFd>| (0..BATCH_SOCKETS).map_while(|_| open().ok()).collect();
+        let tables = |names: [&str; 2]| {
+            names.iter().filter_map(|name| File::open(name).ok()).map(OwnedFd::from).collect()
+        };
+        match self {
+            Self::Streams(family) => sockets(&|| stream::open(family)),
+            Self::Datagrams(family) => sockets(&|| datagram::open_unbound_udp(family)),
+            Self::Tables(Transport::Tcp) => tables(["/proc/self/net/tcp", "/proc/self/net/tcp6"]),
+            Self::Tables(Transport::Udp) => tables(["/proc/self/net/udp", "/proc/self/net/udp6"]),
+        }
+    }
 }
 
 /// An answer: fewer sockets than [`BATCH_SOCKETS`] if no more could be made, and perhaps none.
@@ -91,15 +151,38 @@ impl Factory {
 
     /// Asks for a batch, which [`Self::receive`] will get.
     pub fn request(&self, family: Family) -> io::Result<()> {
-        let byte = match family {
-            Family::V4 => V4,
-            Family::V6 => V6,
-        };
-        (&self.socket).write_all(&[byte])
+        self.ask(Want::Streams(family))
     }
 
     /// The next answer. `WouldBlock` if there is none yet; `UnexpectedEof` if the factory is gone.
     pub fn receive(&self) -> io::Result<Batch> {
+        match self.hear()? {
+            (Want::Streams(family), sockets) => Ok(Batch { family, sockets }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Asks, and waits for the answer; it is empty where the guest does not have the family. For a user of this line who
+    /// asks in no other way.
+    pub fn obtain(&self, want: Want) -> io::Result<Vec<OwnedFd>> {
+        self.ask(want)?;
+        loop {
+            let mut polled = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut polled, PollTimeout::from(PATIENCE_MS))?;
+            match self.hear() {
+                Ok((got, fds)) if got == want => return Ok(fds),
+                Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn ask(&self, want: Want) -> io::Result<()> {
+        (&self.socket).write_all(&[want.byte()])
+    }
+
+    fn hear(&self) -> io::Result<(Want, Vec<OwnedFd>)> {
         let mut byte = [0];
         let mut space = nix::cmsg_space!([std::os::fd::RawFd; BATCH_SOCKETS]);
         let mut buffers = [io::IoSliceMut::new(&mut byte)];
@@ -112,10 +195,10 @@ impl Factory {
         });
         // SAFETY: the kernel has just made these for us, and nothing else knows of them.
         let sockets = sockets.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
-        match (len, family_of(byte[0])) {
+        match (len, Want::of(byte[0])) {
             (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
             (_, None) => Err(io::ErrorKind::InvalidData.into()),
-            (_, Some(family)) => Ok(Batch { family, sockets }),
+            (_, Some(want)) => Ok((want, sockets)),
         }
     }
 }
@@ -124,14 +207,6 @@ impl AsFd for Factory {
     /// Readable when there is an answer, and when the factory is gone.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-fn family_of(byte: u8) -> Option<Family> {
-    match byte {
-        V4 => Some(Family::V4),
-        V6 => Some(Family::V6),
-        _ => None,
     }
 }
 
@@ -190,9 +265,9 @@ fn answer(user: &UnixStream) -> io::Result<Option<UnixStream>> {
     if len == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    if let Some(family) = family_of(byte[0]) {
-        let sockets: Vec<OwnedFd> = (0..BATCH_SOCKETS).map_while(|_| stream::open(family).ok()).collect();
-        let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+    if let Some(want) = Want::of(byte[0]) {
+        let made = want.make();
+        let fds: Vec<_> = made.iter().map(AsRawFd::as_raw_fd).collect();
         user.send_with_fd(&byte, &fds)?;
     }
     Ok(another)

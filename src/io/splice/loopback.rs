@@ -1,91 +1,62 @@
-//! Ports of the guest's loopback that lead to the host's: listened on inside the guest's network namespace, and joined
-//! with the host by splice(2) like published connections, in the other direction.
+//! TCP ports of the guest's loopback that lead to the host's: listened on inside the guest's network namespace, and
+//! joined with the host by splice(2) like published connections, in the other direction.
 //!
-//! It has a thread of its own, which lasts as long as the process. A connection that the host refuses is reset.
+//! It has a thread of its own, which lasts as long as the process, and is told by [`super::Entrances`] of ports that
+//! open and close. A connection that the host refuses is reset; one that stands outlives its port.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddr;
 use std::thread;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::SockRef;
 
+use super::ALL;
+use super::entrances::{Inbox, Line, Order, loopback_of};
 use super::pair::{Outcome, Pair, Side};
 use super::pipe::Pipes;
-use super::{ALL, Factory};
-use crate::config::{LoopbackForward, Outbound, Transport};
-use crate::error::{Context, Error, Result};
+use crate::config::Outbound;
+use crate::error::{Context, Result};
 use crate::io::host;
 use crate::net::Family;
 
 /// Events taken from one poll.
 const EVENTS: usize = 256;
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 4096;
-/// How long the factory may take for a batch, in milliseconds.
-const PATIENCE_MS: u16 = 5000;
 /// Tokens from here on are connections', two each.
 const CONNECTION_TOKENS: usize = 1 << 20;
+/// That of orders.
+const ORDERS: Token = Token(CONNECTION_TOKENS - 1);
 
 /// The forwarded ports, listened on.
-pub struct Loopback {
+pub(super) struct Loopback {
     poll: Poll,
-    listeners: Vec<(TcpListener, u16)>,
+    inbox: Inbox<TcpListener>,
+    /// A place becomes free when its port is closed.
+    doors: Vec<Option<Door>>,
     pairs: HashMap<usize, Pair>,
     next: usize,
     pipes: Pipes,
 }
 
+struct Door {
+    listener: TcpListener,
+    guest_port: u16,
+    host_port: u16,
+}
+
 impl Loopback {
-    /// Listens on the TCP ports of `forwards`, with sockets from `factory`. A guest without IPv6 listens without it.
-    pub fn listen(factory: &Factory, forwards: &[LoopbackForward]) -> Result<Self> {
+    /// Starts the thread, and opens the line to it.
+    pub(super) fn start() -> Result<Line<TcpListener>> {
         let poll = Poll::new().context("cannot create", "an epoll instance")?;
-        let mut loopback =
-            Self { poll, listeners: Vec::new(), pairs: HashMap::new(), next: 0, pipes: Pipes::default() };
-        let tcp: Vec<_> = forwards.iter().filter(|forward| forward.transport == Transport::Tcp).collect();
-        for (family, address) in
-            [(Family::V4, IpAddr::from(Ipv4Addr::LOCALHOST)), (Family::V6, IpAddr::from(Ipv6Addr::LOCALHOST))]
-        {
-            let mut sockets = Vec::new();
-            for forward in &tcp {
-                if sockets.is_empty() {
-                    sockets = batch(factory, family)?;
-                }
-                let Some(socket) = sockets.pop() else { break };
-                loopback.bind(socket, SocketAddr::new(address, forward.guest_port), forward.host_port)?;
-            }
-        }
-        Ok(loopback)
-    }
-
-    fn bind(&mut self, socket: OwnedFd, at: SocketAddr, host_port: u16) -> Result<()> {
-        let listening = |socket: &OwnedFd| {
-            let socket = SockRef::from(socket);
-            socket.set_reuse_address(true)?;
-            socket.bind(&at.into())?;
-            socket.listen(BACKLOG)
-        };
-        listening(&socket).context("cannot listen on the guest's", at)?;
-        let mut listener = TcpListener::from_std(socket.into());
-        let token = Token(self.listeners.len());
-        self.poll
-            .registry()
-            .register(&mut listener, token, Interest::READABLE)
-            .context("cannot poll the guest's", at)?;
-        self.listeners.push((listener, host_port));
-        Ok(())
-    }
-
-    /// Serves from now on.
-    pub fn start(self) -> Result<()> {
+        let (line, inbox) = Line::new(poll.registry(), ORDERS)?;
+        let loopback =
+            Self { poll, inbox, doors: Vec::new(), pairs: HashMap::new(), next: 0, pipes: Pipes::default() };
         let thread = thread::Builder::new().name("rnet-loopback".into());
-        thread.spawn(move || self.serve()).map(drop).context("cannot start", "the loopback's thread")
+        thread.spawn(move || loopback.serve()).context("cannot start", "the loopback's thread")?;
+        Ok(line)
     }
 
     fn serve(mut self) {
@@ -102,6 +73,7 @@ impl Loopback {
             }
             for event in &events {
                 match event.token().0.checked_sub(CONNECTION_TOKENS) {
+                    None if event.token() == ORDERS => self.obey(),
                     None => self.accept(event.token().0),
                     Some(token) => {
                         let side = if token % 2 == 0 { Side::Client } else { Side::Guest };
@@ -118,14 +90,41 @@ impl Loopback {
         }
     }
 
+    fn obey(&mut self) {
+        while let Some(order) = self.inbox.next() {
+            match order {
+                Order::Open { socket, guest_port, host_port } => {
+                    if let Err(error) = self.open(Door { listener: socket, guest_port, host_port }) {
+                        tracing::warn!(%error, guest_port, "cannot poll a port of the guest's loopback");
+                    }
+                }
+                Order::Close { guest_port } => {
+                    for door in &mut self.doors {
+                        drop(door.take_if(|door| door.guest_port == guest_port));
+                    }
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, mut door: Door) -> io::Result<()> {
+        let index = self.doors.iter().position(Option::is_none).unwrap_or(self.doors.len());
+        self.poll.registry().register(&mut door.listener, Token(index), Interest::READABLE)?;
+        match self.doors.get_mut(index) {
+            Some(place) => *place = Some(door),
+            None => self.doors.push(Some(door)),
+        }
+        Ok(())
+    }
+
     /// Takes all who wait. The poll tells only of new ones.
-    fn accept(&mut self, listener: usize) {
-        while let Some((socket, host_port)) = self.listeners.get(listener) {
-            match socket.accept() {
+    fn accept(&mut self, door: usize) {
+        while let Some(Some(Door { listener, host_port, .. })) = self.doors.get(door) {
+            match listener.accept() {
                 // One too many is closed.
                 Ok(_) if self.pairs.len() >= MAX_CONNECTIONS => {}
                 Ok((client, from)) => {
-                    let to = SocketAddr::new(loopback_like(from.ip()), *host_port);
+                    let to = SocketAddr::new(loopback_of(Family::of(from.ip())), *host_port);
                     if let Err(error) = self.join(client, to) {
                         tracing::debug!(%error, %to, "cannot join the guest's loopback");
                     }
@@ -161,27 +160,5 @@ impl Loopback {
             }
         }
         false
-    }
-}
-
-fn loopback_like(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    }
-}
-
-/// Waits for a batch; it is empty where the guest does not have the family.
-fn batch(factory: &Factory, family: Family) -> Result<Vec<OwnedFd>> {
-    const TARGET: &str = "the socket factory";
-    factory.request(family).context("cannot ask", TARGET)?;
-    loop {
-        let mut polled = [PollFd::new(factory.as_fd(), PollFlags::POLLIN)];
-        let ready = poll(&mut polled, PollTimeout::from(PATIENCE_MS)).context("cannot wait for", TARGET)?;
-        match factory.receive() {
-            Ok(batch) => return Ok(batch.sockets),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready > 0 => {}
-            Err(error) => return Err(Error::new("cannot hear from", TARGET, error)),
-        }
     }
 }
