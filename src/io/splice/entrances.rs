@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use mio::net::{TcpListener, UdpSocket};
@@ -44,18 +45,22 @@ pub(super) enum Order<S> {
 /// A line to such a thread.
 pub(super) struct Line<S> {
     orders: Sender<Order<S>>,
-    waker: Waker,
+    waker: Arc<Waker>,
 }
 
 /// Its other end.
-pub(super) struct Inbox<S>(Receiver<Order<S>>);
+pub(super) struct Inbox<S> {
+    orders: Receiver<Order<S>>,
+    /// What has been announced is announced even if the line has been dropped since.
+    _waker: Arc<Waker>,
+}
 
 impl<S> Line<S> {
     /// Orders announce themselves as `token`.
     pub(super) fn new(registry: &Registry, token: Token) -> Result<(Self, Inbox<S>)> {
-        let waker = Waker::new(registry, token).context("cannot create", "an event")?;
+        let waker = Arc::new(Waker::new(registry, token).context("cannot create", "an event")?);
         let (orders, inbox) = channel();
-        Ok((Self { orders, waker }, Inbox(inbox)))
+        Ok((Self { orders, waker: Arc::clone(&waker) }, Inbox { orders: inbox, _waker: waker }))
     }
 
     /// A thread that has ended has said why.
@@ -69,7 +74,7 @@ impl<S> Line<S> {
 impl<S> Inbox<S> {
     /// The next order, if there is one.
     pub(super) fn next(&self) -> Option<Order<S>> {
-        self.0.try_recv().ok()
+        self.orders.try_recv().ok()
     }
 }
 
