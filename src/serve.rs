@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
-use crate::control::{self, Place};
+use crate::control::{self, Place, Socket};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
 use crate::io::capture::Capture;
@@ -21,8 +21,9 @@ use crate::io::host::{self, Listener};
 use crate::io::link::Link;
 use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
-use crate::io::splice::Entrances;
-use crate::io::worker::{Stop, Worker};
+use crate::io::splice::{Entrances, Loopback, Relay};
+use crate::io::stop::Stop;
+use crate::io::worker::Worker;
 use crate::net::Instant;
 use crate::sys::factory::Factory;
 use crate::sys::link::LinkFd;
@@ -49,8 +50,9 @@ impl Prepared {
         self.resolver.conf()
     }
 
-    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with sockets
-    /// from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any more.
+    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with
+    /// sockets from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any
+    /// more.
     pub fn serve(
         self,
         network: &Network,
@@ -67,18 +69,7 @@ impl Prepared {
             record(&mut links, path).context("cannot record frames in", path.display())?;
         }
         let mut team = Worker::team(network.clone(), links, mac, &self.resolver, seed)?;
-        let mut entrances = None;
-        if let Some(factory) = factory {
-            if network.wants_entrances() {
-                let line = factory.another().context("cannot reach", "the socket factory")?;
-                let entrances = entrances.insert(Entrances::new(line));
-                network.loopback_forwards.iter().try_for_each(|forward| entrances.open(forward))?;
-            }
-            for worker in &mut team {
-                let line = factory.another().context("cannot reach", "the socket factory")?;
-                worker.add_factory(line)?;
-            }
-        }
+        let entered = factory.map(|factory| enter(network, &factory, &mut team)).transpose()?.flatten();
         let mut first = Vec::new();
         for (number, (publish, listeners)) in (1..).map(PortNumber).zip(self.listeners) {
             first.push(Ports::describe(number, &publish, &listeners));
@@ -87,14 +78,11 @@ impl Prepared {
         }
         let ports = Ports::new(team.iter().map(Worker::commands).collect(), first);
         let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
-        let start = |(index, worker)| start(index, worker, alarm, &alive);
-        let workers = team.into_iter().enumerate().map(start).collect::<Result<_>>()?;
-        if let Some(entrances) = entrances
-            && network.automatic.any()
-        {
-            Follower::start(network.automatic, ports.clone(), entrances)?;
+        let mut threads = start_team(team, alarm, &alive)?;
+        if let Some(entered) = entered {
+            threads.extend(start_entered(entered, network, &ports, &alive)?);
         }
-        Ok(Serving { workers, ended, ports, control: None, link: kind })
+        Ok(Serving { threads, ended, ports, control: None, further: None, link: kind })
     }
 }
 
@@ -114,23 +102,76 @@ fn describe(spec: &LinkSpec, link: &LinkFd) {
     }
 }
 
-fn start(
-    index: usize,
-    worker: Worker,
-    alarm: Alarm,
+/// Ports of the guest's loopback, and those who serve them.
+type Entered = (Entrances, Loopback, Relay);
+
+/// Gives the workers lines to `factory`, and opens those ports of the guest's loopback that are wanted from the start.
+fn enter(network: &Network, factory: &Factory, team: &mut [Worker]) -> Result<Option<Entered>> {
+    let line = || factory.another().context("cannot reach", "the socket factory");
+    for worker in team {
+        worker.add_factory(line()?)?;
+    }
+    if !network.wants_entrances() {
+        return Ok(None);
+    }
+    let (mut entrances, loopback, relay) = Entrances::new(line()?)?;
+    network.loopback_forwards.iter().try_for_each(|forward| entrances.open(forward))?;
+    Ok(Some((entrances, loopback, relay)))
+}
+
+/// A thread that serves a part of the network, and what ends it.
+type Serves = (Stop, JoinHandle<Result<()>>);
+
+fn start_team(team: Vec<Worker>, alarm: Alarm, alive: &PipeWriter) -> Result<Vec<Serves>> {
+    let start = |(index, worker): (usize, Worker)| {
+        start(&format!("worker-{index}"), worker.stopper(), alive, move || run(worker, alarm))
+    };
+    team.into_iter().enumerate().map(start).collect()
+}
+
+/// The same for what goes past the link, and for ports that follow who listens.
+fn start_entered(
+    (entrances, loopback, relay): Entered,
+    network: &Network,
+    ports: &Ports,
     alive: &PipeWriter,
-) -> Result<(Stop, JoinHandle<Result<()>>)> {
-    let stop = worker.stopper();
+) -> Result<Vec<Serves>> {
+    let mut threads = vec![
+        start("loopback", loopback.stopper(), alive, succeeds(|| loopback.run()))?,
+        start("relay", relay.stopper(), alive, succeeds(|| relay.run()))?,
+    ];
+    if network.automatic.any() {
+        let follower = Follower::new(network.automatic, ports.clone(), entrances)?;
+        threads.push(start("follower", follower.stopper(), alive, succeeds(|| follower.run()))?);
+    }
+    Ok(threads)
+}
+
+/// `serve`, whose end is no failure of the network.
+fn succeeds(serve: impl FnOnce() + Send + 'static) -> impl FnOnce() -> Result<()> + Send + 'static {
+    move || {
+        serve();
+        Ok(())
+    }
+}
+
+/// Starts a thread that does `serve` until `stop`, and closes its end of `alive` then.
+fn start(
+    name: &str,
+    stop: Stop,
+    alive: &PipeWriter,
+    serve: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<Serves> {
     let alive = alive.try_clone().context("cannot copy", "a pipe")?;
     let serve = move || {
-        let served = run(worker, alarm);
+        let served = serve();
         drop(alive);
         served
     };
     let thread = thread::Builder::new()
-        .name(format!("rnet-worker-{index}"))
+        .name(format!("rnet-{name}"))
         .spawn(serve)
-        .context("cannot start", "a worker thread")?;
+        .context("cannot start", format!("the thread {name}"))?;
     Ok((stop, thread))
 }
 
@@ -143,11 +184,12 @@ fn record(links: &mut [Link], path: &Path) -> io::Result<()> {
 /// A network that is being served.
 #[derive(Debug)]
 pub struct Serving {
-    workers: Vec<(Stop, JoinHandle<Result<()>>)>,
-    /// Closed when all workers have ended.
+    threads: Vec<Serves>,
+    /// Closed when all threads have ended.
     ended: PipeReader,
     ports: Ports,
     control: Option<Place>,
+    further: Option<Socket>,
     link: LinkKind,
 }
 
@@ -177,9 +219,11 @@ impl Serving {
         Ok(())
     }
 
-    /// The network's place, if it has one.
-    pub fn place(&self) -> Option<&Place> {
-        self.control.as_ref()
+    /// The same at a path that somebody has chosen.
+    pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
+        control::serve_at(&socket, self.ports.clone())?;
+        self.further = Some(socket);
+        Ok(())
     }
 
     /// The kind of link that was made.
@@ -190,7 +234,7 @@ impl Serving {
     /// Has it end once what its guest, whose programs have ended, has sent is delivered, but in ten seconds. What is
     /// returned becomes readable then.
     pub fn drain(&self) -> &impl AsFd {
-        for (stop, _) in &self.workers {
+        for (stop, _) in &self.threads {
             stop.drain();
         }
         &self.ended
@@ -198,13 +242,13 @@ impl Serving {
 
     /// Ends it; an error if it had failed before.
     pub fn stop(self) -> Result<()> {
-        for (stop, _) in &self.workers {
+        for (stop, _) in &self.threads {
             stop.stop();
         }
-        drop(self.control);
-        let served = self.workers.into_iter().map(|(_, worker)| {
-            let panicked = |_| Err(Error::new("cannot serve", "the guest's network", "a worker panicked"));
-            worker.join().unwrap_or_else(panicked)
+        drop((self.control, self.further));
+        let served = self.threads.into_iter().map(|(_, thread)| {
+            let panicked = |_| Err(Error::new("cannot serve", "the guest's network", "a thread panicked"));
+            thread.join().unwrap_or_else(panicked)
         });
         // All have ended when the first failure is told.
         let served: Vec<Result<()>> = served.collect();

@@ -35,12 +35,8 @@ const ABSENT: &[Absent] = &[
         "the search list and options are those of the host's /etc/resolv.conf",
     ),
     (
-        &["--mount", "--tmpfs", "--volumes-from"],
-        "bind files and directories with --volume SRC:DST[:ro]; /tmp and /dev/shm are in memory",
-    ),
-    (
-        &["--read-only"],
-        "ROOTFS is writable, except /, whose writes vanish; a directory can be bound with --volume SRC:DST:ro",
+        &["--volumes-from"],
+        "give each container its own --volume SRC:DST[:ro]; what they bind of the host they share",
     ),
     (
         &["-m", "--memory", "-c", "--cpus", "--cpu-shares", "--cpuset-cpus", "--pids-limit"],

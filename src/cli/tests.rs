@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{
-    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, RootFs, Target, Transport,
+    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, Overlay, RootFs, Target, Transport,
 };
 
 #[test]
@@ -71,6 +71,39 @@ fn the_hosts_root_keeps_the_callers_environment_and_name() {
     assert_eq!(value(&container, "PATH"), Some("/home/me/bin:/bin".into()));
     assert_eq!(value(&container, "HOSTNAME"), Some("workstation".into()));
     assert_eq!(value(&container, "container"), Some("rnet".into()));
+}
+
+#[test]
+fn overlays_are_made_of_directories() {
+    let overlay = |lower: &[&str], kept: Option<&str>| {
+        let lower = lower.iter().map(Into::into).collect();
+        RootFs::Overlay(Overlay { lower, kept: kept.map(Into::into) })
+    };
+    assert_eq!(container("run --overlay ./r true").rootfs, overlay(&["/home/me/r"], None));
+    assert_eq!(container("run ./r:O true").rootfs, overlay(&["/home/me/r"], None));
+    assert_eq!(container("run --overlay=l /r true").rootfs, overlay(&["/r"], Some("/home/me/l")));
+    assert_eq!(
+        container("run --lower /b --lower c /a true").rootfs,
+        overlay(&["/a", "/b", "/home/me/c"], None)
+    );
+    for root in ["--overlay /", "/:O"] {
+        assert_eq!(container(&format!("run {root} true")).rootfs, RootFs::HostCopy);
+    }
+    assert!(refusal("run --overlay=./l / true").contains("always a copy"));
+    assert!(refusal("run --overlay=/r/l /r true").contains("beside the root filesystem"));
+    assert!(refusal("run --overlay= --overlay=x /r true").contains("--overlay"));
+}
+
+#[test]
+fn mounts_of_every_spelling_come_together_once_each() {
+    let words = "run --read-only -v ./x:/v --mount type=bind,src=y,dst=/m --tmpfs /t --mount type=tmpfs,dst=/n / true";
+    let container = container(words);
+    let sources: Vec<_> = container.volumes.iter().map(|volume| volume.source.as_path()).collect();
+    assert_eq!(sources, [Path::new("/home/me/x"), Path::new("/home/me/y")]);
+    let targets: Vec<_> = container.tmpfs.iter().map(|tmpfs| tmpfs.target.as_path()).collect();
+    assert_eq!(targets, [Path::new("/t"), Path::new("/n")]);
+    assert!(container.read_only);
+    assert!(refusal("run -v /a:/x --tmpfs /x/ / true").contains("/x"));
 }
 
 #[test]

@@ -386,7 +386,8 @@ fn check_volume_source(source: &OsStr) -> Result<(), String> {
     Ok(())
 }
 
-fn check_volume_target(target: &Path) -> Result<(), String> {
+/// What a mount inside may be mounted on.
+pub(super) fn check_volume_target(target: &Path) -> Result<(), String> {
     if !target.is_absolute() {
         return Err("DST must be an absolute path".to_owned());
     }

@@ -14,6 +14,8 @@ pub struct Pasta {
     pub guest: PastaGuest,
     /// Ports of the host that lead to the guest.
     pub inbound: Vec<Forward>,
+    /// Where pesto(1) finds it.
+    pub control: Option<PathBuf>,
     /// Where log lines go instead of standard error.
     pub log_file: Option<LogFile>,
 }

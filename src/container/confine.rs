@@ -1,7 +1,9 @@
 //! What rnet takes from itself once all is open that it needs: files, capabilities, system calls.
 //!
 //! A gateway reads what strangers send. Should one of them ever take it over, he finds no files but `/etc` and `/run`,
-//! read-only (the resolver's file is followed there), and no way to other processes.
+//! read-only (the resolver's file is followed there). Read-only does not keep from connecting to a socket below `/run`,
+//! such as a message bus, nor does a file system from abstract ones: that the filter of system calls does, which makes
+//! no unix sockets any more, and starts and reaches no other process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use nix::unistd::{Gid, Uid, chdir, pivot_root};
 use crate::config::Confinement;
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::Tree;
-use crate::sys::privilege::{self, CAP_NET_BIND_SERVICE};
+use crate::sys::privilege::{self, CAP_NET_BIND_SERVICE, Refusal, When};
 
 /// Where the new root is built, over whatever is there.
 const ROOT: &str = "/tmp";
@@ -70,6 +72,24 @@ const FORBIDDEN: &[c_long] = &[
     libc::SYS_userfaultfd,
 ];
 
+/// What fails: the ways to other processes and namespaces that are also those to what is needed.
+const REFUSED: &[Refusal] = &[
+    // Those that are open already are all that is needed; a line to a socket factory would have to be among them.
+    Refusal { call: libc::SYS_socket, when: When::Is(libc::AF_UNIX as u32), errno: Errno::EACCES },
+    Refusal { call: libc::SYS_socketpair, when: When::Always, errno: Errno::EACCES },
+    Refusal { call: libc::SYS_clone, when: When::HasAny(NAMESPACES), errno: Errno::EPERM },
+    // Its flags are in memory, where no filter can look. C libraries take clone then, to start threads.
+    Refusal { call: libc::SYS_clone3, when: When::Always, errno: Errno::ENOSYS },
+];
+/// Flags of clone(2) that make namespaces.
+const NAMESPACES: u32 = (libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWUTS) as u32;
+
 /// Confines this process as `how` says. No thread may have been started before.
 pub fn confine(how: Confinement) -> Result<()> {
     if how.files {
@@ -84,7 +104,7 @@ pub fn confine(how: Confinement) -> Result<()> {
         set_dumpable(true).context("cannot show to its user", "this process")?;
     }
     if how.system_calls {
-        privilege::forbid_calls(FORBIDDEN).context("cannot install", "a seccomp filter").map_err(
+        privilege::forbid_calls(FORBIDDEN, REFUSED).context("cannot install", "a seccomp filter").map_err(
             |error| error.hint("the kernel needs CONFIG_SECCOMP_FILTER; or go without --enable-seccomp"),
         )?;
     }
@@ -148,4 +168,31 @@ fn own_mounts() -> Result<()> {
         fs::write(file, text).map_err(|cause| Error::new("cannot write", file, cause))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::net::UdpSocket;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::thread;
+
+    #[test]
+    fn sockets_are_made_but_those_of_other_processes() {
+        // The filter is that of one thread, and of those that it starts.
+        let confined = thread::spawn(|| {
+            confine(Confinement { files: false, system_calls: true }).expect("a kernel with seccomp");
+            let refused = [
+                UnixStream::pair().map(drop),
+                UnixDatagram::unbound().map(drop),
+                UnixStream::connect("/run/nobody").map(drop),
+            ];
+            let further = thread::Builder::new().spawn(|| UdpSocket::bind("127.0.0.1:0").map(drop));
+            (refused.map(|tried| tried.expect_err("no socket").kind()), further.map(thread::JoinHandle::join))
+        });
+        let (refused, further) = confined.join().expect("it lives");
+        assert_eq!(refused, [io::ErrorKind::PermissionDenied; 3]);
+        further.expect("a thread").expect("it lives").expect("a socket");
+    }
 }

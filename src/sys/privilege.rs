@@ -40,6 +40,11 @@ pub(crate) fn keep_capability(kept: u32) -> nix::Result<()> {
     set(bit)
 }
 
+/// Gives up every capability of this thread, which must be the only one.
+pub(crate) fn drop_all() -> nix::Result<()> {
+    set(0)
+}
+
 /// The lower half of the permitted capabilities.
 fn permitted() -> nix::Result<u32> {
     let header = Header { version: VERSION_3, pid: 0 };
@@ -63,9 +68,33 @@ fn prctl(option: c_int, argument: c_ulong) -> nix::Result<()> {
     Errno::result(unsafe { libc::prctl(option, argument, none, none, none) }).map(drop)
 }
 
-/// Of `struct seccomp_data` (seccomp(2)): where the number of the system call is, and the architecture.
+/// A system call that fails, or does for some arguments. Unlike one that ends the process, a library may try it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    /// `SYS_*`.
+    pub(crate) call: c_long,
+    /// When.
+    pub(crate) when: When,
+    /// What the caller gets.
+    pub(crate) errno: Errno,
+}
+
+/// By the lower 32 bits of the first argument.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum When {
+    /// Whatever it is.
+    Always,
+    /// If it is this.
+    Is(u32),
+    /// If it has any of these bits.
+    HasAny(u32),
+}
+
+/// Of `struct seccomp_data` (seccomp(2)): where the number of the system call is, the architecture, and the lower half
+/// of the first argument.
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
+const ARGUMENT_AT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
 /// include/uapi/linux/audit.h; `None` where it is not known here, and then not checked.
 const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     Some(0xc000_003e)
@@ -81,6 +110,7 @@ const X32_NUMBERS: u32 = 0x4000_0000;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
 const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 const KILL: sock_filter = instruction(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS);
@@ -89,9 +119,10 @@ const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// From now on each of `calls` (`SYS_*`) ends this process, in threads started later too. Needs PR_SET_NO_NEW_PRIVS.
-pub(crate) fn forbid_calls(calls: &[c_long]) -> nix::Result<()> {
-    let mut program = forbidding(calls);
+/// From now on each of `calls` (`SYS_*`) ends this process, and what `refusals` say fails, in threads started later
+/// too. Needs PR_SET_NO_NEW_PRIVS.
+pub(crate) fn forbid_calls(calls: &[c_long], refusals: &[Refusal]) -> nix::Result<()> {
+    let mut program = forbidding(calls, refusals);
     let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
     let program = sock_fprog { len, filter: program.as_mut_ptr() };
     // SAFETY: the program is as long as it says and outlives the call, which copies it.
@@ -99,7 +130,7 @@ pub(crate) fn forbid_calls(calls: &[c_long]) -> nix::Result<()> {
     Errno::result(done).map(drop)
 }
 
-fn forbidding(calls: &[c_long]) -> Vec<sock_filter> {
+fn forbidding(calls: &[c_long], refusals: &[Refusal]) -> Vec<sock_filter> {
     let mut program = Vec::new();
     if let Some(architecture) = ARCHITECTURE {
         program.extend([
@@ -112,8 +143,27 @@ fn forbidding(calls: &[c_long]) -> Vec<sock_filter> {
     for call in calls {
         program.extend([instruction(IF_EQUAL, 0, 1, *call as u32), KILL]);
     }
+    program.extend(refusals.iter().flat_map(refusing));
     program.push(instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
     program
+}
+
+/// Begins and ends with the number of the system call loaded.
+fn refusing(refusal: &Refusal) -> Vec<sock_filter> {
+    let errno = refusal.errno as u32 & libc::SECCOMP_RET_DATA;
+    let fail = instruction(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno);
+    let body = match refusal.when {
+        When::Always => vec![fail],
+        When::Is(value) => looking_at_the_argument(instruction(IF_EQUAL, 0, 1, value), fail),
+        When::HasAny(bits) => looking_at_the_argument(instruction(IF_ANY_BIT, 0, 1, bits), fail),
+    };
+    // Of at most four.
+    let unless = instruction(IF_EQUAL, 0, body.len() as u8, refusal.call as u32);
+    [vec![unless], body].concat()
+}
+
+fn looking_at_the_argument(test: sock_filter, fail: sock_filter) -> Vec<sock_filter> {
+    vec![instruction(LOAD, 0, 0, ARGUMENT_AT), test, fail, instruction(LOAD, 0, 0, NUMBER_AT)]
 }
 
 #[cfg(test)]
@@ -121,13 +171,15 @@ mod tests {
     use super::*;
 
     /// What the kernel would do about the system call `number` (Documentation/networking/filter.rst).
-    fn verdict(program: &[sock_filter], architecture: u32, number: u32) -> u32 {
+    fn verdict(program: &[sock_filter], architecture: u32, number: u32, argument: u32) -> u32 {
         let (mut at, mut loaded) = (0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = program[at];
             at += 1;
             match code {
-                LOAD => loaded = if k == NUMBER_AT { number } else { architecture },
+                LOAD if k == NUMBER_AT => loaded = number,
+                LOAD => loaded = if k == ARGUMENT_AT { argument } else { architecture },
+                IF_ANY_BIT => at += usize::from(if loaded & k != 0 { jt } else { jf }),
                 IF_EQUAL => at += usize::from(if loaded == k { jt } else { jf }),
                 IF_AT_LEAST => at += usize::from(if loaded >= k { jt } else { jf }),
                 _ => return k,
@@ -137,8 +189,8 @@ mod tests {
 
     #[test]
     fn only_forbidden_calls_of_the_own_kind_are_the_end() {
-        let program = forbidding(&[7, 300]);
-        let of = |number| verdict(&program, ARCHITECTURE.unwrap_or_default(), number);
+        let program = forbidding(&[7, 300], &[]);
+        let of = |number| verdict(&program, ARCHITECTURE.unwrap_or_default(), number, 0);
         for number in [7, 300, X32_NUMBERS, X32_NUMBERS + 1] {
             assert_eq!(of(number), libc::SECCOMP_RET_KILL_PROCESS, "{number}");
         }
@@ -146,7 +198,34 @@ mod tests {
             assert_eq!(of(number), libc::SECCOMP_RET_ALLOW, "{number}");
         }
         if ARCHITECTURE.is_some() {
-            assert_eq!(verdict(&program, 1, 0), libc::SECCOMP_RET_KILL_PROCESS);
+            assert_eq!(verdict(&program, 1, 0, 0), libc::SECCOMP_RET_KILL_PROCESS);
+        }
+    }
+
+    #[test]
+    fn refusals_look_at_the_first_argument() {
+        let refusal = |call, when| Refusal { call, when, errno: Errno::EACCES };
+        let program = forbidding(
+            &[7],
+            &[refusal(20, When::Is(1)), refusal(21, When::Always), refusal(22, When::HasAny(0b110))],
+        );
+        for (number, argument, refused) in [
+            (20, 1, true),
+            (20, 2, false),
+            (20, 22, false),
+            (21, 0, true),
+            (21, 9, true),
+            (22, 0b1001, false),
+            (22, 0b1010, true),
+            (23, 1, false),
+        ] {
+            let expected = if refused {
+                libc::SECCOMP_RET_ERRNO | Errno::EACCES as u32
+            } else {
+                libc::SECCOMP_RET_ALLOW
+            };
+            let found = verdict(&program, ARCHITECTURE.unwrap_or_default(), number, argument);
+            assert_eq!(found, expected, "{number} {argument}");
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Ports that are open because somebody listens on them at the other side: those of the guest at the host, and those of
 //! the host at the guest's loopback.
 //!
-//! A thread of its own looks once a second at the kernel's tables of sockets, of both namespaces; it lasts as long as the
-//! process. What was opened for one direction is never followed in the other. A port that cannot be had, because
+//! It looks once a second at the kernel's tables of sockets, of both namespaces, and wants a thread of its own. What was opened for one direction is never followed in the other. A port that cannot be had, because
 //! somebody has it or because of its number, is left alone for half a minute.
 
 mod table;
@@ -11,14 +10,17 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::RangeInclusive;
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token, Waker};
 
 use self::table::{Followed, Reach};
 use crate::config::{Automatic, LoopbackForward, Publish, Transport};
 use crate::error::{Context, Result};
 use crate::io::ports::Ports;
 use crate::io::splice::Entrances;
+use crate::io::stop::{Orders, Stop};
 use crate::sys::factory::Want;
 
 /// Time between two looks.
@@ -31,6 +33,9 @@ const EPHEMERAL: (u16, u16) = (32_768, 60_999);
 
 /// Both directions of one network.
 pub struct Follower {
+    poll: Poll,
+    orders: Arc<Orders>,
+    waker: Arc<Waker>,
     automatic: Automatic,
     ephemeral: RangeInclusive<u16>,
     /// The host's side.
@@ -46,11 +51,15 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Looks a first time, and from then on in a thread of its own. `ports` are those of the network whose guest
-    /// `entrances` leads to.
-    pub fn start(automatic: Automatic, ports: Ports, entrances: Entrances) -> Result<()> {
+    /// Looks a first time. `ports` are those of the network, in service already, whose guest `entrances` leads to.
+    pub fn new(automatic: Automatic, ports: Ports, entrances: Entrances) -> Result<Self> {
+        let poll = Poll::new().context("cannot create", "an epoll instance")?;
+        let waker = Waker::new(poll.registry(), Token(0)).context("cannot create", "an eventfd")?;
         let (first, last) = automatic.ephemeral.unwrap_or(EPHEMERAL);
         let mut follower = Self {
+            poll,
+            orders: Arc::default(),
+            waker: Arc::new(waker),
             automatic,
             ephemeral: first..=last,
             ports,
@@ -63,17 +72,32 @@ impl Follower {
             udp_out: Followed::default(),
         };
         follower.look();
-        let thread = thread::Builder::new().name("rnet-follow".into());
-        thread
-            .spawn(move || follower.follow())
-            .map(drop)
-            .context("cannot start", "the thread that follows ports")
+        Ok(follower)
     }
 
-    fn follow(mut self) {
-        loop {
-            thread::sleep(INTERVAL);
-            self.look();
+    /// The handle that ends it.
+    pub fn stopper(&self) -> Stop {
+        Stop::new(Arc::clone(&self.orders), Arc::clone(&self.waker))
+    }
+
+    /// Looks again and again until stopped or drained: there is nobody to follow any more.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(1);
+        let mut next = Instant::now() + INTERVAL;
+        while !self.orders.says_stop() && !self.orders.says_drain() {
+            let now = Instant::now();
+            if next <= now {
+                self.look();
+                next = Instant::now() + INTERVAL;
+                continue;
+            }
+            match self.poll.poll(&mut events, Some(next - now)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    tracing::error!(%error, "ports do not follow who listens any more");
+                    return;
+                }
+                _ => {}
+            }
         }
     }
 

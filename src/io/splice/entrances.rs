@@ -1,5 +1,5 @@
-//! Ports of the guest's loopback that lead to the same or other ports of the host's: opened and closed here, at any time,
-//! served by the threads of [`Loopback`] and [`Relay`].
+//! Ports of the guest's loopback that lead to the same or other ports of the host's: opened and closed here, at any
+//! time, served by [`Loopback`] and [`Relay`].
 //!
 //! A port is bound by the one who asks, with a socket that was made inside the guest's network namespace, so that he hears
 //! the cause of a failure. There it is bound to 127.0.0.1 and, in a guest that has IPv6, to `::1`.
@@ -7,18 +7,21 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use mio::event::Source;
 use mio::net::{TcpListener, UdpSocket};
-use mio::{Registry, Token, Waker};
+use mio::{Interest, Registry, Token, Waker};
 use socket2::SockRef;
 
 use super::loopback::Loopback;
 use super::relay::Relay;
 use crate::config::{LoopbackForward, Transport};
 use crate::error::{Context, Result};
+use crate::io::stop::{Orders, Stop};
 use crate::net::Family;
 use crate::sys::factory::{Factory, Want};
 
@@ -34,47 +37,113 @@ pub(super) fn loopback_of(family: Family) -> IpAddr {
     }
 }
 
-/// What a thread that serves entrances is told.
-pub(super) enum Order<S> {
-    /// `socket` is bound to `guest_port`, and leads to `host_port`.
-    Open { socket: S, guest_port: u16, host_port: u16 },
-    /// All sockets of that port are to be closed.
-    Close { guest_port: u16 },
+/// A bound port of the guest, and where it leads.
+pub(super) struct Door<S> {
+    pub(super) socket: S,
+    pub(super) guest_port: u16,
+    pub(super) host_port: u16,
 }
 
-/// A line to such a thread.
+/// The doors that one thread serves, by the index that is their token.
+pub(super) struct Doors<S> {
+    /// A place becomes free when its port is closed.
+    places: Vec<Option<Door<S>>>,
+}
+
+impl<S> Default for Doors<S> {
+    fn default() -> Self {
+        Self { places: Vec::new() }
+    }
+}
+
+impl<S: Source> Doors<S> {
+    pub(super) fn get(&self, index: usize) -> Option<&Door<S>> {
+        self.places.get(index)?.as_ref()
+    }
+
+    pub(super) fn indices(&self) -> Range<usize> {
+        0..self.places.len()
+    }
+
+    /// One that cannot be polled stays closed.
+    pub(super) fn open(&mut self, mut door: Door<S>, registry: &Registry) {
+        let index = self.places.iter().position(Option::is_none).unwrap_or(self.places.len());
+        if let Err(error) = registry.register(&mut door.socket, Token(index), Interest::READABLE) {
+            tracing::warn!(%error, port = door.guest_port, "cannot poll a port of the guest's loopback");
+            return;
+        }
+        match self.places.get_mut(index) {
+            Some(place) => *place = Some(door),
+            None => self.places.push(Some(door)),
+        }
+    }
+
+    /// Closes those of that port, in all families; their indices.
+    pub(super) fn close(&mut self, guest_port: u16) -> Vec<usize> {
+        let places = self.places.iter_mut().enumerate();
+        let closed = places
+            .filter_map(|(index, place)| place.take_if(|door| door.guest_port == guest_port).map(|_| index));
+        closed.collect()
+    }
+}
+
+/// What those who serve doors are told.
+pub(super) enum Change<S> {
+    Open(Door<S>),
+    /// All doors of that port are to be closed.
+    Close {
+        guest_port: u16,
+    },
+}
+
+/// A line to one who serves doors.
 pub(super) struct Line<S> {
-    orders: Sender<Order<S>>,
+    changes: Sender<Change<S>>,
     waker: Arc<Waker>,
 }
 
-/// Its other end.
+/// Its other end, where orders to end arrive too.
 pub(super) struct Inbox<S> {
-    orders: Receiver<Order<S>>,
+    changes: Receiver<Change<S>>,
+    orders: Arc<Orders>,
     /// What has been announced is announced even if the line has been dropped since.
-    _waker: Arc<Waker>,
+    waker: Arc<Waker>,
 }
 
 impl<S> Line<S> {
-    /// Orders announce themselves as `token`.
+    /// What arrives announces itself as `token`.
     pub(super) fn new(registry: &Registry, token: Token) -> Result<(Self, Inbox<S>)> {
-        let waker = Arc::new(Waker::new(registry, token).context("cannot create", "an event")?);
-        let (orders, inbox) = channel();
-        Ok((Self { orders, waker: Arc::clone(&waker) }, Inbox { orders: inbox, _waker: waker }))
+        let waker = Arc::new(Waker::new(registry, token).context("cannot create", "an eventfd")?);
+        let (sender, changes) = channel();
+        let line = Self { changes: sender, waker: Arc::clone(&waker) };
+        Ok((line, Inbox { changes, orders: Arc::default(), waker }))
     }
 
     /// A thread that has ended has said why.
-    pub(super) fn tell(&self, order: Order<S>) {
-        if self.orders.send(order).is_ok() {
+    pub(super) fn tell(&self, change: Change<S>) {
+        if self.changes.send(change).is_ok() {
             let _ = self.waker.wake();
         }
     }
 }
 
 impl<S> Inbox<S> {
-    /// The next order, if there is one.
-    pub(super) fn next(&self) -> Option<Order<S>> {
-        self.orders.try_recv().ok()
+    /// The next change, if there is one.
+    pub(super) fn next(&self) -> Option<Change<S>> {
+        self.changes.try_recv().ok()
+    }
+
+    /// The handle that ends who reads this.
+    pub(super) fn stopper(&self) -> Stop {
+        Stop::new(Arc::clone(&self.orders), Arc::clone(&self.waker))
+    }
+
+    pub(super) fn says_stop(&self) -> bool {
+        self.orders.says_stop()
+    }
+
+    pub(super) fn says_drain(&self) -> bool {
+        self.orders.says_drain()
     }
 }
 
@@ -98,17 +167,18 @@ impl Stock {
     }
 }
 
-/// The entrances of one transport: those that are open, and the thread that serves them once there has been one.
+/// The entrances of one transport.
 struct Kind<S> {
     stocks: [(Family, Stock); 2],
-    line: Option<Line<S>>,
+    /// To the one who serves them.
+    line: Line<S>,
     open: BTreeSet<u16>,
 }
 
 impl<S> Kind<S> {
-    fn new(want: fn(Family) -> Want) -> Self {
+    fn new(want: fn(Family) -> Want, line: Line<S>) -> Self {
         let stock = |family| (family, Stock::new(want(family)));
-        Self { stocks: [stock(Family::V4), stock(Family::V6)], line: None, open: BTreeSet::new() }
+        Self { stocks: [stock(Family::V4), stock(Family::V6)], line, open: BTreeSet::new() }
     }
 
     /// Opens `guest_port` with sockets that `prepare` has bound.
@@ -116,7 +186,6 @@ impl<S> Kind<S> {
         &mut self,
         factory: &Factory,
         (guest_port, host_port): (u16, u16),
-        start: fn() -> Result<Line<S>>,
         prepare: fn(OwnedFd, SocketAddr) -> io::Result<S>,
     ) -> Result<()> {
         let mut bound = Vec::new();
@@ -129,21 +198,16 @@ impl<S> Kind<S> {
                 prepared => bound.push(prepared.context("cannot listen on the guest's", at)?),
             }
         }
-        let line = match self.line.take() {
-            Some(line) => line,
-            None => start()?,
-        };
         for socket in bound {
-            line.tell(Order::Open { socket, guest_port, host_port });
+            self.line.tell(Change::Open(Door { socket, guest_port, host_port }));
         }
-        self.line = Some(line);
         self.open.insert(guest_port);
         Ok(())
     }
 
     fn close(&mut self, guest_port: u16) {
-        if let (true, Some(line)) = (self.open.remove(&guest_port), &self.line) {
-            line.tell(Order::Close { guest_port });
+        if self.open.remove(&guest_port) {
+            self.line.tell(Change::Close { guest_port });
         }
     }
 }
@@ -156,17 +220,21 @@ pub struct Entrances {
 }
 
 impl Entrances {
-    /// None yet. `factory` makes sockets in the guest's namespace; nobody else asks on that line.
-    pub fn new(factory: Factory) -> Self {
-        Self { factory, tcp: Kind::new(Want::Streams), udp: Kind::new(Want::Datagrams) }
+    /// None yet; and those who serve them. `factory` makes sockets in the guest's namespace; nobody else asks on that
+    /// line.
+    pub fn new(factory: Factory) -> Result<(Self, Loopback, Relay)> {
+        let (loopback, streams) = Loopback::new()?;
+        let (relay, datagrams) = Relay::new()?;
+        let (tcp, udp) = (Kind::new(Want::Streams, streams), Kind::new(Want::Datagrams, datagrams));
+        Ok((Self { factory, tcp, udp }, loopback, relay))
     }
 
     /// Opens one, in every family that the guest has. An error opens none.
     pub fn open(&mut self, forward: &LoopbackForward) -> Result<()> {
         let ports = (forward.guest_port, forward.host_port);
         match forward.transport {
-            Transport::Tcp => self.tcp.open(&self.factory, ports, Loopback::start, listen),
-            Transport::Udp => self.udp.open(&self.factory, ports, Relay::start, bind),
+            Transport::Tcp => self.tcp.open(&self.factory, ports, listen),
+            Transport::Udp => self.udp.open(&self.factory, ports, bind),
         }
     }
 
@@ -192,7 +260,7 @@ impl Entrances {
     }
 }
 
-fn listen(socket: OwnedFd, at: SocketAddr) -> io::Result<TcpListener> {
+pub(super) fn listen(socket: OwnedFd, at: SocketAddr) -> io::Result<TcpListener> {
     let options = SockRef::from(&socket);
     options.set_reuse_address(true)?;
     options.bind(&at.into())?;

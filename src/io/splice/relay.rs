@@ -1,21 +1,20 @@
 //! UDP ports of the guest's loopback that lead to the host's: datagrams are carried between a socket inside the guest's
 //! network namespace and, for each client there, one at the host's loopback.
 //!
-//! It has a thread of its own, which lasts as long as the process, and is told by [`super::Entrances`] of ports that
-//! open and close. A client is forgotten after three idle minutes, or with its port. What nobody listens for is lost, and
+//! It wants a thread of its own, and is told by [`super::Entrances`] of ports that open and close. A client is forgotten after three idle minutes, or with its port. What nobody listens for is lost, and
 //! so is what comes from more clients than there is room for.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 
-use super::entrances::{Inbox, Line, Order, loopback_of};
+use super::entrances::{Change, Doors, Inbox, Line, loopback_of};
 use crate::error::{Context, Result};
+use crate::io::stop::Stop;
 use crate::net::Family;
 
 /// Events taken from one poll.
@@ -28,19 +27,19 @@ const IDLE: Duration = Duration::from_secs(180);
 const SWEEP: Duration = Duration::from_secs(10);
 /// Datagrams taken from one socket before others have their turn.
 const DATAGRAMS_PER_TURN: usize = 64;
+/// Such turns that a socket has at the end: more than a receive buffer holds.
+const DRAIN_TURNS: usize = 64;
 /// Room for the largest (RFC 768).
 const MAX_DATAGRAM_BYTES: usize = 65_535;
 /// Tokens from here on are clients'.
 const CLIENT_TOKENS: usize = 1 << 20;
-/// That of orders.
-const ORDERS: Token = Token(CLIENT_TOKENS - 1);
+const WAKER_TOKEN: Token = Token(CLIENT_TOKENS - 1);
 
 /// The forwarded ports and their clients.
-pub(super) struct Relay {
+pub struct Relay {
     poll: Poll,
     inbox: Inbox<UdpSocket>,
-    /// A place becomes free when its port is closed.
-    doors: Vec<Option<Door>>,
+    doors: Doors<UdpSocket>,
     clients: HashMap<usize, Client>,
     /// Numbers of clients, by their door and address.
     known: HashMap<(usize, SocketAddr), usize>,
@@ -48,12 +47,6 @@ pub(super) struct Relay {
     next: usize,
     swept: Instant,
     buffer: Vec<u8>,
-}
-
-struct Door {
-    socket: UdpSocket,
-    guest_port: u16,
-    host_port: u16,
 }
 
 struct Client {
@@ -65,29 +58,33 @@ struct Client {
 }
 
 impl Relay {
-    /// Starts the thread, and opens the line to it.
-    pub(super) fn start() -> Result<Line<UdpSocket>> {
+    /// Without a port yet; and the line on which to open some.
+    pub(super) fn new() -> Result<(Self, Line<UdpSocket>)> {
         let poll = Poll::new().context("cannot create", "an epoll instance")?;
-        let (line, inbox) = Line::new(poll.registry(), ORDERS)?;
+        let (line, inbox) = Line::new(poll.registry(), WAKER_TOKEN)?;
         let relay = Self {
             poll,
             inbox,
-            doors: Vec::new(),
+            doors: Doors::default(),
             clients: HashMap::new(),
             known: HashMap::new(),
             next: 0,
             swept: Instant::now(),
             buffer: vec![0; MAX_DATAGRAM_BYTES],
         };
-        let thread = thread::Builder::new().name("rnet-relay".into());
-        thread.spawn(move || relay.serve()).context("cannot start", "the relay's thread")?;
-        Ok(line)
+        Ok((relay, line))
     }
 
-    fn serve(mut self) {
+    /// The handle that ends it.
+    pub fn stopper(&self) -> Stop {
+        self.inbox.stopper()
+    }
+
+    /// Serves until stopped or drained.
+    pub fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         let mut busy: Vec<usize> = Vec::new();
-        loop {
+        while !self.inbox.says_stop() && !self.has_drained() {
             let timeout = match (busy.is_empty(), self.clients.is_empty()) {
                 (false, _) => Some(Duration::ZERO),
                 (true, false) => Some(SWEEP),
@@ -103,7 +100,7 @@ impl Relay {
             let now = Instant::now();
             for event in &events {
                 match event.token() {
-                    ORDERS => self.obey(),
+                    WAKER_TOKEN => self.obey(),
                     Token(token) => busy.push(token),
                 }
             }
@@ -118,42 +115,37 @@ impl Relay {
     }
 
     fn obey(&mut self) {
-        while let Some(order) = self.inbox.next() {
-            match order {
-                Order::Open { socket, guest_port, host_port } => {
-                    if let Err(error) = self.open(Door { socket, guest_port, host_port }) {
-                        tracing::warn!(%error, guest_port, "cannot poll a port of the guest's loopback");
+        while let Some(change) = self.inbox.next() {
+            match change {
+                Change::Open(door) => self.doors.open(door, self.poll.registry()),
+                Change::Close { guest_port } => {
+                    let closed = self.doors.close(guest_port);
+                    self.forget(|client| closed.contains(&client.door));
+                }
+            }
+        }
+    }
+
+    /// Whether it drains: then what clients, whose programs have ended, have said goes out before.
+    fn has_drained(&mut self) -> bool {
+        let drains = self.inbox.says_drain();
+        if drains {
+            let now = Instant::now();
+            for door in self.doors.indices() {
+                for _ in 0..DRAIN_TURNS {
+                    if !self.carry_out(door, now) {
+                        break;
                     }
                 }
-                Order::Close { guest_port } => self.close(guest_port),
             }
         }
-    }
-
-    fn open(&mut self, mut door: Door) -> io::Result<()> {
-        let index = self.doors.iter().position(Option::is_none).unwrap_or(self.doors.len());
-        self.poll.registry().register(&mut door.socket, Token(index), Interest::READABLE)?;
-        match self.doors.get_mut(index) {
-            Some(place) => *place = Some(door),
-            None => self.doors.push(Some(door)),
-        }
-        Ok(())
-    }
-
-    fn close(&mut self, guest_port: u16) {
-        let mut closed = Vec::new();
-        for (index, door) in self.doors.iter_mut().enumerate() {
-            if door.take_if(|door| door.guest_port == guest_port).is_some() {
-                closed.push(index);
-            }
-        }
-        self.forget(|client| closed.contains(&client.door));
+        drains
     }
 
     /// Carries what clients say; whether there may be more.
     fn carry_out(&mut self, index: usize, now: Instant) -> bool {
         for _ in 0..DATAGRAMS_PER_TURN {
-            let Some(Some(door)) = self.doors.get(index) else { return false };
+            let Some(door) = self.doors.get(index) else { return false };
             let (len, from) = match door.socket.recv_from(&mut self.buffer) {
                 Ok(received) => received,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -206,7 +198,7 @@ impl Relay {
                 Err(_) => continue,
             };
             client.last = now;
-            if let Some(Some(door)) = self.doors.get(client.door) {
+            if let Some(door) = self.doors.get(client.door) {
                 let _ = door.socket.send_to(&self.buffer[..len], client.address);
             }
         }
@@ -235,7 +227,9 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::splice::entrances::Door;
     use std::net::UdpSocket as Blocking;
+    use std::thread;
 
     /// Long, as it only passes where the relay is at fault.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -248,18 +242,21 @@ mod tests {
     }
 
     /// A relay with one port, which leads to `host_port`.
-    fn relay(host_port: u16) -> (Line<UdpSocket>, u16) {
+    fn relay(host_port: u16) -> (Line<UdpSocket>, Relay, u16) {
         let (door, guest_port) = bound();
         door.set_nonblocking(true).expect("option");
-        let line = Relay::start().expect("a thread");
-        line.tell(Order::Open { socket: UdpSocket::from_std(door), guest_port, host_port });
-        (line, guest_port)
+        let (relay, line) = Relay::new().expect("a poll");
+        line.tell(Change::Open(Door { socket: UdpSocket::from_std(door), guest_port, host_port }));
+        (line, relay, guest_port)
     }
 
     #[test]
     fn each_client_hears_its_own_answers() {
         let (server, host_port) = bound();
-        let (_line, guest_port) = relay(host_port);
+        let (line, relay, guest_port) = relay(host_port);
+        let (stop, serving) = (relay.stopper(), thread::spawn(|| relay.run()));
+        // Nobody has to stay to add more.
+        drop(line);
         let (clients, mut buffer) = ([bound().0, bound().0], [0; 64]);
         for (client, word) in clients.iter().zip([b"first", b"other"]) {
             client.send_to(word, ("127.0.0.1", guest_port)).expect("sent");
@@ -277,20 +274,43 @@ mod tests {
             let (len, from) = client.recv_from(&mut buffer).expect("carried back");
             assert_eq!((&buffer[..len], from.port()), (&word[..], guest_port));
         }
+        stop.stop();
+        serving.join().expect("it ends");
+    }
+
+    #[test]
+    fn what_was_sent_before_the_end_is_delivered() {
+        let (server, host_port) = bound();
+        let (_line, mut relay, guest_port) = relay(host_port);
+        relay.obey();
+        let client = bound().0;
+        for word in [b"first", b"other"] {
+            client.send_to(word, ("127.0.0.1", guest_port)).expect("sent");
+        }
+        relay.stopper().drain();
+        relay.run();
+        let mut buffer = [0; 64];
+        for word in [b"first", b"other"] {
+            let len = server.recv(&mut buffer).expect("carried to the host");
+            assert_eq!(&buffer[..len], word);
+        }
     }
 
     #[test]
     fn a_closed_port_is_free_again() {
         let (server, host_port) = bound();
-        let (line, guest_port) = relay(host_port);
+        let (line, relay, guest_port) = relay(host_port);
+        let (stop, serving) = (relay.stopper(), thread::spawn(|| relay.run()));
         let client = bound().0;
         client.send_to(b"x", ("127.0.0.1", guest_port)).expect("sent");
         server.recv_from(&mut [0; 8]).expect("it is served");
-        line.tell(Order::Close { guest_port });
+        line.tell(Change::Close { guest_port });
         let began = Instant::now();
         while Blocking::bind(("127.0.0.1", guest_port)).is_err() {
             assert!(began.elapsed() < PATIENCE, "it stays bound");
             thread::yield_now();
         }
+        stop.stop();
+        serving.join().expect("it ends");
     }
 }
