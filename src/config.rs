@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod life;
 mod pasta;
 mod slirp4netns;
 
@@ -18,6 +19,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use life::Life;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
@@ -706,6 +708,8 @@ pub struct Config {
     pub container: Container,
     /// What others call it; `None` is rnet's process id.
     pub name: Option<String>,
+    /// How long it is kept.
+    pub life: Life,
     /// Logging.
     pub log: Log,
 }
