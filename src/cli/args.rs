@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
+use super::network::ModeArgs;
 use super::terminal::TerminalArgs;
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
@@ -160,6 +162,9 @@ cannot be executed, 125 if rnet itself failed.";
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
     #[command(flatten)]
+    pub(super) mode: ModeArgs,
+
+    #[command(flatten)]
     pub(super) traffic: TrafficArgs,
 
     /// Bring this host's own clients of published TCP ports to the guest over the link, like all others.
@@ -218,16 +223,11 @@ pub(super) struct RunArgs {
     #[arg(long, help_heading = CONTAINER)]
     pub(super) init: bool,
 
-    /// What `rnet port` calls the network [default: rnet's process id].
-    #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = CONTAINER)]
-    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) life: LifeArgs,
 
     #[command(flatten)]
     pub(super) terminal: TerminalArgs,
-
-    /// No effect: nothing of a container is kept.
-    #[arg(long, help_heading = CONTAINER)]
-    rm: bool,
 
     #[command(flatten)]
     pub(super) log: LogArgs,

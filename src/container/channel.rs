@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::error::Error;
 use crate::sys::link::{self, LinkFd};
+use crate::sys::process::Child;
 use crate::sys::rights;
 
 /// Longest text of a frame, in bytes; more is cut.
@@ -27,6 +28,8 @@ pub(super) enum Report {
     Link(LinkFd),
     /// The master of the command's own terminal.
     Terminal(OwnedFd),
+    /// A process was made for the parent.
+    Child(Child),
     /// Everything stands; the command can start.
     Ready,
     /// It is over.
@@ -36,6 +39,7 @@ pub(super) enum Report {
 const NOTE: u8 = b'n';
 const LINK: u8 = b'l';
 const TERMINAL: u8 = b't';
+const CHILD: u8 = b'c';
 const READY: u8 = b'r';
 const FAILED: u8 = b'f';
 
@@ -80,6 +84,7 @@ impl Channel {
             NOTE => Ok(Some(Report::Note(text.into_owned()))),
             LINK => link::receive(&self.0).map(|link| Some(Report::Link(link))),
             TERMINAL => rights::receive_one(&self.0).map(|master| Some(Report::Terminal(master))),
+            CHILD => Child::receive(&self.0).map(|child| Some(Report::Child(child))),
             READY => Ok(Some(Report::Ready)),
             FAILED => Ok(Error::decode(&text).map(Report::Failed)),
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -101,6 +106,12 @@ impl Channel {
     pub(super) fn terminal(&self, master: &OwnedFd) -> io::Result<()> {
         self.send(TERMINAL, "")?;
         rights::send_one(master, &self.0)
+    }
+
+    /// Hands a process over.
+    pub(super) fn child(&self, child: &Child) -> io::Result<()> {
+        self.send(CHILD, "")?;
+        child.send(&self.0)
     }
 
     /// Reports that everything stands.

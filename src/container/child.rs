@@ -18,7 +18,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, execve, sethostname, set
 use super::channel::Channel;
 use super::plan::Step;
 use super::userns::{forbidden, is_denied};
-use super::{Launch, init, run};
+use super::{Connection, Launch, init, run};
 use crate::config::{Container, Terminal};
 use crate::error::{Context, Error, Result, exit};
 use crate::sys::{link, process, pty, signal};
@@ -59,9 +59,7 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
         Err(errno) => channel.note(&format!("the caller's session keyring stays in sight ({errno})")),
     }
     set_host_name(&launch.container.hostname)?;
-    let link = link::create(launch.link, launch.network)?;
-    channel.link(&link).context("cannot pass on", "link")?;
-    drop(link);
+    connect(channel, launch.network)?;
     umask(Mode::empty());
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
@@ -96,6 +94,17 @@ fn take_terminal(terminal: &OwnedFd) -> Result<()> {
         .and_then(|()| dup2_stdout(terminal))
         .and_then(|()| dup2_stderr(terminal))
         .context("cannot use", "the command's terminal")
+}
+
+fn connect(channel: &Channel, network: Connection<'_>) -> Result<()> {
+    match network {
+        Connection::Linked { link, network } => {
+            let link = link::create(link, network)?;
+            channel.link(&link).context("cannot pass on", "link")
+        }
+        Connection::Alone => link::bring_up_loopback(),
+        Connection::Hosts | Connection::Shared(_) => Ok(()),
+    }
 }
 
 /// The first thing that takes a capability, and so the first to fail where namespaces come without any.

@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
@@ -60,12 +61,35 @@ use crate::sys::signal;
 pub struct Launch<'a> {
     /// The command and its surroundings.
     pub container: &'a config::Container,
-    /// The link to make inside.
-    pub link: &'a config::LinkSpec,
-    /// The network it leads to.
-    pub network: &'a config::Network,
+    /// Its network.
+    pub network: Connection<'a>,
     /// Contents of the files in /etc that describe it.
     pub etc: &'a config::EtcFiles,
+}
+
+/// The network namespace of a container, and what is made in it.
+#[derive(Clone, Copy, Debug)]
+pub enum Connection<'a> {
+    /// A new one, with a link out of it.
+    Linked {
+        /// The link to make.
+        link: &'a config::LinkSpec,
+        /// The network that it leads to.
+        network: &'a config::Network,
+    },
+    /// A new one, in which nothing but `lo` is up.
+    Alone,
+    /// rnet's own.
+    Hosts,
+    /// That of others, in whose user namespace the container is made: only its root may be root there, too.
+    Shared(&'a Namespaces),
+}
+
+impl Connection<'_> {
+    /// Whether a link is made whose network wants sockets from inside.
+    fn wants_socket_factory(&self) -> bool {
+        matches!(self, Self::Linked { network, .. } if network.wants_socket_factory())
+    }
 }
 
 /// A container. Dropping it ends it and gives the terminal back.
@@ -97,15 +121,23 @@ pub struct Running {
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let storage = storage(&launch.container.rootfs)?;
-    let survey = survey(launch.container, storage.as_ref())?;
+    let survey = survey(launch, storage.as_ref())?;
     let steps = plan::plan(launch.container, launch.etc, &survey);
     let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let child =
-        process::spawn(userns::NAMESPACES, theirs, |channel| child::main(channel, launch, &steps, &mask));
+    let first = |channel| child::main(channel, launch, &steps, &mask);
+    let child = match launch.network {
+        Connection::Linked { .. } | Connection::Alone => {
+            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))?
+        }
+        Connection::Hosts => {
+            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))?
+        }
+        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first)?,
+    };
     let mut running = Running {
-        child: child.map_err(|cause| userns::forbidden(&cause))?,
+        child,
         channel: Some(ours),
         signals,
         link: None,
@@ -117,7 +149,9 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         killed_for: None,
         ended: false,
     };
-    userns::write_id_maps(running.child.pid)?;
+    if !matches!(launch.network, Connection::Shared(_)) {
+        userns::write_id_maps(running.child.pid)?;
+    }
     running.release()?;
     running.await_ready(launch)?;
     running.await_factory();
@@ -138,7 +172,8 @@ fn storage(rootfs: &config::RootFs) -> Result<Option<Storage>> {
 }
 
 /// Looks at what of the host the plan depends on.
-fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Survey> {
+fn survey(launch: &Launch<'_>, storage: Option<&Storage>) -> Result<Survey> {
+    let container = launch.container;
     let root = match &container.rootfs {
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
         config::RootFs::Overlay(overlay) => Root::Overlay(root_overlay(&overlay.lower, storage)?),
@@ -162,6 +197,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
             config::Terminal::Own { .. } => None,
         },
         privileged: userns::caller_is_root(),
+        hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
         mounts_below,
@@ -210,6 +246,11 @@ fn take_signals() -> Result<(SignalFd, SigSet)> {
 }
 
 impl Running {
+    /// The first process, as the host numbers it; its number is not used again before [`Self::wait`] returns.
+    pub fn pid(&self) -> i32 {
+        self.child.pid.as_raw()
+    }
+
     /// The guest's link, made inside and passed out. Taken once.
     pub fn take_link(&mut self) -> Option<LinkFd> {
         self.link.take()
@@ -338,6 +379,7 @@ impl Running {
                 }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
+                Some(Report::Child(_)) => {}
                 None => {
                     let status = self.reap()?;
                     let cause = format!("its first process ended with status {status}");
