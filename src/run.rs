@@ -57,8 +57,13 @@ impl Session {
         files.raise()?;
         let prepared = Prepared::new(&config.network)?;
         let etc = etc::files(config, prepared.resolv_conf());
-        let launch =
-            Launch { container: &config.container, link: &config.link, network: &config.network, etc: &etc };
+        let launch = Launch {
+            container: &config.container,
+            link: &config.link,
+            network: &config.network,
+            etc: &etc,
+            stderr: None,
+        };
         files.restore()?;
         let mut running = container::launch(&launch)?;
         files.raise()?;
@@ -68,7 +73,7 @@ impl Session {
         let factory = running.take_factory();
         let mut serving =
             prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::Failure)?;
-        place.map_or(Ok(()), |place| serving.answer_at(place))?;
+        place.map_or(Ok(()), |place| serving.answer_at(place, Some(running.commands())))?;
         Ok(Self { running, serving })
     }
 

@@ -456,7 +456,7 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         hosts: "127.0.0.1 localhost\n".into(),
         hostname: "box\n".into(),
     };
-    let mut running = launch(&Launch { container, link: &link, network: &network, etc: &etc })?;
+    let mut running = launch(&Launch { container, link: &link, network: &network, etc: &etc, stderr: None })?;
     let _link = running.take_link();
     running.start()?;
     running.wait()
