@@ -169,7 +169,11 @@ fn factory(network: &Network, namespaces: &Namespaces) -> Result<Option<Factory>
     }
     match container::socket_factory(namespaces) {
         Err(error) if network.loopback_forwards.is_empty() => {
-            tracing::warn!("{error}; published ports are not spliced");
+            let lost = match network.automatic.any() {
+                true => "published ports are not spliced, and none follow who listens",
+                false => "published ports are not spliced",
+            };
+            tracing::warn!("{error}; {lost}");
             Ok(None)
         }
         started => started.map(Some),

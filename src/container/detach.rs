@@ -30,15 +30,13 @@ impl Foreground {
 }
 
 /// Does `work` with `stderr`, if there is one, as standard error. No other thread may exist.
-pub(super) fn with_stderr<T>(
-    stderr: Option<BorrowedFd<'_>>,
-    work: impl FnOnce() -> io::Result<T>,
-) -> io::Result<T> {
+pub(super) fn with_stderr<T>(stderr: Option<BorrowedFd<'_>>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    const WHAT: &str = "standard error";
     let Some(stderr) = stderr else { return work() };
-    let ours = io::stderr().as_fd().try_clone_to_owned()?;
-    dup2_stderr(stderr)?;
+    let ours = io::stderr().as_fd().try_clone_to_owned().context("cannot copy", WHAT)?;
+    dup2_stderr(stderr).context("cannot lend", WHAT)?;
     let done = work();
-    dup2_stderr(&ours)?;
+    dup2_stderr(&ours).context("cannot take back", WHAT)?;
     done
 }
 
@@ -54,7 +52,7 @@ pub fn detach(work: impl FnOnce(Foreground) -> Result<u8>) -> Result<()> {
             let _ = child.reap();
             Err(error)
         }
-        Some(Report::Note(_) | Report::Link(_)) | None => {
+        Some(Report::Note(_) | Report::Link(_) | Report::Child(_)) | None => {
             let end = child.reap().map(|exit| format!("it ended too early ({exit:?})"));
             Err(Error::new("cannot start", "a background process", end.unwrap_or_default()))
         }

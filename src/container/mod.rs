@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
@@ -61,15 +62,38 @@ use crate::sys::signal;
 pub struct Launch<'a> {
     /// The command and its surroundings.
     pub container: &'a config::Container,
-    /// The link to make inside.
-    pub link: &'a config::LinkSpec,
-    /// The network it leads to.
-    pub network: &'a config::Network,
+    /// Its network.
+    pub network: Connection<'a>,
     /// Contents of the files in /etc that describe it.
     pub etc: &'a config::EtcFiles,
     /// Where its standard error goes, if not to rnet's: it runs in the background, then, and has no part in the
     /// caller's terminal.
     pub stderr: Option<BorrowedFd<'a>>,
+}
+
+/// The network namespace of a container, and what is made in it.
+#[derive(Clone, Copy, Debug)]
+pub enum Connection<'a> {
+    /// A new one, with a link out of it.
+    Linked {
+        /// The link to make.
+        link: &'a config::LinkSpec,
+        /// The network that it leads to.
+        network: &'a config::Network,
+    },
+    /// A new one, in which nothing but `lo` is up.
+    Alone,
+    /// rnet's own.
+    Hosts,
+    /// That of others, in whose user namespace the container is made: only its root may be root there, too.
+    Shared(&'a Namespaces),
+}
+
+impl Connection<'_> {
+    /// Whether a link is made whose network wants sockets from inside.
+    fn wants_socket_factory(&self) -> bool {
+        matches!(self, Self::Linked { network, .. } if network.wants_socket_factory())
+    }
 }
 
 /// A container. Dropping it ends it and gives the terminal back.
@@ -103,7 +127,7 @@ pub struct Running {
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let storage = storage(&launch.container.rootfs)?;
-    let mut survey = survey(launch.container, storage.as_ref())?;
+    let mut survey = survey(launch, storage.as_ref())?;
     let mut terminal = Terminal::capture();
     if launch.stderr.is_some() {
         (survey.console, terminal) = (None, None);
@@ -111,12 +135,20 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let steps = plan::plan(launch.container, launch.etc, &survey);
     let (signals, mask) = take_signals()?;
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let spawn =
-        || process::spawn(userns::NAMESPACES, theirs, |channel| child::main(channel, launch, &steps, &mask));
-    let child = detach::with_stderr(launch.stderr, spawn);
+    let first = |channel| child::main(channel, launch, &steps, &mask);
+    let spawn = || match launch.network {
+        Connection::Linked { .. } | Connection::Alone => {
+            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
+        }
+        Connection::Hosts => {
+            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))
+        }
+        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first),
+    };
+    let child = detach::with_stderr(launch.stderr, spawn)?;
     let (commands, inbox) = command::line()?;
     let mut running = Running {
-        child: child.map_err(|cause| userns::forbidden(&cause))?,
+        child,
         channel: Some(ours),
         signals,
         inbox: Some(inbox),
@@ -130,7 +162,9 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         told_to_end: false,
         ended: false,
     };
-    userns::write_id_maps(running.child.pid)?;
+    if !matches!(launch.network, Connection::Shared(_)) {
+        userns::write_id_maps(running.child.pid)?;
+    }
     running.release()?;
     running.await_ready(launch.network.wants_socket_factory())?;
     running.await_factory();
@@ -151,7 +185,8 @@ fn storage(rootfs: &config::RootFs) -> Result<Option<Storage>> {
 }
 
 /// Looks at what of the host the plan depends on.
-fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Survey> {
+fn survey(launch: &Launch<'_>, storage: Option<&Storage>) -> Result<Survey> {
+    let container = launch.container;
     let root = match &container.rootfs {
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
         config::RootFs::Overlay(overlay) => Root::Overlay(root_overlay(&overlay.lower, storage)?),
@@ -172,6 +207,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
         root,
         console: supervise::terminal_path(),
         privileged: userns::caller_is_root(),
+        hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
         mounts_below,
@@ -345,6 +381,7 @@ impl Running {
                 }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
+                Some(Report::Child(_)) => {}
                 None => {
                     let status = self.reap()?;
                     let cause = format!("its first process ended with status {status}");
