@@ -10,6 +10,7 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
+use super::network::ModeArgs;
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
 
@@ -159,6 +160,9 @@ cannot be executed, 125 if rnet itself failed.";
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) mode: ModeArgs,
+
     #[command(flatten)]
     pub(super) traffic: TrafficArgs,
 

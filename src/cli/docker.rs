@@ -22,7 +22,7 @@ const ABSENT: &[Absent] = &[
         "the command is root inside and you outside; no other user is mapped",
     ),
     (
-        &["--net", "--network", "--ip", "--ip6", "--network-alias"],
+        &["--ip", "--ip6", "--network-alias"],
         "every container has a network of its own, whose addresses --cidr and --cidr6 choose",
     ),
     (

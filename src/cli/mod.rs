@@ -9,6 +9,7 @@ mod docker;
 mod getopt;
 mod life;
 mod mounts;
+mod network;
 mod options;
 pub mod pasta;
 mod settle;

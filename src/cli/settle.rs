@@ -16,8 +16,8 @@ use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
 use super::{Note, Question, Request, Surroundings, Topic, life, subnet};
 use crate::config::{
     Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec, Log,
-    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Overlay, Publish, RootFs, Setup,
-    Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
+    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, NetworkMode, Outbound, Overlay, Publish,
+    RootFs, Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -35,12 +35,14 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
+    super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let life = life::settle(&args.life, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
+        _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
@@ -59,6 +61,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.life.name;
     request.config.life = life;
+    request.config.mode = args.mode.net;
     Ok(request)
 }
 
@@ -157,6 +160,7 @@ fn request(
     notes: Vec<Note>,
 ) -> Request {
     let config = Config {
+        mode: NetworkMode::User,
         network,
         link: link(args, surroundings),
         container,

@@ -312,7 +312,6 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
         ("-dit", "foreground"),
         ("--cidfile x", "--name"),
         ("--env-file=x", "--env NAME=VALUE"),
-        ("--network host", "--cidr"),
         ("-u 1000", "root inside"),
         ("-m 1g", "systemd-run"),
         ("--privileged", "capabilities"),

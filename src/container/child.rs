@@ -17,7 +17,7 @@ use nix::unistd::{execve, sethostname};
 use super::channel::Channel;
 use super::plan::Step;
 use super::userns::{forbidden, is_denied};
-use super::{Launch, init, run};
+use super::{Connection, Launch, init, run};
 use crate::config::Container;
 use crate::error::{Context, Error, Result, exit};
 use crate::sys::{link, process, signal};
@@ -58,14 +58,23 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
         Err(errno) => channel.note(&format!("the caller's session keyring stays in sight ({errno})")),
     }
     set_host_name(&launch.container.hostname)?;
-    let link = link::create(launch.link, launch.network)?;
-    channel.link(&link).context("cannot pass on", "link")?;
-    drop(link);
+    connect(channel, launch.network)?;
     umask(Mode::empty());
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
     channel.ready().context("cannot report to", "parent")?;
     Ok(channel.await_release())
+}
+
+fn connect(channel: &Channel, network: Connection<'_>) -> Result<()> {
+    match network {
+        Connection::Linked { link, network } => {
+            let link = link::create(link, network)?;
+            channel.link(&link).context("cannot pass on", "link")
+        }
+        Connection::Alone => link::bring_up_loopback(),
+        Connection::Hosts | Connection::Shared(_) => Ok(()),
+    }
 }
 
 /// The first thing that takes a capability, and so the first to fail where namespaces come without any.

@@ -13,6 +13,7 @@
 
 mod channel;
 mod child;
+mod command;
 mod confine;
 mod detach;
 mod door;
@@ -27,17 +28,20 @@ mod userns;
 
 use std::env;
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
+use self::command::Inbox;
+pub use self::command::{Command, Commands};
 pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
@@ -58,12 +62,38 @@ use crate::sys::signal;
 pub struct Launch<'a> {
     /// The command and its surroundings.
     pub container: &'a config::Container,
-    /// The link to make inside.
-    pub link: &'a config::LinkSpec,
-    /// The network it leads to.
-    pub network: &'a config::Network,
+    /// Its network.
+    pub network: Connection<'a>,
     /// Contents of the files in /etc that describe it.
     pub etc: &'a config::EtcFiles,
+    /// Where its standard error goes, if not to rnet's: it runs in the background, then, and has no part in the
+    /// caller's terminal.
+    pub stderr: Option<BorrowedFd<'a>>,
+}
+
+/// The network namespace of a container, and what is made in it.
+#[derive(Clone, Copy, Debug)]
+pub enum Connection<'a> {
+    /// A new one, with a link out of it.
+    Linked {
+        /// The link to make.
+        link: &'a config::LinkSpec,
+        /// The network that it leads to.
+        network: &'a config::Network,
+    },
+    /// A new one, in which nothing but `lo` is up.
+    Alone,
+    /// rnet's own.
+    Hosts,
+    /// That of others, in whose user namespace the container is made: only its root may be root there, too.
+    Shared(&'a Namespaces),
+}
+
+impl Connection<'_> {
+    /// Whether a link is made whose network wants sockets from inside.
+    fn wants_socket_factory(&self) -> bool {
+        matches!(self, Self::Linked { network, .. } if network.wants_socket_factory())
+    }
 }
 
 /// A container. Dropping it ends it and gives the terminal back.
@@ -73,6 +103,9 @@ pub struct Running {
     /// Closed once the command has started.
     channel: Option<Channel>,
     signals: SignalFd,
+    /// Closed when it has ended.
+    inbox: Option<Inbox>,
+    commands: Commands,
     link: Option<LinkFd>,
     /// The process that makes sockets, until it has ended.
     factory_process: Option<Child>,
@@ -81,6 +114,8 @@ pub struct Running {
     storage: Option<Storage>,
     /// The signal for which the container was killed.
     killed_for: Option<i32>,
+    /// Somebody wants it to end for good.
+    told_to_end: bool,
     ended: bool,
 }
 
@@ -92,26 +127,44 @@ pub struct Running {
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let storage = storage(&launch.container.rootfs)?;
-    let survey = survey(launch.container, storage.as_ref())?;
+    let mut survey = survey(launch, storage.as_ref())?;
+    let mut terminal = Terminal::capture();
+    if launch.stderr.is_some() {
+        (survey.console, terminal) = (None, None);
+    }
     let steps = plan::plan(launch.container, launch.etc, &survey);
-    let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let child =
-        process::spawn(userns::NAMESPACES, theirs, |channel| child::main(channel, launch, &steps, &mask));
+    let first = |channel| child::main(channel, launch, &steps, &mask);
+    let spawn = || match launch.network {
+        Connection::Linked { .. } | Connection::Alone => {
+            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
+        }
+        Connection::Hosts => {
+            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))
+        }
+        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first),
+    };
+    let child = detach::with_stderr(launch.stderr, spawn)?;
+    let (commands, inbox) = command::line()?;
     let mut running = Running {
-        child: child.map_err(|cause| userns::forbidden(&cause))?,
+        child,
         channel: Some(ours),
         signals,
+        inbox: Some(inbox),
+        commands,
         link: None,
         factory_process: None,
         factory: None,
         terminal,
         storage,
         killed_for: None,
+        told_to_end: false,
         ended: false,
     };
-    userns::write_id_maps(running.child.pid)?;
+    if !matches!(launch.network, Connection::Shared(_)) {
+        userns::write_id_maps(running.child.pid)?;
+    }
     running.release()?;
     running.await_ready(launch.network.wants_socket_factory())?;
     running.await_factory();
@@ -132,7 +185,8 @@ fn storage(rootfs: &config::RootFs) -> Result<Option<Storage>> {
 }
 
 /// Looks at what of the host the plan depends on.
-fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Survey> {
+fn survey(launch: &Launch<'_>, storage: Option<&Storage>) -> Result<Survey> {
+    let container = launch.container;
     let root = match &container.rootfs {
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
         config::RootFs::Overlay(overlay) => Root::Overlay(root_overlay(&overlay.lower, storage)?),
@@ -153,6 +207,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
         root,
         console: supervise::terminal_path(),
         privileged: userns::caller_is_root(),
+        hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
         mounts_below,
@@ -253,13 +308,45 @@ impl Running {
     /// Passes signals on until the command ends; its exit status, 128 and the number if by a signal.
     pub fn wait(&mut self) -> Result<u8> {
         loop {
-            let [signalled, ended] = wait_for([&self.signals.as_fd(), &self.child.as_fd()])?;
+            let inbox: &dyn AsFd = self.inbox.as_ref().map_or(&self.child, |inbox| inbox);
+            let [signalled, asked, ended] = wait_for([&self.signals, inbox, &self.child])?;
             if signalled {
                 self.pass_signals_on()?;
             }
+            if asked {
+                self.obey_commands();
+            }
             if ended {
+                // Whoever asks from now on hears that it has ended.
+                self.inbox = None;
                 return self.reap();
             }
+        }
+    }
+
+    /// For other threads, which want something of the container while [`Self::wait`] waits for its end.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
+    }
+
+    /// Whether somebody wants the container to end for good: by a signal that ends programs, or by a command.
+    pub fn is_told_to_end(&self) -> bool {
+        self.told_to_end
+    }
+
+    fn obey_commands(&mut self) {
+        let asked: Vec<_> = self.inbox.iter_mut().flat_map(Inbox::take).collect();
+        for (command, answer) in asked {
+            let Command::Signal { number, last } = command;
+            self.told_to_end |= last;
+            // One that stops is for the command alone, as nobody could tell a stopped rnet to go on.
+            if supervise::stops_by_default(number) {
+                self.send(number);
+            } else {
+                self.pass_on(number, false);
+            }
+            // Whoever does not wait any more does not care.
+            let _ = answer.send(Ok(()));
         }
     }
 
@@ -294,6 +381,7 @@ impl Running {
                 }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
+                Some(Report::Child(_)) => {}
                 None => {
                     let status = self.reap()?;
                     let cause = format!("its first process ended with status {status}");
@@ -327,29 +415,34 @@ impl Running {
     fn pass_signals_on(&mut self) -> Result<()> {
         while let Some(info) = next_signal(&self.signals)? {
             let signal = info.ssi_signo as i32;
-            let disposition = supervise::disposition(self.child.pid, signal);
+            self.told_to_end |= supervise::ends_by_default(signal);
             let shares_group = getpgid(Some(self.child.pid)) == Ok(getpgrp());
             let arrived = info.ssi_code == supervise::SI_KERNEL && shares_group;
-            match supervise::decide(signal, disposition, arrived) {
-                Action::Nothing => {}
-                Action::Deliver => self.send(signal),
-                Action::StopBoth => {
-                    self.send(libc::SIGSTOP);
-                    stop_self();
-                }
-                Action::DeliverAndStop => {
-                    if !arrived {
-                        self.send(signal);
-                    }
-                    stop_self();
-                }
-                Action::Kill => {
-                    self.killed_for.get_or_insert(signal);
-                    self.send(libc::SIGKILL);
-                }
-            }
+            self.pass_on(signal, arrived);
         }
         Ok(())
+    }
+
+    fn pass_on(&mut self, signal: i32, arrived: bool) {
+        let disposition = supervise::disposition(self.child.pid, signal);
+        match supervise::decide(signal, disposition, arrived) {
+            Action::Nothing => {}
+            Action::Deliver => self.send(signal),
+            Action::StopBoth => {
+                self.send(libc::SIGSTOP);
+                stop_self();
+            }
+            Action::DeliverAndStop => {
+                if !arrived {
+                    self.send(signal);
+                }
+                stop_self();
+            }
+            Action::Kill => {
+                self.killed_for.get_or_insert(signal);
+                self.send(libc::SIGKILL);
+            }
+        }
     }
 
     /// Signals the container's first process. It may have ended already, which the pidfd tells.
@@ -394,7 +487,7 @@ fn next_signal(signals: &SignalFd) -> Result<Option<siginfo>> {
 }
 
 /// Waits until at least one is readable or closed, and tells which.
-fn wait_for(fds: [&dyn AsFd; 2]) -> Result<[bool; 2]> {
+fn wait_for<const N: usize>(fds: [&dyn AsFd; N]) -> Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
     loop {
         match poll(&mut polled, PollTimeout::NONE) {
