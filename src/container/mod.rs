@@ -13,6 +13,7 @@
 
 mod channel;
 mod child;
+mod command;
 mod confine;
 mod detach;
 mod door;
@@ -28,7 +29,7 @@ mod userns;
 
 use std::env;
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
+use self::command::Inbox;
+pub use self::command::{Command, Commands};
 pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
@@ -65,6 +68,9 @@ pub struct Launch<'a> {
     pub network: Connection<'a>,
     /// Contents of the files in /etc that describe it.
     pub etc: &'a config::EtcFiles,
+    /// Where its standard error goes, if not to rnet's: it runs in the background, then, and has no part in the
+    /// caller's terminal.
+    pub stderr: Option<BorrowedFd<'a>>,
 }
 
 /// The network namespace of a container, and what is made in it.
@@ -99,6 +105,9 @@ pub struct Running {
     /// Closed once the command has started.
     channel: Option<Channel>,
     signals: SignalFd,
+    /// Closed when it has ended.
+    inbox: Option<Inbox>,
+    commands: Commands,
     link: Option<LinkFd>,
     /// The process that makes sockets, until it has ended.
     factory_process: Option<Child>,
@@ -110,6 +119,8 @@ pub struct Running {
     storage: Option<Storage>,
     /// The signal for which the container was killed.
     killed_for: Option<i32>,
+    /// Somebody wants it to end for good.
+    told_to_end: bool,
     ended: bool,
 }
 
@@ -121,25 +132,32 @@ pub struct Running {
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let storage = storage(&launch.container.rootfs)?;
-    let survey = survey(launch, storage.as_ref())?;
+    let mut survey = survey(launch, storage.as_ref())?;
+    let mut terminal = Terminal::capture();
+    if launch.stderr.is_some() {
+        (survey.console, terminal) = (None, None);
+    }
     let steps = plan::plan(launch.container, launch.etc, &survey);
-    let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
     let first = |channel| child::main(channel, launch, &steps, &mask);
-    let child = match launch.network {
+    let spawn = || match launch.network {
         Connection::Linked { .. } | Connection::Alone => {
-            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))?
+            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
         }
         Connection::Hosts => {
-            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))?
+            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))
         }
-        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first)?,
+        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first),
     };
+    let child = detach::with_stderr(launch.stderr, spawn)?;
+    let (commands, inbox) = command::line()?;
     let mut running = Running {
         child,
         channel: Some(ours),
         signals,
+        inbox: Some(inbox),
+        commands,
         link: None,
         factory_process: None,
         factory: None,
@@ -147,6 +165,7 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         console: None,
         storage,
         killed_for: None,
+        told_to_end: false,
         ended: false,
     };
     if !matches!(launch.network, Connection::Shared(_)) {
@@ -301,9 +320,11 @@ impl Running {
     /// Passes signals on until the command ends; its exit status, 128 and the number if by a signal.
     pub fn wait(&mut self) -> Result<u8> {
         loop {
-            let ([signalled, ended], key) = match &mut self.console {
-                Some(console) => console.pump_until([&self.signals, &self.child])?,
-                None => (wait_for([&self.signals, &self.child])?, None),
+            let inbox: &dyn AsFd = self.inbox.as_ref().map_or(&self.child, |inbox| inbox);
+            let sources: [&dyn AsFd; 3] = [&self.signals, inbox, &self.child];
+            let ([signalled, asked, ended], key) = match &mut self.console {
+                Some(console) => console.pump_until(sources)?,
+                None => (wait_for(sources)?, None),
             };
             if let Some(key) = key {
                 self.obey(key);
@@ -311,7 +332,12 @@ impl Running {
             if signalled {
                 self.pass_signals_on()?;
             }
+            if asked {
+                self.obey_commands();
+            }
             if ended {
+                // Whoever asks from now on hears that it has ended.
+                self.inbox = None;
                 let status = self.reap();
                 return self.leave_console().and(status);
             }
@@ -339,7 +365,36 @@ impl Running {
                     self.pass_on(signal, true);
                 }
             }
-            Key::HungUp => self.pass_on(libc::SIGHUP, false),
+            Key::HungUp => {
+                self.told_to_end = true;
+                self.pass_on(libc::SIGHUP, false);
+            }
+        }
+    }
+
+    /// For other threads, which want something of the container while [`Self::wait`] waits for its end.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
+    }
+
+    /// Whether somebody wants the container to end for good: by a signal that ends programs, or by a command.
+    pub fn is_told_to_end(&self) -> bool {
+        self.told_to_end
+    }
+
+    fn obey_commands(&mut self) {
+        let asked: Vec<_> = self.inbox.iter_mut().flat_map(Inbox::take).collect();
+        for (command, answer) in asked {
+            let Command::Signal { number, last } = command;
+            self.told_to_end |= last;
+            // One that stops is for the command alone, as nobody could tell a stopped rnet to go on.
+            if supervise::stops_by_default(number) {
+                self.send(number);
+            } else {
+                self.pass_on(number, false);
+            }
+            // Whoever does not wait any more does not care.
+            let _ = answer.send(Ok(()));
         }
     }
 
@@ -413,6 +468,7 @@ impl Running {
     fn pass_signals_on(&mut self) -> Result<()> {
         while let Some(info) = next_signal(&self.signals)? {
             let signal = info.ssi_signo as i32;
+            self.told_to_end |= supervise::ends_by_default(signal);
             let shares_group = getpgid(Some(self.child.pid)) == Ok(getpgrp());
             let arrived = info.ssi_code == supervise::SI_KERNEL && shares_group;
             if !self.is_for_console(signal) {
@@ -503,7 +559,7 @@ fn next_signal(signals: &SignalFd) -> Result<Option<siginfo>> {
 }
 
 /// Waits until at least one is readable or closed, and tells which.
-fn wait_for(fds: [&dyn AsFd; 2]) -> Result<[bool; 2]> {
+fn wait_for<const N: usize>(fds: [&dyn AsFd; N]) -> Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
     loop {
         match poll(&mut polled, PollTimeout::NONE) {

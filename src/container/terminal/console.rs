@@ -58,9 +58,9 @@ pub(in super::super) enum Key {
 }
 
 /// What a poll has found.
-#[derive(Debug, Default)]
-struct Ready {
-    others: [bool; 2],
+#[derive(Debug)]
+struct Ready<const N: usize> {
+    others: [bool; N],
     master: bool,
     input: bool,
     output: bool,
@@ -121,12 +121,12 @@ impl Console {
     }
 
     /// Pumps until one of `others` is readable or closed, which the flags tell, or the user asks for something.
-    pub(in super::super) fn pump_until(
+    pub(in super::super) fn pump_until<const N: usize>(
         &mut self,
-        others: [&dyn AsFd; 2],
-    ) -> Result<([bool; 2], Option<Key>)> {
+        others: [&dyn AsFd; N],
+    ) -> Result<([bool; N], Option<Key>)> {
         loop {
-            let ready = self.poll(&others.map(AsFd::as_fd))?;
+            let ready = self.poll(others.map(AsFd::as_fd))?;
             let key = self.pump(&ready);
             if key.is_some() || ready.others.contains(&true) {
                 return Ok((ready.others, key));
@@ -150,7 +150,7 @@ impl Console {
             }
             self.print(false);
             if !self.printed.is_empty() {
-                let ready = self.poll(&[signals.as_fd()])?;
+                let ready = self.poll([signals.as_fd()])?;
                 if ready.others[0] && interrupted()? {
                     return Ok(());
                 }
@@ -159,10 +159,10 @@ impl Console {
         }
     }
 
-    /// Polls what there is something to do with, and up to two `others`.
-    fn poll(&self, others: &[BorrowedFd<'_>]) -> Result<Ready> {
+    /// Polls what there is something to do with, and `others`.
+    fn poll<const N: usize>(&self, others: [BorrowedFd<'_>; N]) -> Result<Ready<N>> {
         let mut polled: Vec<PollFd<'_>> =
-            others.iter().map(|other| PollFd::new(*other, PollFlags::POLLIN)).collect();
+            others.into_iter().map(|other| PollFd::new(other, PollFlags::POLLIN)).collect();
         let wanted = self.wanted();
         let [master, input, output] = [0, 1, 2].map(|end: usize| wanted[end].is_some());
         polled.extend(wanted.into_iter().flatten());
@@ -171,17 +171,19 @@ impl Console {
             Input::None | Input::Open(_) => PollTimeout::NONE,
         };
         match poll(&mut polled, timeout) {
-            Err(Errno::EINTR) => return Ok(Ready::default()),
-            done => done.context("cannot wait for", "the command's terminal")?,
-        };
-        let mut found = polled.iter().map(|fd| fd.any().unwrap_or(false));
-        let mut ready = Ready::default();
-        for (other, found) in ready.others.iter_mut().zip(found.by_ref().take(others.len())) {
-            *other = found;
+            Err(Errno::EINTR) => {}
+            done => {
+                done.context("cannot wait for", "the command's terminal")?;
+            }
         }
-        let mut next = |wanted: bool| wanted && found.next().unwrap_or(false);
-        (ready.master, ready.input, ready.output) = (next(master), next(input), next(output));
-        Ok(ready)
+        let mut found = polled.iter().map(|fd| fd.any().unwrap_or(false));
+        let mut next = |polled: bool| polled && found.next().unwrap_or(false);
+        Ok(Ready {
+            others: [true; N].map(&mut next),
+            master: next(master),
+            input: next(input),
+            output: next(output),
+        })
     }
 
     /// Master, input and output, each if something can be done with it: an end that was closed counts as ready always.
@@ -203,7 +205,7 @@ impl Console {
         [master, input, output]
     }
 
-    fn pump(&mut self, ready: &Ready) -> Option<Key> {
+    fn pump<const N: usize>(&mut self, ready: &Ready<N>) -> Option<Key> {
         if ready.input {
             self.read_input();
         }
