@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod identity;
 mod pasta;
 mod slirp4netns;
 
@@ -18,6 +19,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
@@ -627,7 +629,8 @@ pub struct Container {
     pub rootfs: RootFs,
     /// Command and arguments; never empty.
     pub command: Vec<OsString>,
-    /// The whole environment of the command, in order; a later name replaces an earlier one.
+    /// The environment of the command, in order; a later name replaces an earlier one. Without a HOME it gets that of
+    /// the user who it becomes.
     pub env: Vec<(OsString, OsString)>,
     /// Working directory inside; `None` is `/` (for [`RootFs::HostCopy`] the caller's own, if it exists inside).
     pub workdir: Option<PathBuf>,
@@ -641,6 +644,8 @@ pub struct Container {
     pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
+    /// Its ids, and who the command is.
+    pub identity: Identity,
 }
 
 /// Contents of the generated files of a container.

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Container, EtcFiles, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup, Tmpfs, Volume,
+    Container, EtcFiles, Identity, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup, Tmpfs,
+    Volume,
 };
 use rnet::container::{Launch, launch};
 
@@ -416,6 +417,7 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         tmpfs,
         read_only,
         init,
+        identity: Identity::default(),
     };
     match supervise(&container) {
         Ok(status) => status.into(),

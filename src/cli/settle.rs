@@ -13,11 +13,11 @@ use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVer
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, identity, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
-    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Overlay, Publish, RootFs, Setup, Splicing,
-    Target, Timeouts, Tmpfs, Transport, Volume,
+    Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log,
+    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, Outbound, Overlay, Publish, RootFs,
+    Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -44,9 +44,10 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => random_hostname(surroundings),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
+    let identity = identity::settle(args.identity)?;
     let container = Container {
         command: command(words.collect(), &rootfs, surroundings),
-        env: environment(&rootfs, &hostname, args.env, surroundings),
+        env: environment(&rootfs, &hostname, &identity, args.env, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
@@ -54,6 +55,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
+        identity,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.name;
@@ -135,13 +137,14 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
     let container = Container {
         rootfs: RootFs::Empty,
         command: vec!["/rnet".into()],
-        env: environment(&RootFs::Empty, &hostname, Vec::new(), surroundings),
+        env: environment(&RootFs::Empty, &hostname, &Identity::default(), Vec::new(), surroundings),
         workdir: None,
         hostname,
         volumes: Vec::new(),
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        identity: Identity::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
@@ -464,6 +467,7 @@ fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surrounding
 fn environment(
     rootfs: &RootFs,
     hostname: &str,
+    identity: &Identity,
     asked: Vec<EnvSpec>,
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
@@ -473,6 +477,9 @@ fn environment(
             vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
         }
     };
+    if identity.user.is_some() || (identity.mapping == Mapping::KeepId && *rootfs != RootFs::HostCopy) {
+        env.retain(|(name, _)| name != "HOME");
+    }
     if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
         set(&mut env, "TERM".into(), term.to_owned());

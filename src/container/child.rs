@@ -15,6 +15,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{execve, sethostname};
 
 use super::channel::Channel;
+use super::identity::Ids;
 use super::plan::Step;
 use super::userns::{forbidden, is_denied};
 use super::{Launch, init, run};
@@ -27,18 +28,17 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Sets the container up, waits for the parent's word and becomes the command, or its init.
 /// `mask` is the signal mask that the caller of rnet had.
-pub(super) fn main(channel: Channel, launch: &Launch<'_>, steps: &[Step], mask: &SigSet) -> u8 {
-    match prepare(&channel, launch, steps) {
-        Ok(true) => {}
-        Ok(false) => return exit::RNET_FAILED,
+pub(super) fn main(channel: Channel, launch: &Launch<'_>, ids: &Ids, steps: &[Step], mask: &SigSet) -> u8 {
+    let container = match prepare(&channel, launch, ids, steps) {
+        Ok(Some(home)) => with_home(launch.container, home),
+        Ok(None) => return exit::RNET_FAILED,
         Err(error) => return fail(&channel, &error),
+    };
+    if !container.init {
+        return become_command(&channel, &container, mask);
     }
-    if !launch.container.init {
-        return become_command(&channel, launch.container, mask);
-    }
-    let command = process::spawn(CloneFlags::empty(), channel, |channel| {
-        become_command(&channel, launch.container, mask)
-    });
+    let command =
+        process::spawn(CloneFlags::empty(), channel, |channel| become_command(&channel, &container, mask));
     command.map_or(exit::RNET_FAILED, |command| init::main(&command))
 }
 
@@ -47,11 +47,17 @@ fn fail(channel: &Channel, error: &Error) -> u8 {
     error.code()
 }
 
-/// False if the parent died. Its death before PR_SET_PDEATHSIG shows as the closed channel.
-fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<bool> {
-    set_pdeathsig(Signal::SIGKILL).context("cannot tie to its parent", "container")?;
+/// What [`Ids::become_user`] says of the home; `None` if the parent died. Its death before PR_SET_PDEATHSIG shows as the
+/// closed channel.
+fn prepare(
+    channel: &Channel,
+    launch: &Launch<'_>,
+    ids: &Ids,
+    steps: &[Step],
+) -> Result<Option<Option<String>>> {
+    die_with_parent()?;
     if !channel.await_release() {
-        return Ok(false);
+        return Ok(None);
     }
     match process::leave_session_keyring() {
         Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
@@ -61,11 +67,30 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
     let link = link::create(launch.link, launch.network)?;
     channel.link(&link).context("cannot pass on", "link")?;
     drop(link);
+    ids.enter()?;
     umask(Mode::empty());
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
+    let home = ids.become_user(&launch.container.identity)?;
+    die_with_parent()?;
     channel.ready().context("cannot report to", "parent")?;
-    Ok(channel.await_release())
+    Ok(channel.await_release().then_some(home))
+}
+
+/// To be repeated after a change of user, with which the kernel forgets it.
+fn die_with_parent() -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL).context("cannot tie to its parent", "container")
+}
+
+/// The container with the variable HOME, if it has none and its user has a home.
+fn with_home(container: &Container, home: Option<String>) -> Container {
+    let mut container = container.clone();
+    if let Some(home) = home
+        && container.env.iter().all(|(name, _)| name != "HOME")
+    {
+        container.env.push(("HOME".into(), home.into()));
+    }
+    container
 }
 
 /// The first thing that takes a capability, and so the first to fail where namespaces come without any.

@@ -9,7 +9,8 @@
 //! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
 //! [`confine`] takes from rnet itself what serving a network does not need.
 //!
-//! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
+//! Unless more is asked for ([`config::Identity`]) one id is mapped: the caller is root inside, and everyone else nobody.
+//! Linux 5.12 is needed.
 
 mod channel;
 mod child;
@@ -17,6 +18,8 @@ mod confine;
 mod detach;
 mod door;
 mod hostcopy;
+mod identity;
+mod idmap;
 mod init;
 mod join;
 mod plan;
@@ -42,6 +45,7 @@ pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
+use self::identity::Ids;
 pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
@@ -91,14 +95,19 @@ pub struct Running {
 /// any thread is started. Errors name the step that failed, in the child too; a signal that would end rnet
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
-    let storage = storage(&launch.container.rootfs)?;
-    let survey = survey(launch.container, storage.as_ref())?;
+    let mut storage = storage(&launch.container.rootfs)?;
+    let ids = Ids::settle(&launch.container.identity.mapping)?;
+    let survey = survey(launch.container, &ids, storage.as_ref())?;
     let steps = plan::plan(launch.container, launch.etc, &survey);
     let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
+    if let Some(storage) = storage.as_mut().filter(|_| ids.has_others()) {
+        storage.expect_foreign_files()?;
+    }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let child =
-        process::spawn(userns::NAMESPACES, theirs, |channel| child::main(channel, launch, &steps, &mask));
+    let child = process::spawn(userns::NAMESPACES, theirs, |channel| {
+        child::main(channel, launch, &ids, &steps, &mask)
+    });
     let mut running = Running {
         child: child.map_err(|cause| userns::forbidden(&cause))?,
         channel: Some(ours),
@@ -111,7 +120,7 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         killed_for: None,
         ended: false,
     };
-    userns::write_id_maps(running.child.pid)?;
+    userns::write_id_maps(running.child.pid, &ids.maps)?;
     running.release()?;
     running.await_ready(launch.network.wants_socket_factory())?;
     running.await_factory();
@@ -132,7 +141,7 @@ fn storage(rootfs: &config::RootFs) -> Result<Option<Storage>> {
 }
 
 /// Looks at what of the host the plan depends on.
-fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Survey> {
+fn survey(container: &config::Container, ids: &Ids, storage: Option<&Storage>) -> Result<Survey> {
     let root = match &container.rootfs {
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
         config::RootFs::Overlay(overlay) => Root::Overlay(root_overlay(&overlay.lower, storage)?),
@@ -152,6 +161,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
     Ok(Survey {
         root,
         console: supervise::terminal_path(),
+        tty_group: ids.has_tty_group(),
         privileged: userns::caller_is_root(),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
