@@ -12,6 +12,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
 mod identity;
+mod life;
+mod mode;
 mod pasta;
 mod slirp4netns;
 
@@ -20,6 +22,8 @@ pub use attach::{
     is_network_name,
 };
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
+pub use life::Life;
+pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
@@ -432,6 +436,8 @@ pub struct Network {
     pub publishes_later: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
+    /// Ports that are open because somebody listens on them at the other side.
+    pub automatic: Automatic,
     /// Opened parts of the host.
     pub host_access: HostAccess,
     /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
@@ -473,6 +479,7 @@ impl Network {
             publishes_later: false,
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
+            automatic: Automatic::default(),
             host_access: HostAccess::default(),
             shares_subnet: false,
             further_guest_addresses: Vec::new(),
@@ -495,7 +502,12 @@ impl Network {
     pub fn wants_socket_factory(&self) -> bool {
         let is_tcp = |publish: &Publish| publish.transport == Transport::Tcp;
         let published = self.publishes_later || self.publish.iter().any(is_tcp);
-        (self.splice != Splicing::Off && published) || !self.loopback_forwards.is_empty()
+        (self.splice != Splicing::Off && published) || self.wants_entrances()
+    }
+
+    /// Whether something of the guest's loopback leads to the host, or is to follow the host's ports, or the guest's.
+    pub fn wants_entrances(&self) -> bool {
+        self.automatic.any() || !self.loopback_forwards.is_empty()
     }
 }
 
@@ -695,7 +707,9 @@ pub enum LogFormat {
 /// All that `rnet run` needs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The network.
+    /// Whose network it is.
+    pub mode: NetworkMode,
+    /// The network, if rnet carries it.
     pub network: Network,
     /// The link.
     pub link: LinkSpec,
@@ -703,6 +717,8 @@ pub struct Config {
     pub container: Container,
     /// What others call it; `None` is rnet's process id.
     pub name: Option<String>,
+    /// How long it is kept.
+    pub life: Life,
     /// Logging.
     pub log: Log,
 }

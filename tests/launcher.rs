@@ -20,7 +20,7 @@ use rnet::config::{
     Container, EtcFiles, Identity, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup, Tmpfs,
     Volume,
 };
-use rnet::container::{Launch, launch};
+use rnet::container::{Connection, Launch, launch};
 
 type Outcome = Result<(), Box<dyn Error>>;
 /// Gets a busybox root filesystem of its own.
@@ -458,7 +458,11 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         hosts: "127.0.0.1 localhost\n".into(),
         hostname: "box\n".into(),
     };
-    let mut running = launch(&Launch { container, link: &link, network: &network, etc: &etc })?;
+    let mut running = launch(&Launch {
+        container,
+        network: Connection::Linked { link: &link, network: &network },
+        etc: &etc,
+    })?;
     let _link = running.take_link();
     running.start()?;
     running.wait()

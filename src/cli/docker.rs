@@ -19,7 +19,7 @@ const ABSENT: &[Absent] = &[
     (&["--pull", "--platform"], "there are no images; ROOTFS is a directory"),
     (&["--group-add"], "the command has the groups that the container's /etc/group gives to its --user"),
     (
-        &["--net", "--network", "--ip", "--ip6", "--network-alias"],
+        &["--ip", "--ip6", "--network-alias"],
         "every container has a network of its own, whose addresses --cidr and --cidr6 choose",
     ),
     (

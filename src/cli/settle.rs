@@ -13,11 +13,11 @@ use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVer
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, identity, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, identity, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log,
-    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, Outbound, Overlay, Publish, RootFs,
-    Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
+    Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec,
+    Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode, Outbound, Overlay,
+    Publish, RootFs, Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -35,13 +35,16 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
+    super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
+    let life = life::settle(&args.life, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
+        _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
-        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => random_hostname(surroundings),
+        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
     let identity = identity::settle(args.identity)?;
@@ -58,7 +61,9 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         identity,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
-    request.config.name = args.name;
+    request.config.name = args.life.name;
+    request.config.life = life;
+    request.config.mode = args.mode.net;
     Ok(request)
 }
 
@@ -158,10 +163,12 @@ fn request(
     notes: Vec<Note>,
 ) -> Request {
     let config = Config {
+        mode: NetworkMode::User,
         network,
         link: link(args, surroundings),
         container,
         name: None,
+        life: Life::default(),
         log: Log { level: log_level(log), format: log.log_format },
     };
     Request { config: Box::new(config), notes }
@@ -516,10 +523,6 @@ fn random_mac(surroundings: &Surroundings) -> MacAddr {
     let [a, b, c, d, ..] = surroundings.random;
     // Locally administered; the second octet keeps it apart from the gateway's.
     MacAddr([0x52, 0x56, a, b, c, d])
-}
-
-fn random_hostname(surroundings: &Surroundings) -> String {
-    surroundings.random[10..].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn log_level(args: &LogArgs) -> LogLevel {

@@ -15,10 +15,10 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{execve, sethostname};
 
 use super::channel::Channel;
-use super::identity::Ids;
+use super::identity::{self, Ids};
 use super::plan::Step;
 use super::userns::{forbidden, is_denied};
-use super::{Launch, init, run};
+use super::{Connection, Launch, init, run};
 use crate::config::Container;
 use crate::error::{Context, Error, Result, exit};
 use crate::sys::{link, process, signal};
@@ -47,7 +47,7 @@ fn fail(channel: &Channel, error: &Error) -> u8 {
     error.code()
 }
 
-/// What [`Ids::become_user`] says of the home; `None` if the parent died. Its death before PR_SET_PDEATHSIG shows as the
+/// What [`identity::become_user`] says of the home; `None` if the parent died. Its death before PR_SET_PDEATHSIG shows as the
 /// closed channel.
 fn prepare(
     channel: &Channel,
@@ -64,14 +64,12 @@ fn prepare(
         Err(errno) => channel.note(&format!("the caller's session keyring stays in sight ({errno})")),
     }
     set_host_name(&launch.container.hostname)?;
-    let link = link::create(launch.link, launch.network)?;
-    channel.link(&link).context("cannot pass on", "link")?;
-    drop(link);
+    connect(channel, launch.network)?;
     ids.enter()?;
     umask(Mode::empty());
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
-    let home = ids.become_user(&launch.container.identity)?;
+    let home = identity::become_user(&launch.container.identity)?;
     die_with_parent()?;
     channel.ready().context("cannot report to", "parent")?;
     Ok(channel.await_release().then_some(home))
@@ -91,6 +89,17 @@ fn with_home(container: &Container, home: Option<String>) -> Container {
         container.env.push(("HOME".into(), home.into()));
     }
     container
+}
+
+fn connect(channel: &Channel, network: Connection<'_>) -> Result<()> {
+    match network {
+        Connection::Linked { link, network } => {
+            let link = link::create(link, network)?;
+            channel.link(&link).context("cannot pass on", "link")
+        }
+        Connection::Alone => link::bring_up_loopback(),
+        Connection::Hosts | Connection::Shared(_) => Ok(()),
+    }
 }
 
 /// The first thing that takes a capability, and so the first to fail where namespaces come without any.

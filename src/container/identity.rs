@@ -83,64 +83,24 @@ impl Ids {
             .context("cannot become", "root of the container")
             .map_err(|error| error.hint("map 0, or your own id: --uidmap 0:HOST:COUNT --gidmap 0:HOST:COUNT"))
     }
+}
 
-    /// Becomes the user that `identity` asks for, whom the files of the root directory know. His home, unless the
-    /// process stays who it is.
-    ///
-    /// Capabilities stay, until something is executed. PR_SET_PDEATHSIG is forgotten.
-    pub(super) fn become_user(&self, identity: &Identity) -> Result<Option<String>> {
-        let Some(user) = self.user(identity) else {
-            return Ok(None);
-        };
-        let (passwd, group) = (read_bounded("/etc/passwd")?, read_bounded("/etc/group")?);
-        let account = account(&user, &passwd, &group)
-            .map_err(|cause| Error::new("cannot become user", shown(&user), cause))?;
-        self.change(&account).map_err(|errno| self.refused(&user, &account, errno))?;
-        Ok(Some(account.home))
-    }
-
-    /// Whom `identity` means, if the process is not him anyway.
-    fn user(&self, identity: &Identity) -> Option<User> {
-        let by_id = |uid: Uid, group| User { name: UserName::Id(uid.as_raw()), group };
-        match (&identity.user, &identity.mapping) {
-            (Some(user), _) => Some(user.clone()),
-            (None, Mapping::Single) => None,
-            (None, Mapping::KeepId) => {
-                Some(by_id(Uid::current(), Some(GroupName::Id(Gid::current().as_raw()))))
-            }
-            (None, Mapping::Auto | Mapping::Given { .. }) => {
-                self.maps.has_uid(0).then(|| by_id(Uid::from_raw(0), None))
-            }
-        }
-    }
-
-    fn change(&self, account: &Account) -> nix::Result<()> {
-        let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
-        let mapped = account.groups.iter().copied().filter(|&gid| self.maps.has_gid(gid));
-        match setgroups(&mapped.map(Gid::from_raw).collect::<Vec<_>>()) {
-            // Nobody may set groups where only the caller's own is mapped; he keeps those that he has.
-            Ok(()) | Err(Errno::EPERM) => {}
-            failed => return failed,
-        }
-        setresgid(gid, gid, gid)?;
-        set_keepcaps(true)?;
-        setresuid(uid, uid, uid)?;
-        privilege::raise_permitted()
-    }
-
-    fn refused(&self, user: &User, account: &Account, errno: Errno) -> Error {
-        let Account { uid, gid, .. } = account;
-        let missing = match (self.maps.has_uid(*uid), self.maps.has_gid(*gid)) {
-            (false, _) => format!("the user id {uid} does not exist in this container"),
-            (_, false) => format!("the group id {gid} does not exist in this container"),
-            (true, true) => {
-                return Error::new("cannot become user", shown(user), io::Error::from(errno));
-            }
-        };
-        Error::new("cannot become user", shown(user), missing).hint(
-            "--userns=auto maps as many ids as /etc/subuid and /etc/subgid give you, --uidmap and --gidmap single ones",
-        )
-    }
+/// Becomes the user that `identity` asks for, whom the files of the root directory know. His home, unless the
+/// process stays who it is.
+///
+/// Capabilities stay, until something is executed. PR_SET_PDEATHSIG is forgotten.
+pub(super) fn become_user(identity: &Identity) -> Result<Option<String>> {
+    // Those of another container's user namespace were not written by us.
+    let map = |kind: &str| fs::read_to_string(format!("/proc/self/{kind}_map")).unwrap_or_default();
+    let maps = IdMaps::parse(&map("uid"), &map("gid"));
+    let Some(user) = user(identity, &maps) else {
+        return Ok(None);
+    };
+    let (passwd, group) = (read_bounded("/etc/passwd")?, read_bounded("/etc/group")?);
+    let account = account(&user, &passwd, &group)
+        .map_err(|cause| Error::new("cannot become user", shown(&user), cause))?;
+    change(&account, &maps).map_err(|errno| refused(&user, &account, &maps, errno))?;
+    Ok(Some(account.home))
 }
 
 impl Estate {
@@ -218,6 +178,47 @@ impl Estate {
     fn remedy(&self) -> String {
         format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}", self.called())
     }
+}
+
+/// Whom `identity` means, if the process is not him anyway.
+fn user(identity: &Identity, maps: &IdMaps) -> Option<User> {
+    let by_id = |uid: Uid, group| User { name: UserName::Id(uid.as_raw()), group };
+    match (&identity.user, &identity.mapping) {
+        (Some(user), _) => Some(user.clone()),
+        (None, Mapping::Single) => None,
+        (None, Mapping::KeepId) => Some(by_id(Uid::current(), Some(GroupName::Id(Gid::current().as_raw())))),
+        (None, Mapping::Auto | Mapping::Given { .. }) => {
+            maps.has_uid(0).then(|| by_id(Uid::from_raw(0), None))
+        }
+    }
+}
+
+fn change(account: &Account, maps: &IdMaps) -> nix::Result<()> {
+    let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    let mapped = account.groups.iter().copied().filter(|&gid| maps.has_gid(gid));
+    match setgroups(&mapped.map(Gid::from_raw).collect::<Vec<_>>()) {
+        // Nobody may set groups where only the caller's own is mapped; he keeps those that he has.
+        Ok(()) | Err(Errno::EPERM) => {}
+        failed => return failed,
+    }
+    setresgid(gid, gid, gid)?;
+    set_keepcaps(true)?;
+    setresuid(uid, uid, uid)?;
+    privilege::raise_permitted()
+}
+
+fn refused(user: &User, account: &Account, maps: &IdMaps, errno: Errno) -> Error {
+    let Account { uid, gid, .. } = account;
+    let missing = match (maps.has_uid(*uid), maps.has_gid(*gid)) {
+        (false, _) => format!("the user id {uid} does not exist in this container"),
+        (_, false) => format!("the group id {gid} does not exist in this container"),
+        (true, true) => {
+            return Error::new("cannot become user", shown(user), io::Error::from(errno));
+        }
+    };
+    Error::new("cannot become user", shown(user), missing).hint(
+        "--userns=auto maps as many ids as /etc/subuid and /etc/subgid give you, --uidmap and --gidmap single ones",
+    )
 }
 
 fn is_installed(program: &str) -> bool {

@@ -39,6 +39,11 @@ impl IdMaps {
         }
     }
 
+    /// What the texts of a process's uid_map and gid_map say.
+    pub(super) fn parse(uids: &str, gids: &str) -> Self {
+        Self { uids: parsed(uids), gids: parsed(gids) }
+    }
+
     /// Whether nobody but the caller with these ids exists, so that the kernel takes the maps from himself.
     pub(super) fn is_only(&self, uid: u32, gid: u32) -> bool {
         let only = |ranges: &[IdRange], own: u32| matches!(ranges, [range] if range.outside == own && range.count == 1);
@@ -52,6 +57,15 @@ impl IdMaps {
     pub(super) fn has_gid(&self, inside: u32) -> bool {
         contains(&self.gids, inside)
     }
+}
+
+fn parsed(text: &str) -> Vec<IdRange> {
+    let ranges = text.lines().filter_map(|line| {
+        let numbers: Vec<u32> = line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [inside, outside, count] = numbers[..] else { return None };
+        Some(IdRange { inside, outside, count })
+    });
+    ranges.collect()
 }
 
 /// What the host's `id` is called inside.
@@ -156,6 +170,13 @@ mod tests {
         for theirs in [range(0, 0, 1), range(0, 1000, 2), range(0, 100_999, 2), range(0, 99_999, 5)] {
             assert_eq!(foreign(&[theirs], own), Some(&theirs));
         }
+    }
+
+    #[test]
+    fn what_the_kernel_shows_is_read() {
+        let maps = IdMaps::parse("         0       1001          1\n         1     100000      65536\n", "");
+        assert_eq!(maps, IdMaps { uids: vec![range(0, 1001, 1), range(1, 100_000, 65536)], gids: vec![] });
+        assert!(IdMaps::parse("0 0 4294967295\n", "").has_uid(4_294_967_294));
     }
 
     #[test]

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
@@ -62,12 +63,35 @@ use crate::sys::signal;
 pub struct Launch<'a> {
     /// The command and its surroundings.
     pub container: &'a config::Container,
-    /// The link to make inside.
-    pub link: &'a config::LinkSpec,
-    /// The network it leads to.
-    pub network: &'a config::Network,
+    /// Its network.
+    pub network: Connection<'a>,
     /// Contents of the files in /etc that describe it.
     pub etc: &'a config::EtcFiles,
+}
+
+/// The network namespace of a container, and what is made in it.
+#[derive(Clone, Copy, Debug)]
+pub enum Connection<'a> {
+    /// A new one, with a link out of it.
+    Linked {
+        /// The link to make.
+        link: &'a config::LinkSpec,
+        /// The network that it leads to.
+        network: &'a config::Network,
+    },
+    /// A new one, in which nothing but `lo` is up.
+    Alone,
+    /// rnet's own.
+    Hosts,
+    /// That of others, in whose user namespace the container is made: only its root may be root there, too.
+    Shared(&'a Namespaces),
+}
+
+impl Connection<'_> {
+    /// Whether a link is made whose network wants sockets from inside.
+    fn wants_socket_factory(&self) -> bool {
+        matches!(self, Self::Linked { network, .. } if network.wants_socket_factory())
+    }
 }
 
 /// A container. Dropping it ends it and gives the terminal back.
@@ -96,8 +120,8 @@ pub struct Running {
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let mut storage = storage(&launch.container.rootfs)?;
-    let ids = Ids::settle(&launch.container.identity.mapping)?;
-    let survey = survey(launch.container, &ids, storage.as_ref())?;
+    let ids = ids(launch)?;
+    let survey = survey(launch, &ids, storage.as_ref())?;
     let steps = plan::plan(launch.container, launch.etc, &survey);
     let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
@@ -105,11 +129,18 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         storage.expect_foreign_files()?;
     }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let child = process::spawn(userns::NAMESPACES, theirs, |channel| {
-        child::main(channel, launch, &ids, &steps, &mask)
-    });
+    let first = |channel| child::main(channel, launch, &ids, &steps, &mask);
+    let child = match launch.network {
+        Connection::Linked { .. } | Connection::Alone => {
+            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))?
+        }
+        Connection::Hosts => {
+            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))?
+        }
+        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first)?,
+    };
     let mut running = Running {
-        child: child.map_err(|cause| userns::forbidden(&cause))?,
+        child,
         channel: Some(ours),
         signals,
         link: None,
@@ -120,11 +151,26 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         killed_for: None,
         ended: false,
     };
-    userns::write_id_maps(running.child.pid, &ids.maps)?;
+    if !matches!(launch.network, Connection::Shared(_)) {
+        userns::write_id_maps(running.child.pid, &ids.maps)?;
+    }
     running.release()?;
     running.await_ready(launch.network.wants_socket_factory())?;
     running.await_factory();
     Ok(running)
+}
+
+/// The ids of the container: with another's namespaces that one's.
+fn ids(launch: &Launch<'_>) -> Result<Ids> {
+    let identity = &launch.container.identity;
+    if !matches!(launch.network, Connection::Shared(_)) {
+        return Ids::settle(&identity.mapping);
+    }
+    if identity.user.is_none() && identity.mapping != config::Mapping::Single {
+        let error = Error::new("cannot map", "ids", "the network's user namespace has its own already");
+        return Err(error.hint("give --userns, --uidmap and --gidmap to the container whose network it is"));
+    }
+    Ids::settle(&config::Mapping::Single)
 }
 
 /// Where writes go, if neither to the root filesystem itself nor to memory.
@@ -141,7 +187,8 @@ fn storage(rootfs: &config::RootFs) -> Result<Option<Storage>> {
 }
 
 /// Looks at what of the host the plan depends on.
-fn survey(container: &config::Container, ids: &Ids, storage: Option<&Storage>) -> Result<Survey> {
+fn survey(launch: &Launch<'_>, ids: &Ids, storage: Option<&Storage>) -> Result<Survey> {
+    let container = launch.container;
     let root = match &container.rootfs {
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
         config::RootFs::Overlay(overlay) => Root::Overlay(root_overlay(&overlay.lower, storage)?),
@@ -163,6 +210,7 @@ fn survey(container: &config::Container, ids: &Ids, storage: Option<&Storage>) -
         console: supervise::terminal_path(),
         tty_group: ids.has_tty_group(),
         privileged: userns::caller_is_root(),
+        hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
         mounts_below,
@@ -211,6 +259,11 @@ fn take_signals() -> Result<(SignalFd, SigSet)> {
 }
 
 impl Running {
+    /// The first process, as the host numbers it; its number is not used again before [`Self::wait`] returns.
+    pub fn pid(&self) -> i32 {
+        self.child.pid.as_raw()
+    }
+
     /// The guest's link, made inside and passed out. Taken once.
     pub fn take_link(&mut self) -> Option<LinkFd> {
         self.link.take()
@@ -299,6 +352,7 @@ impl Running {
                 }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
+                Some(Report::Child(_)) => {}
                 None => {
                     let status = self.reap()?;
                     let cause = format!("its first process ended with status {status}");

@@ -128,6 +128,8 @@ pub(super) struct Survey {
     pub(super) tty_group: bool,
     /// The caller is the host's root, so that the kernel would let the container change the host through /proc.
     pub(super) privileged: bool,
+    /// The network namespace is the host's, which forbids a new /sys.
+    pub(super) hosts_network: bool,
     pub(super) cwd: PathBuf,
     /// The volumes' sources without symbolic links, in the order of the volumes.
     pub(super) volume_sources: Vec<PathBuf>,
@@ -160,7 +162,7 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
     if container.read_only {
         steps.extend(root_mounts(survey).into_iter().map(Step::Hold));
     }
-    steps.extend(kernel_filesystems());
+    steps.extend(kernel_filesystems(survey.hosts_network));
     steps.extend(devices(survey));
     if survey.privileged {
         // Files are hidden under the new /dev/null.
@@ -240,7 +242,24 @@ fn closed() -> MsFlags {
 
 /// /proc and /sys. New ones need the host's in sight, fully: an outer container that masks parts of its own
 /// forbids them, and has to lend it.
-fn kernel_filesystems() -> [Step; 2] {
+fn kernel_filesystems(hosts_network: bool) -> [Step; 2] {
+    let sys = if hosts_network {
+        // Read-only, or settings of the host's interfaces would be to hand.
+        Step::Bind(Bind {
+            source: "sys".into(),
+            target: "/sys".into(),
+            access: Access::ReadOnly,
+            required: true,
+        })
+    } else {
+        Step::Mount(Mount {
+            fstype: "sysfs",
+            target: "/sys".into(),
+            flags: closed() | MsFlags::MS_RDONLY,
+            data: "".into(),
+            instead: Some("sys".into()),
+        })
+    };
     [
         Step::Mount(Mount {
             fstype: "proc",
@@ -249,13 +268,7 @@ fn kernel_filesystems() -> [Step; 2] {
             data: "".into(),
             instead: Some("proc".into()),
         }),
-        Step::Mount(Mount {
-            fstype: "sysfs",
-            target: "/sys".into(),
-            flags: closed() | MsFlags::MS_RDONLY,
-            data: "".into(),
-            instead: Some("sys".into()),
-        }),
+        sys,
     ]
 }
 
@@ -409,6 +422,7 @@ mod tests {
             console: None,
             tty_group: false,
             privileged: false,
+            hosts_network: false,
             cwd: "/home/me".into(),
             volume_sources: Vec::new(),
             mounts_below: Vec::new(),
@@ -481,6 +495,18 @@ mod tests {
         assert!(!covers(&plan(&container, &EtcFiles::default(), &survey)));
         survey.privileged = true;
         assert!(covers(&plan(&container, &EtcFiles::default(), &survey)));
+    }
+
+    #[test]
+    fn in_the_hosts_network_its_sys_is_shown_read_only() {
+        let survey = Survey { hosts_network: true, ..survey(Root::Empty) };
+        let steps = plan(&container(RootFs::Empty), &EtcFiles::default(), &survey);
+        assert!(!steps.iter().any(mounts_on("/sys")));
+        let bound = position(
+            &steps,
+            |step| matches!(step, Step::Bind(bind) if bind.target == Path::new("/sys") && bind.access == Access::ReadOnly),
+        );
+        assert!(bound < position(&steps, |step| *step == Step::LeaveHost));
     }
 
     #[test]

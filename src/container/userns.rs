@@ -133,6 +133,11 @@ pub(super) fn is_denied(cause: &io::Error) -> bool {
     matches!(cause.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::EACCES))
 }
 
+/// A child that was to be made in new namespaces; why there is none.
+pub(super) fn explained<C>(child: io::Result<C>) -> Result<C> {
+    child.map_err(|cause| forbidden(&cause))
+}
+
 /// Explains why user namespaces, or capabilities in them, are refused with `cause`.
 pub(super) fn forbidden(cause: &io::Error) -> Error {
     diagnose(cause, &Facts::gather())
