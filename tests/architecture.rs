@@ -50,7 +50,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         at: "src/control",
-        parts: &["config", "control", "error", "io", "net", "sys"],
+        parts: &["config", "container", "control", "error", "io", "net", "sys"],
         crates: &["nix", "serde_json", "tracing"],
     },
     Part {

@@ -462,6 +462,7 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         container,
         network: Connection::Linked { link: &link, network: &network },
         etc: &etc,
+        stderr: None,
     })?;
     let _link = running.take_link();
     running.start()?;

@@ -14,6 +14,7 @@
 
 mod channel;
 mod child;
+mod command;
 mod confine;
 mod detach;
 mod door;
@@ -30,7 +31,7 @@ mod userns;
 
 use std::env;
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
+use self::command::Inbox;
+pub use self::command::{Command, Commands};
 pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
@@ -67,6 +70,9 @@ pub struct Launch<'a> {
     pub network: Connection<'a>,
     /// Contents of the files in /etc that describe it.
     pub etc: &'a config::EtcFiles,
+    /// Where its standard error goes, if not to rnet's: it runs in the background, then, and has no part in the
+    /// caller's terminal.
+    pub stderr: Option<BorrowedFd<'a>>,
 }
 
 /// The network namespace of a container, and what is made in it.
@@ -101,6 +107,9 @@ pub struct Running {
     /// Closed once the command has started.
     channel: Option<Channel>,
     signals: SignalFd,
+    /// Closed when it has ended.
+    inbox: Option<Inbox>,
+    commands: Commands,
     link: Option<LinkFd>,
     /// The process that makes sockets, until it has ended.
     factory_process: Option<Child>,
@@ -109,6 +118,8 @@ pub struct Running {
     storage: Option<Storage>,
     /// The signal for which the container was killed.
     killed_for: Option<i32>,
+    /// Somebody wants it to end for good.
+    told_to_end: bool,
     ended: bool,
 }
 
@@ -121,34 +132,42 @@ pub struct Running {
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let mut storage = storage(&launch.container.rootfs)?;
     let ids = ids(launch)?;
-    let survey = survey(launch, &ids, storage.as_ref())?;
+    let mut survey = survey(launch, &ids, storage.as_ref())?;
+    let mut terminal = Terminal::capture();
+    if launch.stderr.is_some() {
+        (survey.console, terminal) = (None, None);
+    }
     let steps = plan::plan(launch.container, launch.etc, &survey);
-    let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
     if let Some(storage) = storage.as_mut().filter(|_| ids.has_others()) {
         storage.expect_foreign_files()?;
     }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
     let first = |channel| child::main(channel, launch, &ids, &steps, &mask);
-    let child = match launch.network {
+    let spawn = || match launch.network {
         Connection::Linked { .. } | Connection::Alone => {
-            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))?
+            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
         }
         Connection::Hosts => {
-            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))?
+            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))
         }
-        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first)?,
+        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first),
     };
+    let child = detach::with_stderr(launch.stderr, spawn)?;
+    let (commands, inbox) = command::line()?;
     let mut running = Running {
         child,
         channel: Some(ours),
         signals,
+        inbox: Some(inbox),
+        commands,
         link: None,
         factory_process: None,
         factory: None,
         terminal,
         storage,
         killed_for: None,
+        told_to_end: false,
         ended: false,
     };
     if !matches!(launch.network, Connection::Shared(_)) {
@@ -311,13 +330,45 @@ impl Running {
     /// Passes signals on until the command ends; its exit status, 128 and the number if by a signal.
     pub fn wait(&mut self) -> Result<u8> {
         loop {
-            let [signalled, ended] = wait_for([&self.signals.as_fd(), &self.child.as_fd()])?;
+            let inbox: &dyn AsFd = self.inbox.as_ref().map_or(&self.child, |inbox| inbox);
+            let [signalled, asked, ended] = wait_for([&self.signals, inbox, &self.child])?;
             if signalled {
                 self.pass_signals_on()?;
             }
+            if asked {
+                self.obey_commands();
+            }
             if ended {
+                // Whoever asks from now on hears that it has ended.
+                self.inbox = None;
                 return self.reap();
             }
+        }
+    }
+
+    /// For other threads, which want something of the container while [`Self::wait`] waits for its end.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
+    }
+
+    /// Whether somebody wants the container to end for good: by a signal that ends programs, or by a command.
+    pub fn is_told_to_end(&self) -> bool {
+        self.told_to_end
+    }
+
+    fn obey_commands(&mut self) {
+        let asked: Vec<_> = self.inbox.iter_mut().flat_map(Inbox::take).collect();
+        for (command, answer) in asked {
+            let Command::Signal { number, last } = command;
+            self.told_to_end |= last;
+            // One that stops is for the command alone, as nobody could tell a stopped rnet to go on.
+            if supervise::stops_by_default(number) {
+                self.send(number);
+            } else {
+                self.pass_on(number, false);
+            }
+            // Whoever does not wait any more does not care.
+            let _ = answer.send(Ok(()));
         }
     }
 
@@ -386,29 +437,34 @@ impl Running {
     fn pass_signals_on(&mut self) -> Result<()> {
         while let Some(info) = next_signal(&self.signals)? {
             let signal = info.ssi_signo as i32;
-            let disposition = supervise::disposition(self.child.pid, signal);
+            self.told_to_end |= supervise::ends_by_default(signal);
             let shares_group = getpgid(Some(self.child.pid)) == Ok(getpgrp());
             let arrived = info.ssi_code == supervise::SI_KERNEL && shares_group;
-            match supervise::decide(signal, disposition, arrived) {
-                Action::Nothing => {}
-                Action::Deliver => self.send(signal),
-                Action::StopBoth => {
-                    self.send(libc::SIGSTOP);
-                    stop_self();
-                }
-                Action::DeliverAndStop => {
-                    if !arrived {
-                        self.send(signal);
-                    }
-                    stop_self();
-                }
-                Action::Kill => {
-                    self.killed_for.get_or_insert(signal);
-                    self.send(libc::SIGKILL);
-                }
-            }
+            self.pass_on(signal, arrived);
         }
         Ok(())
+    }
+
+    fn pass_on(&mut self, signal: i32, arrived: bool) {
+        let disposition = supervise::disposition(self.child.pid, signal);
+        match supervise::decide(signal, disposition, arrived) {
+            Action::Nothing => {}
+            Action::Deliver => self.send(signal),
+            Action::StopBoth => {
+                self.send(libc::SIGSTOP);
+                stop_self();
+            }
+            Action::DeliverAndStop => {
+                if !arrived {
+                    self.send(signal);
+                }
+                stop_self();
+            }
+            Action::Kill => {
+                self.killed_for.get_or_insert(signal);
+                self.send(libc::SIGKILL);
+            }
+        }
     }
 
     /// Signals the container's first process. It may have ended already, which the pidfd tells.
@@ -453,7 +509,7 @@ fn next_signal(signals: &SignalFd) -> Result<Option<siginfo>> {
 }
 
 /// Waits until at least one is readable or closed, and tells which.
-fn wait_for(fds: [&dyn AsFd; 2]) -> Result<[bool; 2]> {
+fn wait_for<const N: usize>(fds: [&dyn AsFd; N]) -> Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
     loop {
         match poll(&mut polled, PollTimeout::NONE) {
