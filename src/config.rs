@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod identity;
 mod life;
 mod mode;
 mod pasta;
@@ -20,6 +21,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use life::Life;
 pub use mode::NetworkMode;
 pub use pasta::{
@@ -639,7 +641,8 @@ pub struct Container {
     pub rootfs: RootFs,
     /// Command and arguments; never empty.
     pub command: Vec<OsString>,
-    /// The whole environment of the command, in order; a later name replaces an earlier one.
+    /// The environment of the command, in order; a later name replaces an earlier one. Without a HOME it gets that of
+    /// the user who it becomes.
     pub env: Vec<(OsString, OsString)>,
     /// Working directory inside; `None` is `/` (for [`RootFs::HostCopy`] the caller's own, if it exists inside).
     pub workdir: Option<PathBuf>,
@@ -653,6 +656,8 @@ pub struct Container {
     pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
+    /// Its ids, and who the command is.
+    pub identity: Identity,
     /// Its standard streams.
     pub terminal: Terminal,
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::identity::IdentityArgs;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
@@ -214,6 +215,9 @@ pub(super) struct RunArgs {
     /// Working directory inside, absolute.
     #[arg(short, long, value_name = "DIR", value_parser = os(values::workdir), help_heading = CONTAINER)]
     pub(super) workdir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) identity: IdentityArgs,
 
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]

@@ -7,6 +7,7 @@
 mod args;
 mod docker;
 mod getopt;
+mod identity;
 mod life;
 mod mounts;
 mod network;

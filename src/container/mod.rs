@@ -9,7 +9,8 @@
 //! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
 //! [`confine`] takes from rnet itself what serving a network does not need.
 //!
-//! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
+//! Unless more is asked for ([`config::Identity`]) one id is mapped: the caller is root inside, and everyone else nobody.
+//! Linux 5.12 is needed.
 
 mod channel;
 mod child;
@@ -18,6 +19,8 @@ mod confine;
 mod detach;
 mod door;
 mod hostcopy;
+mod identity;
+mod idmap;
 mod init;
 mod join;
 mod plan;
@@ -47,6 +50,7 @@ pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
+use self::identity::Ids;
 pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
@@ -131,16 +135,20 @@ pub struct Running {
 /// any thread is started. Errors name the step that failed, in the child too; a signal that would end rnet
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
-    let storage = storage(&launch.container.rootfs)?;
-    let mut survey = survey(launch, storage.as_ref())?;
+    let mut storage = storage(&launch.container.rootfs)?;
+    let ids = ids(launch)?;
+    let mut survey = survey(launch, &ids, storage.as_ref())?;
     let mut terminal = Terminal::capture();
     if launch.stderr.is_some() {
         (survey.console, terminal) = (None, None);
     }
     let steps = plan::plan(launch.container, launch.etc, &survey);
     let (signals, mask) = take_signals()?;
+    if let Some(storage) = storage.as_mut().filter(|_| ids.has_others()) {
+        storage.expect_foreign_files()?;
+    }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let first = |channel| child::main(channel, launch, &steps, &mask);
+    let first = |channel| child::main(channel, launch, &ids, &steps, &mask);
     let spawn = || match launch.network {
         Connection::Linked { .. } | Connection::Alone => {
             userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
@@ -169,12 +177,25 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         ended: false,
     };
     if !matches!(launch.network, Connection::Shared(_)) {
-        userns::write_id_maps(running.child.pid)?;
+        userns::write_id_maps(running.child.pid, &ids.maps)?;
     }
     running.release()?;
     running.await_ready(launch)?;
     running.await_factory();
     Ok(running)
+}
+
+/// The ids of the container: with another's namespaces that one's.
+fn ids(launch: &Launch<'_>) -> Result<Ids> {
+    let identity = &launch.container.identity;
+    if !matches!(launch.network, Connection::Shared(_)) {
+        return Ids::settle(&identity.mapping);
+    }
+    if identity.user.is_none() && identity.mapping != config::Mapping::Single {
+        let error = Error::new("cannot map", "ids", "the network's user namespace has its own already");
+        return Err(error.hint("give --userns, --uidmap and --gidmap to the container whose network it is"));
+    }
+    Ids::settle(&config::Mapping::Single)
 }
 
 /// Where writes go, if neither to the root filesystem itself nor to memory.
@@ -191,7 +212,7 @@ fn storage(rootfs: &config::RootFs) -> Result<Option<Storage>> {
 }
 
 /// Looks at what of the host the plan depends on.
-fn survey(launch: &Launch<'_>, storage: Option<&Storage>) -> Result<Survey> {
+fn survey(launch: &Launch<'_>, ids: &Ids, storage: Option<&Storage>) -> Result<Survey> {
     let container = launch.container;
     let root = match &container.rootfs {
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
@@ -215,6 +236,7 @@ fn survey(launch: &Launch<'_>, storage: Option<&Storage>) -> Result<Survey> {
             config::Terminal::Inherited => terminal::path(),
             config::Terminal::Own { .. } => None,
         },
+        tty_group: ids.has_tty_group(),
         privileged: userns::caller_is_root(),
         hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
