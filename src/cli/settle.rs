@@ -505,18 +505,26 @@ fn environment(
     }
     set(&mut env, "HOSTNAME".into(), hostname.into());
     set(&mut env, "container".into(), "rnet".into());
+    add_variables(&mut env, asked, surroundings);
+    env
+}
+
+/// Adds what the user asked for to `env`.
+pub(super) fn add_variables(
+    env: &mut Vec<(OsString, OsString)>,
+    asked: Vec<EnvSpec>,
+    surroundings: &Surroundings,
+) {
     for spec in asked {
         match spec {
-            EnvSpec::Set(name, value) => set(&mut env, name, value),
+            EnvSpec::Set(name, value) => set(env, name, value),
             EnvSpec::FromCaller(name) => {
                 if let Some(value) = variable(surroundings, &name) {
-                    let value = value.to_owned();
-                    set(&mut env, name, value);
+                    set(env, name, value.to_owned());
                 }
             }
         }
     }
-    env
 }
 
 fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
@@ -526,7 +534,7 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
     }
 }
 
-fn variable(surroundings: &Surroundings, name: impl AsRef<OsStr>) -> Option<&OsStr> {
+pub(super) fn variable(surroundings: &Surroundings, name: impl AsRef<OsStr>) -> Option<&OsStr> {
     let found = surroundings.env.iter().find(|(other, _)| other.as_os_str() == name.as_ref());
     found.map(|(_, value)| value.as_os_str())
 }
