@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod exec;
 mod identity;
 mod life;
 mod mode;
@@ -21,6 +22,8 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use exec::Exec;
+pub(crate) use identity::id;
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use life::Life;
 pub use mode::NetworkMode;

@@ -26,6 +26,7 @@ pub mod container;
 pub mod control;
 pub mod error;
 pub mod etc;
+pub mod exec;
 pub mod hello;
 pub mod io;
 pub mod log;

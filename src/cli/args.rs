@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::exec::{self, ExecArgs};
 use super::identity::IdentityArgs;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
@@ -33,6 +34,12 @@ pub(super) enum CommandArgs {
         after_help = RUN_EXAMPLES
     )]
     Run(Box<RunArgs>),
+    /// Run a further command in a container.
+    #[command(
+        override_usage = "rnet exec [OPTIONS] CONTAINER COMMAND [ARG]...",
+        after_help = exec::EXAMPLES
+    )]
+    Exec(Box<ExecArgs>),
     /// Give an existing network namespace a network.
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(Box<AttachArgs>),
@@ -460,7 +467,7 @@ fn log_format() -> impl TypedValueParser<Value = LogFormat> {
 }
 
 /// A parser for values that need not be UTF-8.
-fn os<T>(parse: fn(&OsStr) -> Result<T, String>) -> impl TypedValueParser<Value = T>
+pub(super) fn os<T>(parse: fn(&OsStr) -> Result<T, String>) -> impl TypedValueParser<Value = T>
 where
     T: Clone + Send + Sync + 'static,
 {

@@ -2,13 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 
 use super::settle::{self, variable};
 use super::terminal::TerminalArgs;
 use super::values::{self, EnvSpec};
-use super::{Surroundings, args, identity};
+use super::{Surroundings, args};
 use crate::config::{Exec, Terminal, User};
 
 #[derive(Args, Debug)]
@@ -25,7 +26,7 @@ pub(super) struct ExecArgs {
     workdir: Option<PathBuf>,
 
     /// Be this user of the container: NAME|UID[:GROUP|GID] [default: that of the container's command].
-    #[arg(short, long, value_name = "USER", value_parser = identity::user)]
+    #[arg(short, long, value_name = "USER", value_parser = User::from_str)]
     user: Option<User>,
 
     /// Leave the command in the background, without input and output.

@@ -6,6 +6,7 @@
 
 mod args;
 mod docker;
+mod exec;
 mod getopt;
 mod identity;
 mod life;
@@ -29,7 +30,7 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, HookCall, LogLevel, Publish, Slirp4netns};
+use crate::config::{Attach, Config, Exec, HookCall, LogLevel, Publish, Slirp4netns};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -64,6 +65,8 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
+    /// `rnet exec`: run a further command in a container.
+    Exec(Box<Exec>),
     /// `rnet oci-hook`: what an OCI runtime asks for.
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
@@ -202,6 +205,10 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Run(run) => {
             settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
         }
+        CommandArgs::Exec(exec) => exec::settle(*exec, surroundings)
+            .map(Box::new)
+            .map(Command::Exec)
+            .map_err(|cause| mistake("exec", &cause)),
         CommandArgs::Attach(attach) => settle::attach(*attach, surroundings)
             .map(Command::Attach)
             .map_err(|cause| mistake("attach", &cause)),

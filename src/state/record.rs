@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::time::Timestamp;
-use crate::config::{self, Overlay, Publish, RootFs};
+use crate::config::{self, Identity, Mapping, Overlay, Publish, RootFs};
 
 /// All that is known of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +109,8 @@ pub struct Config {
     pub cmd: Vec<String>,
     /// Its whole environment, `NAME=value` each.
     pub env: Vec<String>,
+    /// Who its command is, as `--user` has it; empty is root.
+    pub user: String,
     /// Its working directory; empty is that of the root filesystem's kind: `/`, or the caller's own.
     pub working_dir: String,
 }
@@ -202,6 +205,7 @@ impl Record {
                 hostname: container.hostname.clone(),
                 cmd: container.command.iter().map(|word| text(word)).collect(),
                 env: container.env.iter().map(variable).collect(),
+                user: user(&container.identity),
                 working_dir: container.workdir.as_deref().map(path).unwrap_or_default(),
             },
             host_config: HostConfig {
@@ -303,6 +307,14 @@ fn rootfs(rootfs: &RootFs) -> String {
         }
         RootFs::HostCopy | RootFs::Host => "/".to_owned(),
         RootFs::Empty => String::new(),
+    }
+}
+
+fn user(identity: &Identity) -> String {
+    match (&identity.user, &identity.mapping) {
+        (Some(user), _) => user.to_string(),
+        (None, Mapping::KeepId) => format!("{}:{}", Uid::current(), Gid::current()),
+        (None, Mapping::Single | Mapping::Auto | Mapping::Given { .. }) => String::new(),
     }
 }
 
