@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod image;
 mod pasta;
 mod slirp4netns;
 
@@ -18,6 +19,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use image::{ImageUse, Platform};
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
@@ -553,7 +555,7 @@ impl std::fmt::Display for LinkKind {
 /// The root filesystem of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RootFs {
-    /// A directory; the command's writes go there.
+    /// A directory; the command's writes go there. An archive is used as [`RootFs::Overlay`] of what it holds.
     Directory(PathBuf),
     /// Directories on top of each other; writes go elsewhere.
     Overlay(Overlay),
@@ -568,7 +570,8 @@ pub enum RootFs {
 /// A copy-on-write view of directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
-    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one.
+    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one. Each is a
+    /// directory or an archive.
     pub lower: Vec<PathBuf>,
     /// Where writes are kept, absolute; made if missing. `None` forgets them.
     pub kept: Option<PathBuf>,
@@ -696,6 +699,8 @@ pub struct Config {
     pub link: LinkSpec,
     /// The container.
     pub container: Container,
+    /// How to run it if its root filesystem is an image.
+    pub image: ImageUse,
     /// What others call it; `None` is rnet's process id.
     pub name: Option<String>,
     /// Logging.

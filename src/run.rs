@@ -9,6 +9,7 @@ use crate::container::{self, Launch, Running};
 use crate::control::{Place, Socket};
 use crate::error::{Error, Result};
 use crate::etc;
+use crate::image;
 use crate::io::ports::Ports;
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
 use crate::sys::memory;
@@ -21,7 +22,9 @@ pub struct Session {
 
 /// Runs the command of `config`; its exit status by docker's convention.
 pub fn run(config: &Config, seed: u64) -> Result<u8> {
-    let mut session = Session::prepare(config, seed)?;
+    // Its leases are held until the container has ended.
+    let image = image::settled(config)?;
+    let mut session = Session::prepare(&image.config, seed)?;
     session.serving.announce(config.log.level);
     session.start()?;
     session.wait()

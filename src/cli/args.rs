@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::image::ImageArgs;
 use super::mounts::{self, MountSpec};
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
@@ -144,13 +145,16 @@ A configuration:
 
 const RUN_EXAMPLES: &str = "\
 ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. DIR:O is
-a directory copy-on-write. Options end there; what follows belongs to the command. Without COMMAND a shell starts.
+a directory copy-on-write, and so are a tar of one and an image: a directory or archive of OCI's or docker's format;
+PATH:NAME if it holds several. Options end there; what follows belongs to the command. Without COMMAND an image's own
+starts, else a shell.
 
 Examples:
   rnet run -p 8080:8080 ./rootfs nc -l -p 8080
   rnet run -p 127.0.0.1:5353:53/udp -p 8000-8009:8000-8009 ./rootfs /bin/server
   rnet run -v ./src:/src:ro -w /src / make check
   rnet run --overlay=./layer --tmpfs /cache:size=64m ./rootfs sh
+  rnet run -P ./image.tar                   what the image is for, its ports published
   rnet run --allow-host 127.0.0.1:5432 / psql -h 10.0.2.2
 
 Exit status: the command's own; 128+N if signal N ended it; 127 if it was not found, 126 if it
@@ -200,6 +204,9 @@ pub(super) struct RunArgs {
     /// Refuse writes to the root filesystem; /tmp, /dev, volumes and --tmpfs stay as they are.
     #[arg(long, help_heading = CONTAINER)]
     pub(super) read_only: bool,
+
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
 
     /// Set a variable for the command, or take it over from here (NAME alone). Repeatable.
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = os(values::env), help_heading = CONTAINER)]
@@ -423,7 +430,7 @@ pub(super) struct LogArgs {
 const TARGET: &str = "Target";
 const NETWORK: &str = "Network";
 const LIFECYCLE: &str = "Lifecycle";
-const CONTAINER: &str = "Container";
+pub(super) const CONTAINER: &str = "Container";
 const LOGGING: &str = "Logging";
 
 fn seconds() -> clap::builder::RangedI64ValueParser<u32> {

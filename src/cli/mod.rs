@@ -7,6 +7,7 @@
 mod args;
 mod docker;
 mod getopt;
+mod image;
 mod mounts;
 mod options;
 pub mod pasta;
