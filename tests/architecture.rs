@@ -19,6 +19,7 @@ const PARTS: &[Part] = &[
     Part { at: "src/config", parts: &["config"], crates: &["ipnet"] },
     Part { at: "src/error.rs", parts: &[], crates: &["nix"] },
     Part { at: "src/etc.rs", parts: &["config"], crates: &[] },
+    Part { at: "src/etc", parts: &["config"], crates: &[] },
     Part { at: "src/log.rs", parts: &["config"], crates: &["tracing", "tracing_subscriber"] },
     Part { at: "src/cli", parts: &["cli", "config", "error", "etc"], crates: &["clap", "ipnet"] },
     Part {
@@ -49,8 +50,13 @@ const PARTS: &[Part] = &[
     },
     Part {
         at: "src/control",
-        parts: &["config", "control", "error", "io", "net", "sys"],
+        parts: &["config", "container", "control", "error", "io", "net", "sys"],
         crates: &["nix", "serde_json", "tracing"],
+    },
+    Part {
+        at: "src/state",
+        parts: &["config", "control", "error", "state", "sys"],
+        crates: &["nix", "serde", "serde_json", "tracing"],
     },
     Part { at: "src/oci_hook/state.rs", parts: &["config", "oci_hook"], crates: &["serde", "serde_json"] },
     Part { at: "src/cni/request.rs", parts: &["cni", "config"], crates: &["serde", "serde_json"] },
@@ -68,7 +74,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         at: "src/container",
-        parts: &["config", "container", "disk", "error", "sys"],
+        parts: &["config", "container", "disk", "error", "etc", "sys"],
         crates: &["libc", "nix", "tracing"],
     },
 ];
@@ -149,6 +155,7 @@ fn net_cli_and_formats_touch_no_system() {
         "src/net",
         "src/cli",
         "src/etc.rs",
+        "src/etc",
         "src/attach/slirp4netns/protocol.rs",
         "src/config.rs",
         "src/oci_hook/state.rs",

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Container, EtcFiles, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup, Tmpfs, Volume,
+    Container, EtcFiles, Identity, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup, Terminal,
+    Tmpfs, Volume,
 };
-use rnet::container::{Launch, launch};
+use rnet::container::{Connection, Launch, launch};
 
 type Outcome = Result<(), Box<dyn Error>>;
 /// Gets a busybox root filesystem of its own.
@@ -416,6 +417,8 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         tmpfs,
         read_only,
         init,
+        terminal: Terminal::Inherited,
+        identity: Identity::default(),
     };
     match supervise(&container) {
         Ok(status) => status.into(),
@@ -456,7 +459,12 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         hosts: "127.0.0.1 localhost\n".into(),
         hostname: "box\n".into(),
     };
-    let mut running = launch(&Launch { container, link: &link, network: &network, etc: &etc })?;
+    let mut running = launch(&Launch {
+        container,
+        network: Connection::Linked { link: &link, network: &network },
+        etc: &etc,
+        stderr: None,
+    })?;
     let _link = running.take_link();
     running.start()?;
     running.wait()

@@ -8,8 +8,12 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::identity::IdentityArgs;
 use super::image::ImageArgs;
+use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
+use super::network::ModeArgs;
+use super::terminal::TerminalArgs;
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
 
@@ -163,6 +167,9 @@ cannot be executed, 125 if rnet itself failed.";
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
     #[command(flatten)]
+    pub(super) mode: ModeArgs,
+
+    #[command(flatten)]
     pub(super) traffic: TrafficArgs,
 
     /// Bring this host's own clients of published TCP ports to the guest over the link, like all others.
@@ -216,6 +223,9 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "DIR", value_parser = os(values::workdir), help_heading = CONTAINER)]
     pub(super) workdir: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(super) identity: IdentityArgs,
+
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
     pub(super) hostname: Option<String>,
@@ -224,21 +234,11 @@ pub(super) struct RunArgs {
     #[arg(long, help_heading = CONTAINER)]
     pub(super) init: bool,
 
-    /// What `rnet port` calls the network [default: rnet's process id].
-    #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = CONTAINER)]
-    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) life: LifeArgs,
 
-    /// No effect: standard input always reaches the command.
-    #[arg(short, long, help_heading = CONTAINER)]
-    interactive: bool,
-
-    /// No effect: the command always has the terminal that rnet has.
-    #[arg(short, long, help_heading = CONTAINER)]
-    tty: bool,
-
-    /// No effect: nothing of a container is kept.
-    #[arg(long, help_heading = CONTAINER)]
-    rm: bool,
+    #[command(flatten)]
+    pub(super) terminal: TerminalArgs,
 
     #[command(flatten)]
     pub(super) log: LogArgs,

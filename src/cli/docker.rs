@@ -19,12 +19,9 @@ const ABSENT: &[Absent] = &[
         &["--pull"],
         "images are not pulled; `skopeo copy docker://NAME oci-archive:image.tar` fetches one for ROOTFS",
     ),
+    (&["--group-add"], "the command has the groups that the container's /etc/group gives to its --user"),
     (
-        &["-u", "--user", "--userns", "--group-add"],
-        "the command is root inside and you outside; no other user is mapped",
-    ),
-    (
-        &["--net", "--network", "--ip", "--ip6", "--network-alias"],
+        &["--ip", "--ip6", "--network-alias"],
         "every container has a network of its own, whose addresses --cidr and --cidr6 choose",
     ),
     (&["--expose"], "publish a port with --publish, and those that an image exposes with --publish-all"),

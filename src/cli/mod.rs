@@ -7,13 +7,17 @@
 mod args;
 mod docker;
 mod getopt;
+mod identity;
 mod image;
+mod life;
 mod mounts;
+mod network;
 mod options;
 pub mod pasta;
 mod settle;
 mod slirp4netns;
 mod subnet;
+mod terminal;
 mod values;
 
 use std::ffi::{OsStr, OsString};
@@ -45,9 +49,12 @@ pub struct Surroundings {
     pub cores: usize,
     /// Networks that the host has routes or addresses in; default routes may be among them.
     pub host_subnets: Vec<IpNet>,
-    /// Random bytes, for the guest's MAC address and host name.
-    pub random: [u8; 16],
+    /// Random bytes, for the guest's MAC address and the container's id.
+    pub random: [u8; RANDOM_BYTES],
 }
+
+/// Random bytes of [`Surroundings`]: 16 that stay secret, and the 32 of an id.
+pub const RANDOM_BYTES: usize = 48;
 
 /// What the user wants done.
 #[derive(Debug)]

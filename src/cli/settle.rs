@@ -13,11 +13,12 @@ use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVer
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, image, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, identity, image, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, ImageUse, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log,
-    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Overlay, Publish, RootFs, Setup,
-    Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
+    Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
+    LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode,
+    Outbound, Overlay, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs, Transport,
+    Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -35,21 +36,26 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
+    super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
+    let life = life::settle(&args.life, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
+        _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
-        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => random_hostname(surroundings),
+        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
     let words: Vec<OsString> = words.collect();
     let asked = asked_for(args.env, surroundings);
     let image = image::settle(args.image, &words, asked.clone());
+    let terminal = args.terminal.settle();
+    let identity = identity::settle(args.identity)?;
     let container = Container {
         command: command(words, &image, &rootfs, surroundings),
-        env: environment(&rootfs, &hostname, asked, surroundings),
+        env: environment(&rootfs, &hostname, &identity, terminal, asked, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
@@ -57,9 +63,13 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
+        terminal,
+        identity,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
-    request.config.name = args.name;
+    request.config.name = args.life.name;
+    request.config.life = life;
+    request.config.mode = args.mode.net;
     request.config.image = image;
     Ok(request)
 }
@@ -139,13 +149,22 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
     let container = Container {
         rootfs: RootFs::Empty,
         command: vec!["/rnet".into()],
-        env: environment(&RootFs::Empty, &hostname, Vec::new(), surroundings),
+        env: environment(
+            &RootFs::Empty,
+            &hostname,
+            &Identity::default(),
+            Terminal::Inherited,
+            Vec::new(),
+            surroundings,
+        ),
         workdir: None,
         hostname,
         volumes: Vec::new(),
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        terminal: Terminal::Inherited,
+        identity: Identity::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
@@ -159,11 +178,13 @@ fn request(
     notes: Vec<Note>,
 ) -> Request {
     let config = Config {
+        mode: NetworkMode::User,
         network,
         link: link(args, surroundings),
         container,
         image: ImageUse::default(),
         name: None,
+        life: Life::default(),
         log: Log { level: log_level(log), format: log.log_format },
     };
     Request { config: Box::new(config), notes }
@@ -478,6 +499,8 @@ fn command(
 fn environment(
     rootfs: &RootFs,
     hostname: &str,
+    identity: &Identity,
+    terminal: Terminal,
     asked: Vec<(OsString, OsString)>,
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
@@ -487,7 +510,11 @@ fn environment(
             vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
         }
     };
-    if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
+    if identity.user.is_some() || (identity.mapping == Mapping::KeepId && *rootfs != RootFs::HostCopy) {
+        env.retain(|(name, _)| name != "HOME");
+    }
+    let has_terminal = surroundings.stdin_is_tty || terminal != Terminal::Inherited;
+    if *rootfs != RootFs::HostCopy && has_terminal {
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
         set(&mut env, "TERM".into(), term.to_owned());
     }
@@ -527,10 +554,6 @@ fn random_mac(surroundings: &Surroundings) -> MacAddr {
     let [a, b, c, d, ..] = surroundings.random;
     // Locally administered; the second octet keeps it apart from the gateway's.
     MacAddr([0x52, 0x56, a, b, c, d])
-}
-
-fn random_hostname(surroundings: &Surroundings) -> String {
-    surroundings.random[10..].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn log_level(args: &LogArgs) -> LogLevel {

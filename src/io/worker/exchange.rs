@@ -7,8 +7,10 @@
 //! the others empty their inboxes whatever happens, so that no two wait for each other.
 //!
 //! It also knows when a team that drains may end, which no worker can tell alone: what it has finished may start again
-//! with a parcel. Every worker that still owes something holds a [`Debt`], and every parcel on its way is one; with the
-//! last of them all end.
+//! with a parcel. Every worker that still owes something holds a [`Debt`], and every parcel on its way is one. With the
+//! last of them all look at their queues once more: what a worker has told the guest last (an ARP reply, say) may have
+//! set free what waited there, on any queue. Who has looked, and found nothing or dealt with it, has paid what it owed
+//! of a second kind; when nothing of either is left, all end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,9 +50,26 @@ pub(super) struct Exchange {
     workers: Vec<Addressee>,
     /// What found no room, and for whom it is: what came of one input, or of one outbox of operations.
     waiting: VecDeque<(usize, Parcel)>,
+    /// What keeps the team from ending.
     debts: Arc<Debts>,
     /// `None` while this worker owes nothing.
     own_debt: Option<Debt>,
+    /// Last looks at queues, one for each worker.
+    looks: Arc<Debts>,
+    /// `None` once this worker has had its last look.
+    own_look: Option<Debt>,
+    looks_again: bool,
+}
+
+/// How far a team that drains has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// This worker has to wait for the others, or to go on itself.
+    Not,
+    /// It has to look once more at what the guest has sent. Said once.
+    LookAgain,
+    /// Nobody owes anything any more.
+    All,
 }
 
 struct Addressee {
@@ -60,7 +79,7 @@ struct Addressee {
     unaware: bool,
 }
 
-/// What keeps a team that drains from ending.
+/// What a team still has to do.
 struct Debts {
     count: AtomicUsize,
     /// Of those who wait for the last one.
@@ -69,6 +88,16 @@ struct Debts {
 
 /// One of [`Debts`], as long as it is not dropped.
 struct Debt(Arc<Debts>);
+
+impl Debts {
+    fn new(wakers: &[Arc<Waker>]) -> Arc<Self> {
+        Arc::new(Self { count: AtomicUsize::new(0), wakers: wakers.to_vec() })
+    }
+
+    fn are_paid(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+}
 
 impl Debt {
     fn new(debts: &Arc<Debts>) -> Self {
@@ -89,8 +118,7 @@ impl Drop for Debt {
 impl Default for Exchange {
     /// That of a worker without others.
     fn default() -> Self {
-        let debts = Arc::new(Debts { count: AtomicUsize::new(0), wakers: Vec::new() });
-        Self::new(mpsc::sync_channel(0).1, Vec::new(), &debts)
+        Self::new(mpsc::sync_channel(0).1, Vec::new(), &Debts::new(&[]), &Debts::new(&[]))
     }
 }
 
@@ -106,14 +134,27 @@ impl Exchange {
             let others = senders.iter().cloned().zip(wakers.iter().cloned());
             others.map(|(inbox, waker)| Addressee { inbox, waker, unaware: false }).collect()
         };
-        let debts = Arc::new(Debts { count: AtomicUsize::new(0), wakers: wakers.to_vec() });
-        inboxes.into_iter().map(|inbox| Self::new(inbox, workers(), &debts)).collect()
+        let (debts, looks) = (Debts::new(wakers), Debts::new(wakers));
+        inboxes.into_iter().map(|inbox| Self::new(inbox, workers(), &debts, &looks)).collect()
     }
 
-    fn new(inbox: Receiver<(Parcel, Debt)>, workers: Vec<Addressee>, debts: &Arc<Debts>) -> Self {
-        let readable = !workers.is_empty();
-        let (debts, own_debt) = (Arc::clone(debts), Some(Debt::new(debts)));
-        Self { inbox, readable, workers, waiting: VecDeque::new(), debts, own_debt }
+    fn new(
+        inbox: Receiver<(Parcel, Debt)>,
+        workers: Vec<Addressee>,
+        debts: &Arc<Debts>,
+        looks: &Arc<Debts>,
+    ) -> Self {
+        Self {
+            inbox,
+            readable: !workers.is_empty(),
+            workers,
+            waiting: VecDeque::new(),
+            debts: Arc::clone(debts),
+            own_debt: Some(Debt::new(debts)),
+            looks: Arc::clone(looks),
+            own_look: Some(Debt::new(looks)),
+            looks_again: false,
+        }
     }
 
     /// Notes that this worker was woken.
@@ -176,15 +217,22 @@ impl Exchange {
         Some(parcel)
     }
 
-    /// Notes whether this worker owes anything beside parcels that have found no room; whether nobody of the team does
-    /// any more.
-    pub(super) fn settle(&mut self, owes: bool) -> bool {
+    /// Notes whether this worker, which drains, owes anything beside parcels that have found no room.
+    pub(super) fn settle(&mut self, owes: bool) -> Settled {
         if !owes && self.has_room() {
             self.own_debt = None;
         } else if self.own_debt.is_none() {
             self.own_debt = Some(Debt::new(&self.debts));
         }
-        self.debts.count.load(Ordering::Acquire) == 0
+        if !self.debts.are_paid() {
+            return Settled::Not;
+        }
+        if !std::mem::replace(&mut self.looks_again, true) {
+            return Settled::LookAgain;
+        }
+        self.own_look = None;
+        // In this order: what was handed over in the course of a look is a debt before the look is over.
+        if self.looks.are_paid() && self.debts.are_paid() { Settled::All } else { Settled::Not }
     }
 }
 
@@ -219,25 +267,41 @@ mod tests {
     #[test]
     fn a_team_ends_when_nobody_owes_anything_and_no_parcel_is_on_its_way() {
         let (mut first, mut second, mut poll) = pair();
-        assert!(!second.settle(false), "the first may still hand something over");
+        assert_eq!(second.settle(false), Settled::Not, "the first may still hand something over");
         first.pass(1, frame(0));
-        assert!(!first.settle(false), "what it has handed over was not taken");
+        assert_eq!(first.settle(false), Settled::Not, "what it has handed over was not taken");
         assert_eq!(number(second.next()), Some(0));
-        assert!(!first.settle(false), "what was taken is not done");
+        assert_eq!(first.settle(false), Settled::Not, "what was taken is not done");
         assert!(!is_woken(&mut poll));
-        assert!(second.settle(false) && first.settle(false));
+        assert_eq!(second.settle(false), Settled::LookAgain);
+        assert!(is_woken(&mut poll), "the others learn that they have to look");
+        assert_eq!(second.settle(false), Settled::Not, "the first may find something");
+        assert_eq!([first.settle(false), first.settle(false)], [Settled::LookAgain, Settled::All]);
         assert!(is_woken(&mut poll), "the end is told");
+        assert_eq!(second.settle(false), Settled::All);
+    }
+
+    #[test]
+    fn what_a_last_look_finds_is_waited_for() {
+        let (mut first, mut second, _poll) = pair();
+        assert_eq!([first.settle(false), second.settle(false)], [Settled::Not, Settled::LookAgain]);
+        assert_eq!([first.settle(false), first.settle(false)], [Settled::LookAgain, Settled::Not]);
+        second.pass(0, frame(0));
+        assert_eq!(second.settle(false), Settled::Not);
+        assert_eq!(number(first.next()), Some(0));
+        assert_eq!(second.settle(false), Settled::Not);
+        assert_eq!(first.settle(false), Settled::Not);
+        assert_eq!([second.settle(false), first.settle(false)], [Settled::All; 2]);
     }
 
     #[test]
     fn who_has_ended_early_owes_nothing() {
         let (mut first, mut second, _poll) = pair();
         second.pass(0, frame(0));
-        assert!(!second.settle(false));
         drop(first.next());
         second.pass(0, frame(1));
         drop(first);
-        assert!(second.settle(false));
+        assert_eq!([second.settle(false), second.settle(false)], [Settled::LookAgain, Settled::All]);
     }
 
     #[test]

@@ -46,25 +46,57 @@ fn a_flow_is_answered_on_its_workers_queue_wherever_it_comes_in() {
 }
 
 #[test]
-fn a_worker_that_drains_waits_for_what_another_hands_over() {
+fn what_one_worker_reads_before_the_end_is_delivered_by_another() {
+    let (host, port) = receiver();
+    let (_guest, mut team) = draining(&[&[udp_frame(port_of(1), port)], &[]]);
+    // The second has nothing to do until the first has looked.
+    go_on(&mut team, &[1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 1]);
+    host.recv(&mut []).expect("the last word");
+    assert!(team.iter().all(Option::is_none), "they have ended");
+}
+
+#[test]
+fn what_the_guest_sends_when_all_have_looked_is_delivered() {
+    let (host, port) = receiver();
+    let (guest, mut team) = draining(&[&[], &[]]);
+    go_on(&mut team, &[0, 1, 0, 1]);
+    // As with a datagram that has waited for the answer to an ARP request.
+    guest[1].send(&udp_frame(port_of(0), port)).expect("room");
+    go_on(&mut team, &[0, 1, 0, 1, 0]);
+    host.recv(&mut []).expect("the last word");
+    assert!(team.iter().all(Option::is_none), "they have ended");
+}
+
+/// A port of the host's loopback, at which datagrams are there or not.
+fn receiver() -> (std::net::UdpSocket, u16) {
     let host = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
     host.set_nonblocking(true).expect("a flag");
     let port = host.local_addr().expect("bound").port();
+    (host, port)
+}
+
+/// A guest's port whose datagrams belong to `worker` of two.
+fn port_of(worker: usize) -> u16 {
     let shard = Shard::all(2).next().expect("two");
-    let source = (4096..).find(|source| shard.of_udp(*source) == 1).expect("a port of the second worker's");
-    let last_word = [udp_frame(source, port)];
-    let (_queues, mut team) = team(&[&last_word, &[]]);
-    let mut drained = |worker: usize| {
-        // As if woken.
-        team[worker].exchange.note();
-        team[worker].turn();
-        team[worker].has_drained()
-    };
-    assert_eq!([drained(1), drained(1)], [false; 2], "it has nothing, but the other has not looked");
-    assert_eq!([drained(0), drained(0)], [false; 2], "what it has handed over was not delivered");
-    host.recv(&mut []).expect_err("nothing was delivered");
-    assert!(drained(1) && drained(0));
-    host.recv(&mut []).expect("the last word");
+    (4096..).find(|port| shard.of_udp(*port) == worker).expect("every other one")
+}
+
+/// A team that was told to drain, and waits for its turns.
+fn draining(frames: &[&[Vec<u8>]]) -> (Vec<UnixDatagram>, Vec<Option<Worker>>) {
+    let (guest, team) = team(frames);
+    team.iter().for_each(|worker| worker.stopper().drain());
+    (guest, team.into_iter().map(Some).collect())
+}
+
+/// Turns of workers that were woken, but of those that have ended.
+fn go_on(team: &mut [Option<Worker>], workers: &[usize]) {
+    for worker in workers {
+        team[*worker].take_if(|worker| {
+            worker.exchange.note();
+            worker.turn();
+            worker.has_drained()
+        });
+    }
 }
 
 fn closed_port() -> u16 {
