@@ -110,7 +110,7 @@ mod tests {
             cores: 1,
             stdin_is_tty: false,
             host_subnets: Vec::new(),
-            random: [0; 16],
+            random: [0; 48],
         };
         let args = ["rnet", "run"].into_iter().chain(options.split_whitespace());
         let mut config = match cli::parse(args.map(Into::into), &surroundings) {
