@@ -11,12 +11,14 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod privileges;
 mod slirp4netns;
 
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use privileges::{Capabilities, Privileges};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -540,6 +542,8 @@ pub struct Container {
     pub volumes: Vec<Volume>,
     /// Puts a small reaping init before the command.
     pub init: bool,
+    /// What it may do.
+    pub privileges: Privileges,
 }
 
 /// Contents of the generated files of a container.

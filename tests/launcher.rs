@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rnet::config::{Container, EtcFiles, Ipv4Plan, LinkKind, LinkSpec, Network, RootFs, Setup, Volume};
+use rnet::config::{
+    Capabilities, Container, EtcFiles, Ipv4Plan, LinkKind, LinkSpec, Network, Privileges, RootFs, Setup,
+    Volume,
+};
 use rnet::container::{Launch, launch};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -34,11 +37,12 @@ const TESTS: &[(&str, Test)] = &[
     ("volumes_are_bound_and_read_only_holds", volumes_are_bound_and_read_only_holds),
     ("init_reaps_and_reports", init_reaps_and_reports),
     ("copy_of_the_host_forgets_its_writes", copy_of_the_host_forgets_its_writes),
+    ("capabilities_are_dockers_unless_told_otherwise", capabilities_are_dockers_unless_told_otherwise),
 ];
 
 fn command_is_root_and_pid_1_of_its_own_world(rootfs: &Path) -> Outcome {
     let script = "id -u; echo $$; echo /proc/[0-9]*; hostname box2; hostname; cat /etc/hosts";
-    let out = run(&[&path(rootfs), "--", "sh", "-c", script])?;
+    let out = run(&[&path(rootfs), "--cap-add", "SYS_ADMIN", "--", "sh", "-c", script])?;
     expect(&out, 0, "0\n1\n/proc/1\nbox2\n127.0.0.1 localhost\n")
 }
 
@@ -157,6 +161,31 @@ fn copy_of_the_host_forgets_its_writes(_rootfs: &Path) -> Outcome {
     assert_eq!(left, None, "on the host");
     assert!(Path::new("/usr/bin/env").exists());
     Ok(())
+}
+
+fn capabilities_are_dockers_unless_told_otherwise(rootfs: &Path) -> Outcome {
+    let last: u32 = fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse()?;
+    let rootfs = path(rootfs);
+    for (root, options, kept) in [
+        (rootfs.as_str(), [].as_slice(), 0xa804_25fb),
+        (&rootfs, &["--init"], 0xa804_25fb),
+        (&rootfs, &["--cap-add", "NET_ADMIN"], 0xa804_35fb),
+        (&rootfs, &["--cap-add", "ALL"], u64::MAX >> (63 - last)),
+        (&rootfs, &["--cap-drop", "ALL"], 0),
+        ("/", &[], 0xa804_25fb),
+    ] {
+        let script =
+            "while read name mask; do case $name in Cap*) echo $name $mask;; esac; done </proc/self/status";
+        let out = run(&[&[root], options, &["--", "sh", "-c", script]].concat())?;
+        let effective = format!("CapPrm: {kept:016x}\nCapEff: {kept:016x}\nCapBnd: {kept:016x}\n");
+        expect(&out, 0, &format!("CapInh: {0:016x}\n{effective}CapAmb: {0:016x}\n", 0))?;
+    }
+    expect(&run(&[&rootfs, "--", "hostname", "other"])?, 1, "")?;
+    expect(
+        &run(&[&rootfs, "--init", "--", "sh", "-c", "grep CapBnd /proc/1/status"])?,
+        0,
+        "CapBnd:\t00000000a80425fb\n",
+    )
 }
 
 /// What a container printed and ended with; its launcher is killed after [`PATIENCE`].
@@ -282,15 +311,23 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `ROOT [--init] [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
+/// `ROOT [--init] [--cap-add NAME]... [--cap-drop NAME]... [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
 fn play_launcher(arguments: &[String]) -> ExitCode {
     let mut arguments = arguments.iter();
     let root = arguments.next().map_or("/", String::as_str);
     let rootfs = if root == "/" { RootFs::HostCopy } else { RootFs::Directory(root.into()) };
-    let (mut volumes, mut init) = (Vec::new(), false);
+    let (mut volumes, mut init, mut privileges) = (Vec::new(), false, Privileges::default());
     while let Some(option) = arguments.next().filter(|argument| *argument != "--") {
         match option.as_str() {
             "--init" => init = true,
+            "--cap-add" => {
+                let added = arguments.next().and_then(|name| Capabilities::named(name));
+                privileges.capabilities = privileges.capabilities.with(added.expect("a capability"));
+            }
+            "--cap-drop" => {
+                let dropped = arguments.next().and_then(|name| Capabilities::named(name));
+                privileges.capabilities = privileges.capabilities.without(dropped.expect("a capability"));
+            }
             _ => volumes.extend(arguments.next().map(|text| volume(text))),
         }
     }
@@ -302,6 +339,7 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         hostname: "box".into(),
         volumes,
         init,
+        privileges,
     };
     match supervise(&container) {
         Ok(status) => status.into(),

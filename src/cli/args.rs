@@ -9,7 +9,7 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValu
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
-use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
+use crate::config::{Capabilities, HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
 
 /// Give a process its own network, without root.
 #[derive(Debug, Parser)]
@@ -181,6 +181,14 @@ pub(super) struct RunArgs {
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
     pub(super) hostname: Option<String>,
+
+    /// Leave the command a capability that docker's default lacks, such as NET_ADMIN; or ALL. Repeatable.
+    #[arg(long, value_name = "CAP", value_parser = values::capability, help_heading = CONTAINER)]
+    pub(super) cap_add: Vec<Capabilities>,
+
+    /// Take one of docker's default capabilities away; or ALL. Repeatable.
+    #[arg(long, value_name = "CAP", value_parser = values::capability, help_heading = CONTAINER)]
+    pub(super) cap_drop: Vec<Capabilities>,
 
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]

@@ -52,8 +52,12 @@ const ABSENT: &[Absent] = &[
         "every container has namespaces of its own, and a /dev/shm of the kernel's default size",
     ),
     (
-        &["--privileged", "--cap-add", "--cap-drop", "--security-opt"],
-        "the command has all capabilities in its own user namespace, and none outside",
+        &["--privileged"],
+        "--cap-add ALL leaves the command every capability in its own user namespace; outside there are none to be had",
+    ),
+    (
+        &["--security-opt"],
+        "the command has docker's default capabilities in its own user namespace, and none outside; see --cap-drop",
     ),
     (
         &["--device", "--gpus"],

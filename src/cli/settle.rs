@@ -13,9 +13,9 @@ use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
 use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
-    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Publish, RootFs, Setup, Target, Timeouts,
-    Transport, Volume,
+    Attach, Capabilities, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log,
+    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Privileges, Publish, RootFs, Setup,
+    Target, Timeouts, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -49,6 +49,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         hostname,
         volumes: args.volume.into_iter().map(|spec| volume(spec, surroundings)).collect(),
         init: args.init,
+        privileges: privileges(&args.cap_add, &args.cap_drop),
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.name;
@@ -129,8 +130,20 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         hostname,
         volumes: Vec::new(),
         init: false,
+        privileges: Privileges::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
+}
+
+/// Docker's capabilities without `drop`, and with `add`.
+fn privileges(add: &[Capabilities], drop: &[Capabilities]) -> Privileges {
+    let all_of = |sets: &[Capabilities]| sets.iter().copied().fold(Capabilities::NONE, Capabilities::with);
+    let (add, drop) = (all_of(add), all_of(drop));
+    let capabilities = match add {
+        Capabilities::ALL => Capabilities::ALL.without(drop),
+        _ => Capabilities::default().without(drop).with(add),
+    };
+    Privileges { capabilities }
 }
 
 fn request(

@@ -282,13 +282,25 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
         ("--network host", "--cidr"),
         ("-u 1000", "root inside"),
         ("-m 1g", "systemd-run"),
-        ("--privileged", "capabilities"),
+        ("--privileged", "--cap-add ALL"),
     ] {
         let text = refusal(&format!("run {words} ./rootfs true"));
         assert!(text.contains(word) && !text.contains("-- -"), "{words}: {text}");
         assert!(!text.contains("similar"), "{words}: {text}");
     }
     assert!(refusal("run --publsh 80:80 / true").contains("'--publish'"));
+}
+
+#[test]
+fn capabilities_are_added_and_dropped_as_docker_does() {
+    let bits = |options: &str| container(&format!("run {options} / true")).privileges.capabilities.bits();
+    let dockers = 0xa804_25fb;
+    assert_eq!(bits(""), dockers);
+    assert_eq!(bits("--cap-add NET_ADMIN --cap-add cap_bpf"), dockers | 1 << 12 | 1 << 39);
+    assert_eq!(bits("--cap-drop chown --cap-drop SYS_ADMIN"), dockers & !1);
+    assert_eq!(bits("--cap-drop ALL --cap-add CHOWN"), 1);
+    assert_eq!(bits("--cap-add ALL --cap-drop CHOWN"), !1);
+    assert!(refusal("run --cap-add NET_ADMINS / true").contains("capabilities(7)"));
 }
 
 #[test]

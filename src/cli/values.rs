@@ -10,7 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::config::{
-    IfName, Ipv4Plan, Ipv6Plan, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Transport, is_network_name,
+    Capabilities, IfName, Ipv4Plan, Ipv6Plan, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Transport,
+    is_network_name,
 };
 
 /// Longest host name in bytes (`__NEW_UTS_LEN`).
@@ -303,6 +304,12 @@ pub(super) fn name(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// Parses `--cap-add` and `--cap-drop`.
+pub(super) fn capability(text: &str) -> Result<Capabilities, String> {
+    Capabilities::named(text)
+        .ok_or_else(|| "expected ALL, or a name of capabilities(7) such as NET_ADMIN".to_owned())
 }
 
 /// Parses `--hostname`.

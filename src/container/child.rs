@@ -20,7 +20,7 @@ use super::userns::{forbidden, is_denied};
 use super::{Launch, init, run};
 use crate::config::Container;
 use crate::error::{Context, Error, Result, exit};
-use crate::sys::{link, process, signal};
+use crate::sys::{link, privilege, process, signal};
 
 /// Where commands are looked for if the environment has no PATH (docker's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -65,7 +65,12 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
     channel.ready().context("cannot report to", "parent")?;
-    Ok(channel.await_release())
+    if !channel.await_release() {
+        return Ok(false);
+    }
+    let kept = launch.container.privileges.capabilities.bits();
+    privilege::keep_capabilities(kept).context("cannot give up", "capabilities")?;
+    Ok(true)
 }
 
 /// The first thing that takes a capability, and so the first to fail where namespaces come without any.

@@ -16,13 +16,15 @@ use nix::unistd::{Gid, Uid, chdir, pivot_root};
 use crate::config::Confinement;
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::Tree;
-use crate::sys::privilege::{self, CAP_NET_BIND_SERVICE};
+use crate::sys::privilege;
 
 /// Where the new root is built, over whatever is there.
 const ROOT: &str = "/tmp";
 /// What remains visible.
 const VISIBLE: [&str; 2] = ["/etc", "/run"];
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The one capability that remains: binding to ports below 1024 (capabilities(7)).
+const CAP_NET_BIND_SERVICE: u32 = 10;
 const NOTHING: Option<&str> = None;
 
 /// System calls that serving a network never makes, and that lead to other programs, processes, mounts or keys, or have
@@ -79,7 +81,7 @@ pub fn confine(how: Confinement) -> Result<()> {
         set_no_new_privs().context("cannot set", "no_new_privs")?;
     }
     if how.files {
-        privilege::keep_capability(CAP_NET_BIND_SERVICE).context("cannot give up", "capabilities")?;
+        privilege::keep_capabilities(1 << CAP_NET_BIND_SERVICE).context("cannot give up", "capabilities")?;
         // A change of capabilities hides a process from its own user.
         set_dumpable(true).context("cannot show to its user", "this process")?;
     }

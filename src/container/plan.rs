@@ -281,7 +281,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Volume;
+    use crate::config::{Privileges, Volume};
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -292,6 +292,7 @@ mod tests {
             hostname: "h".into(),
             volumes: Vec::new(),
             init: false,
+            privileges: Privileges::default(),
         }
     }
 

@@ -5,8 +5,6 @@
 use libc::{c_int, c_long, c_ulong, sock_filter, sock_fprog};
 use nix::errno::Errno;
 
-/// Binding to ports below 1024 (capabilities(7)).
-pub(crate) const CAP_NET_BIND_SERVICE: u32 = 10;
 /// Capabilities that a kernel may have: the numbers end before this one.
 const CAPABILITIES: u32 = 64;
 /// `_LINUX_CAPABILITY_VERSION_3`, the one with 64 bits.
@@ -26,32 +24,33 @@ struct Sets {
     inheritable: u32,
 }
 
-/// Gives up every capability but `kept` of this thread, which must be the only one; `kept` stays only if it was there.
-pub(crate) fn keep_capability(kept: u32) -> nix::Result<()> {
+/// Gives up every capability but those of `kept` (one bit for each, at its number) of this thread, which must be the only
+/// one. Of them those stay that were there, and of what is executed later none gets others.
+pub(crate) fn keep_capabilities(kept: u64) -> nix::Result<()> {
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong)?;
-    for capability in (0..CAPABILITIES).filter(|capability| *capability != kept) {
+    for capability in (0..CAPABILITIES).filter(|capability| kept & (1 << capability) == 0) {
         match prctl(libc::PR_CAPBSET_DROP, c_ulong::from(capability)) {
             // The kernel has no such capability; or this process may not, and has none to lose.
             Err(Errno::EINVAL | Errno::EPERM) => {}
             done => done?,
         }
     }
-    let bit = (1 << kept) & permitted()?;
-    set(bit)
+    set(kept & permitted()?)
 }
 
-/// The lower half of the permitted capabilities.
-fn permitted() -> nix::Result<u32> {
+/// The permitted capabilities.
+fn permitted() -> nix::Result<u64> {
     let header = Header { version: VERSION_3, pid: 0 };
     let mut sets = [Sets::default(); 2];
     // SAFETY: the header names the version with two sets, which is how many there is room for.
     let done = unsafe { libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()) };
-    Errno::result(done).map(|_| sets[0].permitted)
+    Errno::result(done).map(|_| u64::from(sets[0].permitted) | u64::from(sets[1].permitted) << 32)
 }
 
-fn set(bits: u32) -> nix::Result<()> {
+fn set(bits: u64) -> nix::Result<()> {
     let header = Header { version: VERSION_3, pid: 0 };
-    let sets = [Sets { effective: bits, permitted: bits, inheritable: 0 }, Sets::default()];
+    let half = |bits: u32| Sets { effective: bits, permitted: bits, inheritable: 0 };
+    let sets = [half(bits as u32), half((bits >> 32) as u32)];
     // SAFETY: the header names the version with two sets, and both are there.
     let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
     Errno::result(done).map(drop)
