@@ -38,6 +38,8 @@ const TESTS: &[(&str, Test)] = &[
     ("init_reaps_and_reports", init_reaps_and_reports),
     ("copy_of_the_host_forgets_its_writes", copy_of_the_host_forgets_its_writes),
     ("capabilities_are_dockers_unless_told_otherwise", capabilities_are_dockers_unless_told_otherwise),
+    ("executing_gives_no_new_privileges", executing_gives_no_new_privileges),
+    ("facts_of_the_machine_are_masked", facts_of_the_machine_are_masked),
 ];
 
 fn command_is_root_and_pid_1_of_its_own_world(rootfs: &Path) -> Outcome {
@@ -188,6 +190,42 @@ fn capabilities_are_dockers_unless_told_otherwise(rootfs: &Path) -> Outcome {
     )
 }
 
+fn executing_gives_no_new_privileges(rootfs: &Path) -> Outcome {
+    let rootfs = path(rootfs);
+    for (root, options, kept) in [
+        (rootfs.as_str(), [].as_slice(), "1"),
+        (&rootfs, &["--init"], "1"),
+        (&rootfs, &["--new-privileges"], "0"),
+        ("/", &[], "1"),
+    ] {
+        let out = run(&[&[root], options, &["--", "grep", "NoNewPrivs", "/proc/self/status"]].concat())?;
+        expect(&out, 0, &format!("NoNewPrivs:\t{kept}\n"))?;
+    }
+    Ok(())
+}
+
+fn facts_of_the_machine_are_masked(rootfs: &Path) -> Outcome {
+    let rootfs = path(rootfs);
+    // What this kernel does not have is as good as masked.
+    let script = "for file in /proc/kcore /proc/keys /proc/timer_list; do
+            [ ! -e $file ] || [ -c $file ] && cat $file 2>/dev/null | grep -c .
+        done
+        echo /proc/acpi/* /sys/firmware/*
+        for file in /proc/sys/kernel/hostname /proc/irq/default_smp_affinity; do
+            (echo x >$file) 2>&1 | grep -o 'Read-only.*'
+        done; true";
+    let closed = "0\n0\n0\n/proc/acpi/* /sys/firmware/*\n".to_owned() + &"Read-only file system\n".repeat(2);
+    for root in [rootfs.as_str(), "/"] {
+        expect(&run(&[root, "--", "sh", "-c", script])?, 0, &closed)?;
+        let remount = "mount -o remount,rw /proc/sys || umount /proc/keys || echo stays";
+        let out = run(&[root, "--", "sh", "-c", remount])?;
+        expect(&out, 0, "stays\n")?;
+        let mounts = "grep -c ' /proc/' /proc/self/mountinfo";
+        expect(&run(&[root, "--unmask", "--", "sh", "-c", mounts])?, 1, "0\n")?;
+    }
+    Ok(())
+}
+
 /// What a container printed and ended with; its launcher is killed after [`PATIENCE`].
 fn run(arguments: &[&str]) -> Result<Output, Box<dyn Error>> {
     let child = start(arguments)?;
@@ -278,7 +316,9 @@ fn busybox_rootfs(directory: &Path) -> Outcome {
     let busybox = busybox.ok_or("skipped: busybox-static is not installed")?;
     fs::create_dir(directory.join("bin"))?;
     fs::copy(busybox, directory.join("bin/busybox"))?;
-    let names = ["cat", "grep", "hostname", "id", "ps", "readlink", "sh", "sleep", "touch", "true"];
+    let names = [
+        "cat", "grep", "hostname", "id", "mount", "ps", "readlink", "sh", "sleep", "touch", "true", "umount",
+    ];
     names.iter().try_for_each(|name| symlink("busybox", directory.join("bin").join(name)))?;
     Ok(())
 }
@@ -311,7 +351,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `ROOT [--init] [--cap-add NAME]... [--cap-drop NAME]... [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
+/// `ROOT [--init] [--new-privileges] [--unmask] [--cap-add NAME]... [--cap-drop NAME]... [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
 fn play_launcher(arguments: &[String]) -> ExitCode {
     let mut arguments = arguments.iter();
     let root = arguments.next().map_or("/", String::as_str);
@@ -320,6 +360,8 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
     while let Some(option) = arguments.next().filter(|argument| *argument != "--") {
         match option.as_str() {
             "--init" => init = true,
+            "--new-privileges" => privileges.no_new_privileges = false,
+            "--unmask" => privileges.masks = false,
             "--cap-add" => {
                 let added = arguments.next().and_then(|name| Capabilities::named(name));
                 privileges.capabilities = privileges.capabilities.with(added.expect("a capability"));

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
-use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
+use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, SecurityOpt, VolumeSpec, Workers};
 use crate::config::{Capabilities, HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
 
 /// Give a process its own network, without root.
@@ -189,6 +189,10 @@ pub(super) struct RunArgs {
     /// Take one of docker's default capabilities away; or ALL. Repeatable.
     #[arg(long, value_name = "CAP", value_parser = values::capability, help_heading = CONTAINER)]
     pub(super) cap_drop: Vec<Capabilities>,
+
+    /// no-new-privileges[=true|false] [default: true], or unmask=ALL for all of /proc and /sys. Repeatable.
+    #[arg(long, value_name = "OPT", value_parser = values::security_opt, help_heading = CONTAINER)]
+    pub(super) security_opt: Vec<SecurityOpt>,
 
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]

@@ -56,10 +56,6 @@ const ABSENT: &[Absent] = &[
         "--cap-add ALL leaves the command every capability in its own user namespace; outside there are none to be had",
     ),
     (
-        &["--security-opt"],
-        "the command has docker's default capabilities in its own user namespace, and none outside; see --cap-drop",
-    ),
-    (
         &["--device", "--gpus"],
         "the command has null, zero, full, random, urandom and tty; bind another with --volume /dev/NAME:/dev/NAME",
     ),

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
 use super::options::Options;
-use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
+use super::values::{EnvSpec, OutboundSpec, PublishSpec, SecurityOpt, VolumeSpec};
 use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
     Attach, Capabilities, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log,
@@ -49,7 +49,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         hostname,
         volumes: args.volume.into_iter().map(|spec| volume(spec, surroundings)).collect(),
         init: args.init,
-        privileges: privileges(&args.cap_add, &args.cap_drop),
+        privileges: privileges(&args.cap_add, &args.cap_drop, &args.security_opt),
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.name;
@@ -135,15 +135,22 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
 
-/// Docker's capabilities without `drop`, and with `add`.
-fn privileges(add: &[Capabilities], drop: &[Capabilities]) -> Privileges {
+/// The defaults, with docker's capabilities without `drop` and with `add`.
+fn privileges(add: &[Capabilities], drop: &[Capabilities], options: &[SecurityOpt]) -> Privileges {
     let all_of = |sets: &[Capabilities]| sets.iter().copied().fold(Capabilities::NONE, Capabilities::with);
     let (add, drop) = (all_of(add), all_of(drop));
     let capabilities = match add {
         Capabilities::ALL => Capabilities::ALL.without(drop),
         _ => Capabilities::default().without(drop).with(add),
     };
-    Privileges { capabilities }
+    let mut privileges = Privileges { capabilities, ..Privileges::default() };
+    for option in options {
+        match option {
+            SecurityOpt::NoNewPrivileges(on) => privileges.no_new_privileges = *on,
+            SecurityOpt::UnmaskAll => privileges.masks = false,
+        }
+    }
+    privileges
 }
 
 fn request(

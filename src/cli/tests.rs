@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{
-    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, RootFs, Target, Transport,
+    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, Privileges, RootFs, Target,
+    Transport,
 };
 
 #[test]
@@ -301,6 +302,17 @@ fn capabilities_are_added_and_dropped_as_docker_does() {
     assert_eq!(bits("--cap-drop ALL --cap-add CHOWN"), 1);
     assert_eq!(bits("--cap-add ALL --cap-drop CHOWN"), !1);
     assert!(refusal("run --cap-add NET_ADMINS / true").contains("capabilities(7)"));
+}
+
+#[test]
+fn security_options_are_dockers_and_podmans() {
+    let privileges = |options: &str| container(&format!("run {options} / true")).privileges;
+    assert_eq!(privileges("--security-opt no-new-privileges"), Privileges::default());
+    assert!(!privileges("--security-opt no-new-privileges:false").no_new_privileges);
+    assert!(!privileges("--security-opt unmask=ALL").masks);
+    assert!(!privileges("--security-opt systempaths=unconfined").masks);
+    assert!(refusal("run --security-opt label=disable / true").contains("SELinux"));
+    assert!(refusal("run --security-opt unmask / true").contains("unmask=ALL"));
 }
 
 #[test]

@@ -312,6 +312,27 @@ pub(super) fn capability(text: &str) -> Result<Capabilities, String> {
         .ok_or_else(|| "expected ALL, or a name of capabilities(7) such as NET_ADMIN".to_owned())
 }
 
+/// `--security-opt`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SecurityOpt {
+    NoNewPrivileges(bool),
+    UnmaskAll,
+}
+
+/// Parses `--security-opt`, in docker's and podman's words.
+pub(super) fn security_opt(text: &str) -> Result<SecurityOpt, String> {
+    let (name, value) = text.split_once(['=', ':']).unzip();
+    match (name.unwrap_or(text), value) {
+        ("no-new-privileges", None | Some("true")) => Ok(SecurityOpt::NoNewPrivileges(true)),
+        ("no-new-privileges", Some("false")) => Ok(SecurityOpt::NoNewPrivileges(false)),
+        ("unmask", Some("ALL" | "all")) | ("systempaths", Some("unconfined")) => Ok(SecurityOpt::UnmaskAll),
+        ("apparmor" | "label", _) => {
+            Err("the command keeps the AppArmor or SELinux label that rnet has".to_owned())
+        }
+        _ => Err("expected no-new-privileges[=true|false] or unmask=ALL".to_owned()),
+    }
+}
+
 /// Parses `--hostname`.
 pub(super) fn hostname(text: &str) -> Result<String, String> {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');

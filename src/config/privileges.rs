@@ -1,10 +1,20 @@
-//! What a container's command may do: capabilities by name.
+//! What a container's command may do; capabilities by name.
 
 /// What the command is left with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Privileges {
     /// The most it can have, in its own user namespace.
     pub capabilities: Capabilities,
+    /// Executing a file gives nothing that was not there before: no set-id bit, no file capability.
+    pub no_new_privileges: bool,
+    /// What concerns the machine rather than the container is hidden or read-only in /proc and /sys.
+    pub masks: bool,
+}
+
+impl Default for Privileges {
+    fn default() -> Self {
+        Self { capabilities: Capabilities::default(), no_new_privileges: true, masks: true }
+    }
 }
 
 /// A set of capabilities, by their numbers.

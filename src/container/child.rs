@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{execve, sethostname};
@@ -18,7 +18,7 @@ use super::channel::Channel;
 use super::plan::Step;
 use super::userns::{forbidden, is_denied};
 use super::{Launch, init, run};
-use crate::config::Container;
+use crate::config::{Container, Privileges};
 use crate::error::{Context, Error, Result, exit};
 use crate::sys::{link, privilege, process, signal};
 
@@ -68,9 +68,16 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
     if !channel.await_release() {
         return Ok(false);
     }
-    let kept = launch.container.privileges.capabilities.bits();
-    privilege::keep_capabilities(kept).context("cannot give up", "capabilities")?;
+    give_up(&launch.container.privileges)?;
     Ok(true)
+}
+
+/// For the command, and an init before it.
+fn give_up(privileges: &Privileges) -> Result<()> {
+    if privileges.no_new_privileges {
+        set_no_new_privs().context("cannot set", "no_new_privs")?;
+    }
+    privilege::keep_capabilities(privileges.capabilities.bits()).context("cannot give up", "capabilities")
 }
 
 /// The first thing that takes a capability, and so the first to fail where namespaces come without any.

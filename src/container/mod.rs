@@ -135,7 +135,6 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
     Ok(Survey {
         root,
         console: supervise::terminal_path(),
-        privileged: userns::caller_is_root(),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
     })

@@ -97,8 +97,6 @@ pub(super) struct Survey {
     pub(super) root: Root,
     /// The terminal of the caller's standard streams.
     pub(super) console: Option<PathBuf>,
-    /// The caller is the host's root, so that the kernel would let the container change the host through /proc.
-    pub(super) privileged: bool,
     pub(super) cwd: PathBuf,
     /// The volumes' sources without symbolic links, in the order of the volumes.
     pub(super) volume_sources: Vec<PathBuf>,
@@ -124,9 +122,9 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
     }
     steps.extend(kernel_filesystems());
     steps.extend(devices(survey.console.as_deref()));
-    if survey.privileged {
+    if container.privileges.masks {
         // Files are hidden under the new /dev/null.
-        steps.extend(protect_kernel());
+        steps.extend(masks());
     }
     if container.rootfs == RootFs::HostCopy {
         steps.push(tmpfs("/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755"));
@@ -186,9 +184,10 @@ fn kernel_filesystems() -> [Step; 2] {
     ]
 }
 
-/// Closes what the kernel opens to the host's root even in a user namespace. For anyone else it stays
-/// open-looking, because a /proc with parts covered would forbid containers inside this one.
-fn protect_kernel() -> Vec<Step> {
+/// Covers what concerns the machine, as the defaults of OCI runtimes do; /proc/sys/net is the container's own. For an
+/// ordinary user most of it is closed anyway, but the host's root is let in by the kernel even in a user namespace. And
+/// a /proc with parts covered keeps namespaces made inside from mounting another one.
+fn masks() -> Vec<Step> {
     let bind = |path: &str, access| {
         Step::Bind(Bind { source: path.into(), target: path.into(), access, required: false })
     };
@@ -297,7 +296,7 @@ mod tests {
     }
 
     fn survey(root: Root) -> Survey {
-        Survey { root, console: None, privileged: false, cwd: "/home/me".into(), volume_sources: Vec::new() }
+        Survey { root, console: None, cwd: "/home/me".into(), volume_sources: Vec::new() }
     }
 
     fn position(steps: &[Step], wanted: impl Fn(&Step) -> bool) -> usize {
@@ -339,13 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn only_root_covers_parts_of_proc() {
-        let container = container(RootFs::Empty);
-        let mut survey = survey(Root::Empty);
+    fn parts_of_proc_are_covered_unless_told_otherwise() {
+        let mut container = container(RootFs::Empty);
+        let survey = survey(Root::Empty);
         let covers = |steps: &[Step]| steps.iter().any(|step| matches!(step, Step::Mask(_)));
-        assert!(!covers(&plan(&container, &EtcFiles::default(), &survey)));
-        survey.privileged = true;
         assert!(covers(&plan(&container, &EtcFiles::default(), &survey)));
+        container.privileges.masks = false;
+        assert!(!covers(&plan(&container, &EtcFiles::default(), &survey)));
     }
 
     #[test]
