@@ -11,12 +11,16 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod pasta;
 mod privileges;
 mod slirp4netns;
 
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
+};
+pub use pasta::{
+    Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
 pub use privileges::{Capabilities, Privileges};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
@@ -334,6 +338,23 @@ pub struct Outbound {
     pub ipv6: Exit,
 }
 
+/// What of the guest's traffic is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// TCP.
+    pub tcp: bool,
+    /// UDP. DHCP is not concerned.
+    pub udp: bool,
+    /// Echo requests.
+    pub icmp: bool,
+}
+
+impl Default for Protocols {
+    fn default() -> Self {
+        Self { tcp: true, udp: true, icmp: true }
+    }
+}
+
 /// By which protocols the gateway tells a guest its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Autoconfiguration {
@@ -395,11 +416,17 @@ pub struct Network {
     pub aliases: Vec<Alias>,
     /// Whether the kernel joins loopback clients of published TCP ports with the guest, past the link.
     pub splice: bool,
+    /// Ports of the guest's loopback that lead to the host's.
+    pub loopback_forwards: Vec<LoopbackForward>,
     /// Opened parts of the host.
     pub host_access: HostAccess,
     /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
     /// on the link the gateway answers for everything but the guest. Otherwise nobody else is there.
     pub shares_subnet: bool,
+    /// Addresses of the guest beside those of the plans.
+    pub further_guest_addresses: Vec<IpAddr>,
+    /// What of the guest's traffic is carried.
+    pub protocols: Protocols,
     /// How closed destinations are answered.
     pub denial: Denial,
     /// From where traffic leaves the host.
@@ -430,8 +457,11 @@ impl Network {
             publish: Vec::new(),
             splice: false,
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
+            loopback_forwards: Vec::new(),
             host_access: HostAccess::default(),
             shares_subnet: false,
+            further_guest_addresses: Vec::new(),
+            protocols: Protocols::default(),
             denial: Denial::default(),
             outbound: Outbound::default(),
             autoconfiguration: Autoconfiguration::default(),
@@ -448,7 +478,8 @@ impl Network {
 
     /// Whether sockets are needed that are made inside the guest's network namespace.
     pub fn wants_socket_factory(&self) -> bool {
-        self.splice && self.publish.iter().any(|publish| publish.transport == Transport::Tcp)
+        let published = self.publish.iter().any(|publish| publish.transport == Transport::Tcp);
+        (self.splice && published) || !self.loopback_forwards.is_empty()
     }
 }
 
@@ -474,6 +505,8 @@ pub struct LinkSpec {
     pub setup: Setup,
     /// Bring `lo` up too. Not where the namespace's maker does: bubblewrap fails if it is not the first.
     pub loopback: bool,
+    /// Record its frames in this file.
+    pub capture: Option<PathBuf>,
 }
 
 /// How frames travel between the guest and rnet.
@@ -512,6 +545,8 @@ pub enum RootFs {
     HostCopy,
     /// An empty tmpfs that holds only the volumes.
     Empty,
+    /// The host's own root as it is, but for a /proc of the container's processes.
+    Host,
 }
 
 /// A bind mount from the host.

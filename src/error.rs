@@ -46,6 +46,22 @@ impl Error {
         }
     }
 
+    /// An error in the words of a program whose place rnet takes: its whole line.
+    pub fn told(line: String) -> Self {
+        Self {
+            operation: Cow::Owned(line),
+            target: String::new(),
+            cause: String::new(),
+            hint: None,
+            exit_code: exit::RNET_FAILED,
+        }
+    }
+
+    /// Why it failed.
+    pub(crate) fn cause(&self) -> &str {
+        &self.cause
+    }
+
     /// Adds the exact remedy: a command, a sysctl or an option.
     #[must_use]
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
@@ -90,7 +106,10 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.operation, self.target, self.cause)?;
+        f.write_str(&self.operation)?;
+        if !self.target.is_empty() || !self.cause.is_empty() {
+            write!(f, " {}: {}", self.target, self.cause)?;
+        }
         match &self.hint {
             Some(hint) => write!(f, "\n  hint: {hint}"),
             None => Ok(()),

@@ -2,7 +2,7 @@
 //!
 //! The map, outermost first:
 //!
-//! - [`run`], [`attach`], [`hello`]: the parts put together; [`serve`] is what they share.
+//! - [`run`], [`attach`], [`pasta`], [`hello`]: the parts put together; [`serve`] is what they share.
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`oci_hook`], [`cni`]: the calls of container runtimes, carried out through [`attach`] and [`control`].
@@ -30,6 +30,7 @@ pub mod io;
 pub mod log;
 pub mod net;
 pub mod oci_hook;
+pub mod pasta;
 pub mod port;
 pub mod run;
 pub mod serve;

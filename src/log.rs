@@ -1,24 +1,39 @@
-//! Log lines on standard error: for people without timestamps, for machines as one JSON object per line
+//! Log lines, on standard error or in a file: for people without timestamps, for machines as one JSON object per line
 //! with an RFC 3339 timestamp.
 //!
 //! Only rnet's own events are written; what dependencies report through the `log` crate is not.
 
+mod file;
+
 use std::fmt::{self, Write};
+use std::io;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, SubscriberBuilder};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter, SubscriberBuilder};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Log, LogFormat, LogLevel};
+use self::file::BoundedFile;
+use crate::config::{Log, LogFile, LogFormat, LogLevel};
 
 /// Begins to write events of `log.level` and above. The first call in a process counts; later ones change
 /// nothing.
 pub fn init(log: Log) {
+    write_to(io::stderr, log);
+}
+
+/// The same to a file, which is made if it is missing.
+pub fn init_file(log: Log, file: &LogFile) -> io::Result<()> {
+    let file = BoundedFile::open(file)?;
+    write_to(move || file.clone(), log);
+    Ok(())
+}
+
+fn write_to(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static, log: Log) {
     let builder = SubscriberBuilder::default()
         .with_max_level(filter(log.level))
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         // Else a reader of standard error that goes away would end rnet.
         .log_internal_errors(false);
     // An error means that a subscriber is there already.
@@ -92,7 +107,6 @@ impl fmt::Display for Tame<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::{Arc, Mutex};
 
     use super::*;

@@ -11,7 +11,7 @@ use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, cni, hello, log, oci_hook, port, run};
+use rnet::{attach, cni, hello, log, oci_hook, pasta, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
@@ -41,6 +41,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
             log::init(config.attach.log);
             attach::slirp4netns(*config, seed)
         }
+        Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Ask(question) => port::ask(&question),
         Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
         Command::Cni => cni::cni(surroundings, seed),

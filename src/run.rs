@@ -9,6 +9,7 @@ use crate::container::{self, Launch, Running};
 use crate::control::Place;
 use crate::error::{Error, Result};
 use crate::etc;
+use crate::io::ports::Ports;
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
 use crate::sys::memory;
 
@@ -56,6 +57,11 @@ impl Session {
         ports
             .flat_map(|port| port.addresses.into_iter().map(move |address| (port.publish, address)))
             .collect()
+    }
+
+    /// The published ports; more can be added.
+    pub fn ports(&self) -> &Ports {
+        self.serving.ports()
     }
 
     /// The kind of link that was made.

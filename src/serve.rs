@@ -3,6 +3,7 @@
 
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
@@ -13,11 +14,13 @@ use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
 use crate::control::{self, Place};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
+use crate::io::capture::Capture;
 use crate::io::command::PortNumber;
 use crate::io::host::{self, Listener};
 use crate::io::link::Link;
 use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
+use crate::io::splice::Loopback;
 use crate::io::worker::{Stop, Worker};
 use crate::net::Instant;
 use crate::sys::factory::Factory;
@@ -58,8 +61,16 @@ impl Prepared {
     ) -> Result<Serving> {
         describe(spec, &link);
         let (kind, mac) = (link.kind, link.mac);
-        let mut team = Worker::team(network.clone(), Link::queues(link), mac, &self.resolver, seed)?;
+        let mut links = Link::queues(link);
+        if let Some(path) = &spec.capture {
+            record(&mut links, path).context("cannot record frames in", path.display())?;
+        }
+        let mut team = Worker::team(network.clone(), links, mac, &self.resolver, seed)?;
         if let Some(factory) = factory {
+            if !network.loopback_forwards.is_empty() {
+                let line = factory.another().context("cannot reach", "the socket factory")?;
+                Loopback::listen(&line, &network.loopback_forwards)?.start()?;
+            }
             for worker in &mut team {
                 let line = factory.another().context("cannot reach", "the socket factory")?;
                 worker.add_factory(line)?;
@@ -113,6 +124,12 @@ fn start(
         .spawn(serve)
         .context("cannot start", "a worker thread")?;
     Ok((stop, thread))
+}
+
+/// All queues of a link have one record.
+fn record(links: &mut [Link], path: &Path) -> io::Result<()> {
+    let capture = Capture::create(path)?;
+    links.iter_mut().try_for_each(|link| capture.another().map(|capture| link.record(capture)))
 }
 
 /// A network that is being served.

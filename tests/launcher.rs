@@ -411,6 +411,7 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         take_over: false,
         setup: Setup::Plan,
         loopback: true,
+        capture: None,
     };
     let etc = EtcFiles {
         resolv_conf: "nameserver 10.0.2.3\n".into(),

@@ -495,6 +495,7 @@ fn spec(kind: LinkKind) -> LinkSpec {
         take_over: false,
         setup: Setup::Plan,
         loopback: true,
+        capture: None,
     }
 }
 

@@ -20,6 +20,7 @@ use crate::container::{self, Door, Foreground, Namespaces};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::sys::factory::Factory;
 use crate::sys::{link, memory, process};
 
 /// Serves `config`'s target until it ends; the exit status, which is 0. With [`Lifecycle::detach`] it returns as soon
@@ -35,14 +36,14 @@ where
     let Inherited { ready, exit, target } = Inherited::take(config)?;
     let work = |foreground: Option<Foreground>| {
         serve(config, seed, exit, |_| {
-            let (link, watch) = open(config, target)?;
+            let guest = open(config, target)?;
             let before_ready = before_threads()?;
             let tell = move |serving: &Serving| {
                 before_ready(serving)?;
                 serving.announce(config.log.level);
                 announce(config, foreground, ready)
             };
-            Ok((link, watch, tell))
+            Ok((guest, tell))
         })
     };
     if config.lifecycle.detach {
@@ -67,19 +68,19 @@ pub fn await_guest(config: &Attach, seed: u64, process: i32) -> Result<()> {
             let (namespaces, visitor) = door.wait(&watch)?;
             let link = container::join(&namespaces, &config.link, &config.network);
             let link = link.inspect_err(|error| visitor.failed(error))?;
-            Ok((link, Some(Watch::Process(watch)), |_: &Serving| visitor.ready()))
+            let guest = Guest { link, watch: Some(Watch::Process(watch)), factory: None };
+            Ok((guest, |_: &Serving| visitor.ready()))
         })
     };
     container::detach(work)
 }
 
-/// Serves the link that `open` brings, until it ends. `open` also says what shows the guest's end, and what to do when all
-/// stands.
+/// Serves the guest that `open` brings, until it ends. `open` also says what to do when all stands.
 fn serve<T>(
     config: &Attach,
     seed: u64,
     exit: Option<OwnedFd>,
-    open: impl FnOnce(Option<&Place>) -> Result<(link::LinkFd, Option<Watch>, T)>,
+    open: impl FnOnce(Option<&Place>) -> Result<(Guest, T)>,
 ) -> Result<u8>
 where
     T: FnOnce(&Serving) -> Result<()>,
@@ -88,9 +89,9 @@ where
     let signals = Signals::take()?;
     let place = Place::of(config.name.as_deref(), number(&config.target))?;
     let prepared = Prepared::new(&config.network)?;
-    let (link, watch, tell) = open(place.as_ref())?;
+    let (Guest { link, watch, factory }, tell) = open(place.as_ref())?;
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
-    let mut serving = prepared.serve(&config.network, &config.link, link, None, seed, Alarm::AnyEnd)?;
+    let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
     tell(&serving)?;
     memory::unmap_used_code();
@@ -126,10 +127,20 @@ fn number(target: &Target) -> u32 {
     }
 }
 
-/// The guest's link, and what to watch for the guest's end.
-fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<(link::LinkFd, Option<Watch>)> {
+/// Who is served.
+struct Guest {
+    link: link::LinkFd,
+    /// What shows the guest's end.
+    watch: Option<Watch>,
+    /// Makes sockets in the guest's namespace, if that is needed.
+    factory: Option<Factory>,
+}
+
+fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<Guest> {
     let (namespaces, watch) = match (&config.target, inherited) {
-        (Target::Tap { .. }, Some(tap)) => return Ok((link::adopt(tap)?, None)),
+        (Target::Tap { .. }, Some(tap)) => {
+            return Ok(Guest { link: link::adopt(tap)?, watch: None, factory: None });
+        }
         (Target::Bubblewrap { .. }, Some(info)) => {
             let (namespaces, process) = Namespaces::of_process(bubblewrap::child(info)?, None)?;
             (namespaces, Some(Watch::Process(process)))
@@ -142,10 +153,15 @@ fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<(link::LinkFd, Op
             let watch = Watch::path(netns)?;
             (Namespaces::at(netns, userns.as_deref())?, watch)
         }
-        (Target::Bess { path }, _) => return Ok((bess::accept(path)?, None)),
+        (Target::Bess { path }, _) => {
+            return Ok(Guest { link: bess::accept(path)?, watch: None, factory: None });
+        }
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
-    Ok((container::join(&namespaces, &config.link, &config.network)?, watch))
+    let link = container::join(&namespaces, &config.link, &config.network)?;
+    let wanted = !config.network.loopback_forwards.is_empty();
+    let factory = wanted.then(|| container::socket_factory(&namespaces)).transpose()?;
+    Ok(Guest { link, watch, factory })
 }
 
 /// Descriptors that came from the caller.

@@ -1,6 +1,6 @@
 //! Command lines as getopt_long(3) of the GNU C library reads them, for the names of other programs.
 //!
-//! Options and operands may be mixed, long options may be shortened as long as it is clear which one is meant, `--`
+//! Options and operands may be mixed unless the program forbids it, long options may be shortened as long as it is clear which one is meant, `--`
 //! ends the options, and mistakes are told in the library's words, which callers look for.
 
 use std::ffi::{OsStr, OsString};
@@ -36,12 +36,26 @@ pub(super) struct Reader<'a, T, I> {
     /// Letters that are left of a word such as `-6c`.
     letters: Vec<u8>,
     options_ended: bool,
+    operands_end_options: bool,
 }
 
 impl<'a, T: Copy + PartialEq, I: Iterator<Item = OsString>> Reader<'a, T, I> {
     /// Reads `words`, which begin after the program's name.
     pub(super) fn new(program: &'a str, options: &'a [Opt<T>], words: I) -> Self {
-        Self { program, options, words, letters: Vec::new(), options_ended: false }
+        Self {
+            program,
+            options,
+            words,
+            letters: Vec::new(),
+            options_ended: false,
+            operands_end_options: false,
+        }
+    }
+
+    /// The first operand ends the options, as with POSIXLY_CORRECT.
+    pub(super) fn operands_end_options(mut self) -> Self {
+        self.operands_end_options = true;
+        self
     }
 
     fn long(&mut self, word: &[u8]) -> Result<Word<T>, String> {
@@ -124,7 +138,10 @@ impl<T: Copy + PartialEq, I: Iterator<Item = OsString>> Iterator for Reader<'_, 
                 self.letters = rest.to_vec();
                 Some(self.short(*letter))
             }
-            _ => Some(Ok(Word::Operand(word))),
+            _ => {
+                self.options_ended = self.operands_end_options;
+                Some(Ok(Word::Operand(word)))
+            }
         }
     }
 }
@@ -209,6 +226,18 @@ mod tests {
     fn an_argument_may_be_empty_or_look_like_an_option() {
         assert_eq!(read("--mtu="), Ok(vec![Word::Option(Is::Mtu, "".into())]));
         assert_eq!(read("-m -c"), Ok(vec![Word::Option(Is::Mtu, "-c".into())]));
+    }
+
+    #[test]
+    fn the_first_operand_ends_the_options_where_the_program_says_so() {
+        let words = "-c sh -c --mtu".split(' ').map(OsString::from);
+        let read: Vec<Word<Is>> = Reader::new("p", OPTIONS, words)
+            .operands_end_options()
+            .collect::<Result<_, _>>()
+            .expect("the rest is no option");
+        let operands = ["sh", "-c", "--mtu"].map(|word| Word::Operand(word.into()));
+        assert_eq!(read[0], Word::Option(Is::Configure, "".into()));
+        assert_eq!(read[1..], operands);
     }
 
     fn read(line: &str) -> Result<Vec<Word<Is>>, String> {

@@ -8,6 +8,7 @@ mod args;
 mod docker;
 mod getopt;
 mod options;
+pub mod pasta;
 mod settle;
 mod slirp4netns;
 mod subnet;
@@ -47,7 +48,7 @@ pub struct Surroundings {
 }
 
 /// What the user wants done.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Command {
     /// `rnet run`: run a command in a container.
     Run(Request),
@@ -64,6 +65,8 @@ pub enum Command {
     Hello(Request),
     /// `rnet slirp4netns`: what slirp4netns(1) would do.
     Slirp4netns(Box<Slirp4netns>),
+    /// `rnet pasta`: what pasta(1) would do, as far as the command line tells.
+    Pasta(Box<pasta::Spec>),
     /// The part of `rnet hello` that runs inside its container, with the address of the page outside.
     HelloGuest(SocketAddr),
 }
@@ -179,6 +182,9 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
     if let Some(words) = words_for(slirp4netns::NAME, &args) {
         return slirp4netns::parse(words.iter().cloned()).map(Box::new).map(Command::Slirp4netns);
     }
+    if let Some(words) = words_for(pasta::NAME, &args) {
+        return pasta::parse(words.iter().cloned()).map(Box::new).map(Command::Pasta);
+    }
     match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {
             settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
@@ -204,7 +210,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
 /// Whether the command line may leave the choice of addresses to rnet, for which [`Surroundings::host_subnets`] must be
 /// known.
 pub fn chooses_addresses(args: &[OsString]) -> bool {
-    words_for(slirp4netns::NAME, args).is_none()
+    [slirp4netns::NAME, pasta::NAME].iter().all(|name| words_for(name, args).is_none())
 }
 
 /// The words for the program `name`, if it is called: by rnet's own name in the file system, or as its first word.

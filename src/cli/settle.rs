@@ -38,7 +38,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), surroundings)?;
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
-        RootFs::HostCopy => surroundings.hostname.clone(),
+        RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
         RootFs::Directory(_) | RootFs::Empty => random_hostname(surroundings),
     });
     let container = Container {
@@ -181,6 +181,7 @@ fn link(args: &NetworkArgs, surroundings: &Surroundings) -> LinkSpec {
         take_over: false,
         setup: Setup::Plan,
         loopback: true,
+        capture: None,
     }
 }
 
@@ -394,7 +395,9 @@ fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surrounding
         return words;
     }
     let shell = match rootfs {
-        RootFs::HostCopy => variable(surroundings, "SHELL").filter(|shell| Path::new(shell).is_absolute()),
+        RootFs::HostCopy | RootFs::Host => {
+            variable(surroundings, "SHELL").filter(|shell| Path::new(shell).is_absolute())
+        }
         RootFs::Directory(_) | RootFs::Empty => None,
     };
     vec![shell.map_or_else(|| DEFAULT_SHELL.into(), OsStr::to_owned)]
@@ -409,7 +412,7 @@ fn environment(
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
     let mut env = match rootfs {
-        RootFs::HostCopy => surroundings.env.clone(),
+        RootFs::HostCopy | RootFs::Host => surroundings.env.clone(),
         RootFs::Directory(_) | RootFs::Empty => {
             vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
         }

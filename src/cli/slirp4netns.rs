@@ -217,6 +217,7 @@ fn link(ifname: String, mac: Option<MacAddr>, configure: bool) -> LinkSpec {
         queues_given: false,
         take_over: true,
         loopback: true,
+        capture: None,
         setup: if configure { Setup::Plan } else { Setup::Nothing },
     }
 }

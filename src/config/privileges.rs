@@ -84,6 +84,13 @@ const DOCKERS: [&str; 14] = [
     "SYS_CHROOT",
 ];
 
+impl Privileges {
+    /// All that the command's user namespace gives.
+    pub fn unconfined() -> Self {
+        Self { capabilities: Capabilities::ALL, no_new_privileges: false, masks: false }
+    }
+}
+
 impl Default for Capabilities {
     /// Docker's: what a server started as root needs of it, but nothing that reconfigures the kernel.
     fn default() -> Self {

@@ -17,6 +17,7 @@ use nix::unistd::{Pid, Uid};
 use super::channel::{Channel, Report};
 use crate::config::{LinkSpec, Network};
 use crate::error::{Context, Error, Result, exit};
+use crate::sys::factory::{self, Factory};
 use crate::sys::link::{self, LinkFd};
 use crate::sys::{namespace, process};
 
@@ -31,6 +32,8 @@ pub struct Namespaces {
     path: PathBuf,
     /// `None` if it is our own.
     user: Option<OwnedFd>,
+    /// The user namespace that was named.
+    userns: Option<PathBuf>,
 }
 
 impl Namespaces {
@@ -75,7 +78,12 @@ impl Namespaces {
         };
         let own = File::open(OWN_USER).context("cannot open", OWN_USER)?;
         let is_own = |user: &OwnedFd| namespace::is_same(user, &own).unwrap_or(false);
-        Ok(Self { net, path: path.to_owned(), user: user.filter(|user| !is_own(user)) })
+        Ok(Self {
+            net,
+            path: path.to_owned(),
+            user: user.filter(|user| !is_own(user)),
+            userns: userns.map(Path::to_owned),
+        })
     }
 
     /// Enters both, for good.
@@ -161,6 +169,14 @@ pub fn join(namespaces: &Namespaces, spec: &LinkSpec, network: &Network) -> Resu
     let link = receive(&ours);
     let _ = child.reap();
     link
+}
+
+/// Starts a socket factory in `namespaces`, which it finds by their names. No thread may have been started before.
+pub fn socket_factory(namespaces: &Namespaces) -> Result<Factory> {
+    let Namespaces { path, userns, .. } = namespaces;
+    let (_, factory) = factory::start(|| Namespaces::at(path, userns.as_deref())?.enter())?;
+    factory.await_ready()?;
+    Ok(factory)
 }
 
 /// Has a short-lived child `look` at what is in `namespaces`; its error. No thread may have been started before.

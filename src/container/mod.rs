@@ -41,7 +41,7 @@ pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
-pub use self::join::{Namespaces, inspect, join, watch_process};
+pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, Survey};
 use self::storage::Storage;
 use self::supervise::{Action, Terminal};
@@ -130,6 +130,7 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
                 .map_or(Path::new(plan::SCRATCH).join("layers"), |disk| plan::of_host(disk.path())),
         }),
         config::RootFs::Empty => Root::Empty,
+        config::RootFs::Host => Root::Host,
     };
     let sources = container.volumes.iter().map(|volume| existing_source(&volume.source));
     Ok(Survey {

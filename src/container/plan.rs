@@ -21,6 +21,10 @@ pub(super) enum Step {
     EnterDirectory(PathBuf),
     /// Makes a new tmpfs the root.
     EnterTmpfs,
+    /// Keeps the host's root; from here on mounts are the container's alone.
+    KeepHost,
+    /// Writes a file of the kernel's, if it lets us.
+    Tell { path: PathBuf, value: &'static str },
     /// Makes a directory with just these permission bits; one that exists is left alone.
     Directory { path: PathBuf, mode: u32 },
     /// Writes a file of mode 0644.
@@ -108,6 +112,7 @@ pub(super) enum Root {
     Directory(PathBuf),
     HostCopy(HostCopy),
     Empty,
+    Host,
 }
 
 /// All steps, in order.
@@ -115,6 +120,7 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
     let mut steps = vec![match &survey.root {
         Root::Directory(path) => Step::EnterDirectory(path.clone()),
         Root::HostCopy(_) | Root::Empty => Step::EnterTmpfs,
+        Root::Host => return on_the_hosts_root(),
     }];
     steps.push(scratch());
     if let Root::HostCopy(copy) = &survey.root {
@@ -136,6 +142,19 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
     steps.push(Step::LeaveHost);
     steps.extend(working_directory(container, survey));
     steps
+}
+
+/// The host's root as it is, with the container's processes in /proc; whoever is in the container may ping.
+fn on_the_hosts_root() -> Vec<Step> {
+    let proc = Mount {
+        fstype: "proc",
+        target: "/proc".into(),
+        flags: closed(),
+        data: "",
+        instead: Some("/proc".into()),
+    };
+    let ping = Step::Tell { path: "/proc/sys/net/ipv4/ping_group_range".into(), value: "0 0" };
+    vec![Step::KeepHost, Step::Mount(proc), ping]
 }
 
 /// The name by which `path` of the host is reached during set-up.
@@ -273,7 +292,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
     match (&container.workdir, &container.rootfs) {
         (Some(path), _) => Some(Step::WorkDir { path: Path::new("/").join(path), optional: false }),
         (None, RootFs::HostCopy) => Some(Step::WorkDir { path: survey.cwd.clone(), optional: true }),
-        (None, RootFs::Directory(_) | RootFs::Empty) => None,
+        (None, RootFs::Directory(_) | RootFs::Empty | RootFs::Host) => None,
     }
 }
 

@@ -47,6 +47,13 @@ impl<N: FnMut(String)> Interpreter<N> {
             Step::EnterTmpfs => self.enter(Path::new("/tmp"), |root| {
                 mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::MS_NODEV, Some("mode=755"))
             }),
+            Step::KeepHost => make_private(),
+            Step::Tell { path, value } => {
+                if let Err(cause) = fs::write(path, value) {
+                    (self.note)(format!("cannot write {}: {cause}", path.display()));
+                }
+                Ok(())
+            }
             Step::Directory { path, mode } => directory(path, *mode).context("cannot create", path.display()),
             Step::File { path, content } => write_file(path, content).context("cannot write", path.display()),
             Step::Symlink { path, target } => {
@@ -75,8 +82,7 @@ impl<N: FnMut(String)> Interpreter<N> {
     /// Makes `root` a mount by `prepare`, then the root directory. "." for the old root's place stacks it
     /// on the new one, out of the way of paths from "/" (pivot_root(2)).
     fn enter(&mut self, root: &Path, prepare: impl FnOnce(&Path) -> nix::Result<()>) -> Result<()> {
-        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-        mount(NOTHING, "/", NOTHING, private, NOTHING).context("cannot make private", "mounts")?;
+        make_private()?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let host = open("/", flags, Mode::empty()).context("cannot open", "/")?;
         prepare(root).context("cannot mount root filesystem on", root.display())?;
@@ -143,6 +149,11 @@ impl<N: FnMut(String)> Interpreter<N> {
         (self.note)(format!("{} is read-only: no overlay of it can be made ({cause})", target.display()));
         attach(&overlay.lower, target, Access::ReadOnly).context("cannot bind", target.display())
     }
+}
+
+fn make_private() -> Result<()> {
+    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+    mount(NOTHING, "/", NOTHING, private, NOTHING).context("cannot make private", "mounts")
 }
 
 /// Binds `source` on `target`, both of which exist.

@@ -13,6 +13,7 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::unistd::{read, write};
 
+use super::capture::Capture;
 use crate::config::LinkKind;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM, MAX_FRAME_BYTES};
 use crate::net::{Offload, RxOffload, TxOffload};
@@ -38,6 +39,7 @@ const UDP_CHECKSUM_OFFSET: u16 = 6;
 pub struct Link {
     fd: OwnedFd,
     offload: Offload,
+    capture: Option<Capture>,
 }
 
 impl Link {
@@ -52,7 +54,12 @@ impl Link {
             _ if link.udp_segmentation => Offload::ChecksumTsoAndUso,
             _ => Offload::ChecksumAndTso,
         };
-        link.queues.into_iter().map(|fd| Self { fd, offload }).collect()
+        link.queues.into_iter().map(|fd| Self { fd, offload, capture: None }).collect()
+    }
+
+    /// Records its frames from now on.
+    pub fn record(&mut self, capture: Capture) {
+        self.capture = Some(capture);
     }
 
     /// What the kernel does for frames on this link.
@@ -80,6 +87,9 @@ impl Link {
             return lost;
         };
         let offload = header.first_chunk().map(decode).unwrap_or_default();
+        if let Some(capture) = &mut self.capture {
+            capture.frame(frame);
+        }
         Ok(Some((frame, offload)))
     }
 
@@ -98,7 +108,12 @@ impl Link {
             bytes[..VNET_HEADER_BYTES].copy_from_slice(&encode(offload));
         }
         match write(&self.fd, bytes) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                if let Some(capture) = &mut self.capture {
+                    capture.frame(&frame[HEADROOM..]);
+                }
+                Ok(())
+            }
             Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(io::ErrorKind::WouldBlock.into()),
             Err(errno) => Err(errno.into()),
         }

@@ -1,5 +1,6 @@
 //! The shell around the core: links, host sockets and the worker's event loop.
 
+pub mod capture;
 pub mod command;
 mod holder;
 pub mod host;
@@ -7,5 +8,5 @@ pub mod link;
 pub mod ports;
 pub mod resolver;
 mod sockets;
-mod splice;
+pub mod splice;
 pub mod worker;

@@ -527,6 +527,9 @@ impl Core {
         if !packet.offload.partial_checksum && !self.checksum_is_valid(ip) {
             return Err(DropReason::Checksum);
         }
+        if !self.is_carried(ip) {
+            return Err(DropReason::Unsupported);
+        }
         match (ip.protocol, ip.source) {
             (IpProtocol::Tcp, _) => tcp::from_guest(self, packet),
             (IpProtocol::Udp, _) => return self.udp(packet),
@@ -535,6 +538,19 @@ impl Core {
             _ => return Err(DropReason::Unsupported),
         }
         Ok(())
+    }
+
+    /// Whether this network carries such packets. Only echo requests are meant of ICMP, and DHCP is not of UDP.
+    fn is_carried(&self, ip: &IpPacket<'_>) -> bool {
+        let carried = self.network.protocols;
+        let kind = ip.payload().first().copied().unwrap_or_default();
+        match ip.protocol {
+            IpProtocol::Tcp => carried.tcp,
+            IpProtocol::Udp => carried.udp || self.is_for_dhcp(ip.destination),
+            IpProtocol::Icmp => carried.icmp || Icmpv4Message::from(kind) != Icmpv4Message::EchoRequest,
+            IpProtocol::Icmpv6 => carried.icmp || Icmpv6Message::from(kind) != Icmpv6Message::EchoRequest,
+            _ => true,
+        }
     }
 
     fn checksum_is_valid(&self, ip: &IpPacket<'_>) -> bool {

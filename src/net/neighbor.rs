@@ -61,7 +61,10 @@ pub fn arp(
     }
     let request = packet.to_packet().try_eth_ipv4().map_err(|_| DropReason::Unsupported)?;
     let target = Ipv4Addr::from(request.target_ipv4).into();
-    let is_ours = is_ours(network, target, Ipv4Addr::from(request.sender_ipv4).is_unspecified());
+    // Or it tells others that it has the address (RFC 5227 section 2.3).
+    let sender = request.sender_ipv4;
+    let is_probe = Ipv4Addr::from(sender).is_unspecified() || sender == request.target_ipv4;
+    let is_ours = is_ours(network, target, is_probe);
     if request.operation != ArpOperation::REQUEST || !is_ours {
         return Ok(());
     }

@@ -73,6 +73,9 @@ pub fn is_own(network: &Network, ip: IpAddr) -> bool {
 
 /// Whether `ip` is one of the guest's.
 pub fn is_guest(network: &Network, ip: IpAddr) -> bool {
+    if network.further_guest_addresses.contains(&ip) {
+        return true;
+    }
     match ip {
         IpAddr::V4(ip) => ip == network.ipv4.guest || ip == network.ipv4.lease,
         IpAddr::V6(ip) => network.ipv6.is_some_and(|plan| ip == plan.guest),
@@ -109,9 +112,14 @@ fn denied_v4(network: &Network, ip: Ipv4Addr) -> Option<DenyReason> {
         [0 | 127, ..] => Some(DenyReason::HostLoopback),
         [169, 254, ..] if !network.host_access.link_local => Some(DenyReason::LinkLocal),
         [224..=255, ..] => Some(DenyReason::NotUnicast),
-        _ if network.shares_subnet && ip == network.ipv4.subnet.broadcast() => Some(DenyReason::NotUnicast),
+        _ if has_broadcast(network) && ip == network.ipv4.subnet.broadcast() => Some(DenyReason::NotUnicast),
         _ => None,
     }
+}
+
+/// A subnet of one or two addresses has none to spare (RFC 3021).
+fn has_broadcast(network: &Network) -> bool {
+    network.shares_subnet && network.ipv4.subnet.prefix_len() < 31
 }
 
 fn denied_v6(network: &Network, ip: Ipv6Addr) -> Option<DenyReason> {

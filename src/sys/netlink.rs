@@ -30,7 +30,7 @@ use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 
-use crate::config::{GuestRoute, MacAddr};
+use crate::config::{GuestRoute, HostInterface, HostNetwork, HostRoute, MacAddr};
 
 /// Room for one datagram of a dump; the kernel fills at most 32 KiB.
 const RECEIVE_BYTES: usize = 64 * 1024;
@@ -363,6 +363,121 @@ pub fn host_subnets() -> io::Result<Vec<IpNet>> {
     subnets.sort();
     subnets.dedup();
     Ok(subnets)
+}
+
+/// The interfaces, addresses and routes of the calling thread's network namespace, for a guest's to be modelled on.
+/// A family that the kernel does not have has none.
+pub fn host_network() -> io::Result<HostNetwork> {
+    let mut host = HostNetwork { ephemeral: ephemeral_ports(), ..HostNetwork::default() };
+    let mut route = Route::open()?;
+    let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    route
+        .dump(links, |message| host.interfaces.extend(interface(&message)))
+        .map_err(|refused| io::Error::from(refused.errno))?;
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut addresses = AddressMessage::default();
+        addresses.header.family = family;
+        let mut routes = RouteMessage::default();
+        routes.header.address_family = family;
+        for request in [RouteNetlinkMessage::GetAddress(addresses), RouteNetlinkMessage::GetRoute(routes)] {
+            match route.dump(request, |message| take_in(&mut host, &message)) {
+                Ok(()) => {}
+                Err(refused) if is_family_missing(refused.errno) => {}
+                Err(refused) => return Err(refused.errno.into()),
+            }
+        }
+    }
+    Ok(host)
+}
+
+fn ephemeral_ports() -> Option<(u16, u16)> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut numbers = text.split_ascii_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// The interface that is up and no loopback; without addresses yet.
+fn interface(message: &RouteNetlinkMessage) -> Option<HostInterface> {
+    let RouteNetlinkMessage::NewLink(link) = message else { return None };
+    let flags = link.header.flags;
+    if !flags.contains(LinkFlags::Up) || flags.contains(LinkFlags::Loopback) {
+        return None;
+    }
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    Some(HostInterface { index: link.header.index, name, addresses: Vec::new() })
+}
+
+fn take_in(host: &mut HostNetwork, message: &RouteNetlinkMessage) {
+    match message {
+        RouteNetlinkMessage::NewAddress(message) => {
+            let index = message.header.index;
+            let on = host.interfaces.iter_mut().find(|interface| interface.index == index);
+            if let (Some(interface), Some(address)) = (on, host_address(message)) {
+                interface.addresses.push(address);
+            }
+        }
+        RouteNetlinkMessage::NewRoute(message) => host.routes.extend(host_route(message)),
+        _ => {}
+    }
+}
+
+/// Not a link-local one. On a point-to-point link it is the near end's (IFA_LOCAL).
+fn host_address(message: &AddressMessage) -> Option<IpNet> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or(address)?;
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    if link_local { None } else { IpNet::new(address, message.header.prefix_len).ok() }
+}
+
+fn host_route(message: &RouteMessage) -> Option<HostRoute> {
+    let header = &message.header;
+    if header.kind != RouteType::Unicast || header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let address = |address: &RouteAddress| match address {
+        RouteAddress::Inet(address) => Some(IpAddr::from(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::from(*address)),
+        _ => None,
+    };
+    let everywhere: IpAddr = match header.address_family {
+        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        _ => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let (mut to, mut via, mut metric, mut interface) = (everywhere, None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(destination) => to = address(destination)?,
+            RouteAttribute::Gateway(gateway) => via = address(gateway),
+            RouteAttribute::Priority(priority) => metric = Some(*priority),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            // Of several next hops the first is as good as any.
+            RouteAttribute::MultiPath(hops) => {
+                let hop = hops.first()?;
+                interface = Some(hop.interface_index);
+                via = hop.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Gateway(gateway) => address(gateway),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let destination = IpNet::new(to, header.destination_prefix_length).ok()?;
+    let route = GuestRoute { destination, via, metric };
+    Some(HostRoute { interface: interface?, route, of_address: header.protocol == RouteProtocol::Kernel })
 }
 
 /// Whether the kernel says by this that it has no IPv6, or has it switched off.

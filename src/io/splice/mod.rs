@@ -5,6 +5,7 @@
 //! only when the stock is used up. What cannot be spliced (no factory, no port left in the guest) is handed back for
 //! the link. The kernel's own timers end what nobody answers: see [`crate::sys::stream`].
 
+mod loopback;
 mod pair;
 mod pipe;
 
@@ -20,6 +21,7 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use socket2::SockRef;
 
+pub use self::loopback::Loopback;
 use self::pair::{Outcome, Pair, Side};
 use self::pipe::Pipes;
 use crate::error::{Context, Result};

@@ -396,7 +396,8 @@ impl Worker {
         let sources = !self.readable.is_empty()
             || reads.is_some_and(|at| at <= now)
             || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none());
-        let pending = (sources && passes)
+        let pending = self.links.iter().all(|port| port.gone)
+            || (sources && passes)
             || (self.exchange.is_readable() && self.empties_inbox())
             || !self.outcomes.is_empty()
             || self.splices.has_ended()

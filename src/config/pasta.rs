@@ -1,0 +1,104 @@
+//! What pasta knows beside the network itself, and what it looks at of the host.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::{Attach, Config, GuestRoute, Publish, Transport};
+
+/// All that `rnet pasta` needs.
+#[derive(Clone, Debug)]
+pub struct Pasta {
+    /// Whose network it is.
+    pub guest: PastaGuest,
+    /// Ports of the host that lead to the guest.
+    pub inbound: Vec<Forward>,
+    /// Ports that should follow what is listened on.
+    pub automatic: Automatic,
+    /// Where log lines go instead of standard error.
+    pub log_file: Option<LogFile>,
+}
+
+/// Whose network it is.
+#[derive(Clone, Debug)]
+pub enum PastaGuest {
+    /// A command in new namespaces, on the host's file system.
+    Command(Box<Config>),
+    /// A namespace that exists already.
+    Attached(Box<Attach>),
+}
+
+/// A port of the host that leads to the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Which.
+    pub publish: Publish,
+    /// The option that asked for it, for messages; `None` if it was one of all that can be had, and may fail.
+    pub option: Option<String>,
+}
+
+/// A port of the guest's loopback that leads to one of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LoopbackForward {
+    /// At the guest.
+    pub guest_port: u16,
+    /// At the host.
+    pub host_port: u16,
+    /// TCP or UDP.
+    pub transport: Transport,
+}
+
+/// In which directions ports are opened that somebody listens on at the other side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Automatic {
+    /// TCP ports of the guest, at the host.
+    pub tcp_in: bool,
+    /// UDP ports of the guest, at the host.
+    pub udp_in: bool,
+    /// TCP ports of the host, at the guest's loopback.
+    pub tcp_out: bool,
+    /// UDP ports of the host, at the guest's loopback.
+    pub udp_out: bool,
+}
+
+/// A file for log lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// Where.
+    pub path: PathBuf,
+    /// Above this size the older half goes.
+    pub max_bytes: u64,
+}
+
+/// What the host's network looks like, as far as a guest's can be modelled on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostNetwork {
+    /// All interfaces but loopback that are up, in the kernel's order.
+    pub interfaces: Vec<HostInterface>,
+    /// Unicast routes of the main table, in the kernel's order.
+    pub routes: Vec<HostRoute>,
+    /// Ports that the kernel gives to clients.
+    pub ephemeral: Option<(u16, u16)>,
+}
+
+/// An interface of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostInterface {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its addresses but for link-local ones.
+    pub addresses: Vec<IpNet>,
+}
+
+/// A route of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostRoute {
+    /// Number of the interface that it leads through.
+    pub interface: u32,
+    /// Where it leads.
+    pub route: GuestRoute,
+    /// The kernel has made it for an address.
+    pub of_address: bool,
+}

@@ -1,0 +1,263 @@
+# shellcheck shell=bash
+# pasta(1) as its callers know it: the command lines of podman 6, buildah and rootlesskit 3, what they check afterwards,
+# and what people type. Debian's pasta is of 2023 and does not know all of it.
+# shellcheck disable=SC2034 # run reads it
+original=pasta
+
+unlike pasta podmans_command_line_is_quiet_and_quick "version 2023-03 has no --map-guest-addr"
+unlike pasta the_hosts_own_address_is_reached_but_not_its_loopback "version 2023-03 has no --map-guest-addr"
+unlike pasta names_are_resolved_over_udp_and_tcp "version 2023-03 has no --map-guest-addr"
+unlike pasta the_end_of_the_path_is_the_end_and_frees_its_ports "version 2023-03 has no --map-guest-addr"
+unlike pasta ten_restarts_in_a_row_find_their_port_free "version 2023-03 keeps the mount of the namespace busy"
+unlike pasta rootlesskits_command_line_works "version 2023-03 has no --host-lo-to-ns-lo"
+unlike pasta rootlesskits_question_is_answered "version 2023-03 has no --host-lo-to-ns-lo"
+unlike pasta a_mapping_may_be_switched_off "version 2023-03 has no --map-host-loopback"
+unlike pasta a_port_in_use_is_told_in_the_words_that_are_looked_for "version 2023-03 does not say which option"
+unlike pasta buildahs_path_below_proc_works "version 2023-03 stays when the process of the path has ended"
+unlike pasta frames_are_recorded "version 2023-03 does not come to an end there"
+unlike pasta ranges_and_translations_reach_the_guest "version 2023-03 accepts before its guest listens and holds on"
+
+# A network namespace under a name, as podman has it: bound to the file $NETNS, in namespaces whose process is $KEEPER.
+podmans_space() {
+    NETNS=/mnt/run/netns-1
+    : >"$NETNS"
+    # shellcheck disable=SC2016
+    unshare --user --map-root-user --mount --propagation=private --net sh -c \
+        'mount --bind /proc/self/ns/net "$1" && touch "$1.ready" && exec sleep 1000' sh "$NETNS" &
+    KEEPER=$!
+    becomes test -e "$NETNS.ready"
+}
+
+# in_podman COMMAND...: runs it like podman's children: root of the user namespace, in the host's network namespace.
+in_podman() { nsenter --target "$KEEPER" --user --mount --preserve-credentials "$@"; }
+
+# in_guest COMMAND...
+in_guest() { nsenter --target "$KEEPER" --user --net --preserve-credentials "$@"; }
+
+# podmans OPTION...: podman 6 starts it; the time that it takes to release both streams is bounded.
+podmans() {
+    in_podman timeout 20 "$PROGRAM" --config-net "$@" --dns-forward 169.254.1.1 -u none -T none -U none --no-map-gw \
+        --quiet --netns "$NETNS" --map-guest-addr 169.254.1.2 2>&1
+}
+
+play_podmans_command_line_is_quiet_and_quick() {
+    podmans_space
+    # Command substitution ends when nobody holds the streams any more, as podman's reading does.
+    is "$(podmans -t 127.0.0.1/5044-5044:5045-5045)" ""
+    has "$(in_guest ip -4 addr show wan)" "192.0.2.2/24"
+    has "$(in_guest ip -6 addr show wan)" "2001:db8:1::2/64"
+    has "$(in_guest ip link show wan)" "mtu 65520"
+    has "$(in_guest ip link show lo)" "LOOPBACK,UP"
+    has "$(in_guest ip route)" "default via 192.0.2.1 dev wan"
+    has "$(in_guest ip -6 route)" "default via 2001:db8:1::1 dev wan"
+    answers 0.0.0.0 5045 guest in_guest
+    has "$(asks 127.0.0.1 5044)" guest
+    refuses asks 192.0.2.2 5044 >/dev/null
+}
+
+play_the_hosts_own_address_is_reached_but_not_its_loopback() {
+    podmans_space
+    podmans -t none
+    answers 192.0.2.2 7001 host
+    answers 127.0.0.1 7002 loopback
+    has "$(asks 169.254.1.2 7001 in_guest)" host
+    refuses asks 169.254.1.2 7002 in_guest >/dev/null
+    refuses asks 192.0.2.1 7002 in_guest >/dev/null
+}
+
+play_names_are_resolved_over_udp_and_tcp() {
+    resolver 192.0.2.2 yes
+    tcp_resolver 192.0.2.2 yes
+    podmans_space
+    podmans -t none
+    is "$(in_guest dig +short +time=5 +tries=1 @169.254.1.1 any.test TXT)" '"yes"'
+    is "$(in_guest dig +tcp +short +time=5 +tries=1 @169.254.1.1 any.test TXT)" '"yes"'
+}
+
+# The same as resolver, over TCP.
+tcp_resolver() {
+    python3 - "$1" "$2" <<'PYTHON' &
+import socket, struct, sys
+address, text = sys.argv[1], sys.argv[2].encode()
+server = socket.create_server((address, 53))
+record = b"\xc0\x0c" + struct.pack(">HHIHB", 16, 1, 0, len(text) + 1, len(text)) + text
+while True:
+    client, _ = server.accept()
+    with client:
+        length = client.recv(2, socket.MSG_WAITALL)
+        if len(length) < 2:
+            continue
+        query = client.recv(struct.unpack(">H", length)[0], socket.MSG_WAITALL)
+        end = query.index(b"\0", 12) + 5
+        answer = query[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0) + query[12:end] + record
+        client.sendall(struct.pack(">H", len(answer)) + answer)
+PYTHON
+    becomes dig +tcp +short +time=1 +tries=1 "@$1" any.test TXT
+}
+
+play_the_end_of_the_path_is_the_end_and_frees_its_ports() {
+    podmans_space
+    podmans -t 5044-5044:5045-5045 --pid /mnt/run/pid
+    local pid tries
+    pid=$(<"/mnt/run/pid")
+    # As podman tears down: unmounted, unlinked, and the next one wants the port at once.
+    in_podman umount "$NETNS"
+    rm "$NETNS"
+    for tries in {1..20}; do
+        gone "$pid" && break
+        sleep 0.05
+    done
+    gone "$pid" || fail "still there after a second"
+    python3 -c 'import socket; socket.create_server(("0.0.0.0", 5044))'
+}
+
+play_ten_restarts_in_a_row_find_their_port_free() {
+    local turn
+    for turn in {1..10}; do
+        podmans_space
+        in_podman timeout 20 "$PROGRAM" --config-net -t 5044-5044:5045-5045 -u none -T none -U none --no-map-gw --quiet \
+            --netns "$NETNS"
+        in_podman umount "$NETNS"
+        rm "$NETNS" "$NETNS.ready"
+        kill "$KEEPER"
+    done
+}
+
+play_a_port_in_use_is_told_in_the_words_that_are_looked_for() {
+    answers 0.0.0.0 5044 taken
+    podmans_space
+    local said
+    said=$(refuses in_podman "$PROGRAM" --config-net -t 5044-5044:5045-5045 -u none -T none -U none --netns "$NETNS")
+    has "$said" "5044"
+    has "$said" "-t 5044-5044:5045-5045"
+}
+
+play_an_unknown_option_is_told_in_getopts_words() {
+    has "$(refuses "$PROGRAM" --map-guest-addrx 169.254.1.2)" "unrecognized option '--map-guest-addrx'"
+    local status=0
+    "$PROGRAM" --bogus >/dev/null 2>&1 || status=$?
+    is "$status" 1
+}
+
+play_mistakes_are_told_in_the_same_words() {
+    told() {
+        local words=$1
+        shift
+        has "$(refuses "$PROGRAM" "$@")" "$words"
+    }
+    told "Invalid MTU: 5" --mtu 5 -- true
+    told "Invalid address: 1.2.3" -a 1.2.3 -- true
+    told "Invalid netmask: 33" -n 33 -- true
+    told "Invalid gateway address: 1.2" -g 1.2 -- true
+    told "Invalid port specifier 70000" -t 70000 -- true
+    told "Invalid port specifier 80-82:90-91" -t 80-82:90-91 -- true
+    told "Specific ports cannot be specified together with all/none/auto" -t none -t 80 -- true
+    told "'all' port forwarding is only allowed for passt" -t all -- true
+    told "Options ipv4-only and ipv6-only are mutually exclusive" -4 -6 -- true
+    told "Both --netns and PID or command given" --netns /x 5
+    told "ambiguous; possibilities: '--mtu' '--mac-addr'" --m 5
+}
+
+play_version_is_one_line_of_success() {
+    has "$("$PROGRAM" --version)" "pasta "
+    has "$("$PROGRAM" --help 2>&1)" "--config-net"
+}
+
+play_rootlesskits_question_is_answered() {
+    "$PROGRAM" --host-lo-to-ns-lo --version
+}
+
+play_rootlesskits_command_line_works() {
+    space
+    timeout 20 "$PROGRAM" --stderr --ns-ifname=tap0 --mtu=65520 --config-net --address=10.0.2.100 --netmask=24 \
+        --gateway=10.0.2.2 --dns-forward=10.0.2.3 --no-map-gw --ipv4-only --tcp-ports=none --udp-ports=none \
+        --host-lo-to-ns-lo "$SPACE" 2>&1 | cat
+    has "$(in_space ip -4 addr show tap0)" "10.0.2.100/24"
+    has "$(in_space ip route)" "default via 10.0.2.2 dev tap0"
+    answers 192.0.2.2 7001 hello
+    has "$(asks 192.0.2.2 7001 in_space)" hello
+    kill "$SPACE"
+    becomes none_running pasta
+}
+
+play_buildahs_path_below_proc_works() {
+    space
+    timeout 20 "$PROGRAM" --config-net -t none -u none -T none -U none --no-map-gw --quiet --userns "/proc/$SPACE/ns/user" \
+        --netns "/proc/$SPACE/ns/net" 2>&1 | cat
+    has "$(in_space ip -4 addr show wan)" "192.0.2.2/24"
+    kill "$SPACE"
+    becomes none_running pasta
+}
+
+play_a_command_runs_as_root_of_its_own_namespaces() {
+    local said status=0
+    # shellcheck disable=SC2016
+    said=$("$PROGRAM" --config-net -t none -u none -T none -U none -- \
+        sh -c 'id -u; cat /proc/self/uid_map; ip -4 -o addr show wan; ls -d /proc/1; exit 7' 2>&1) || status=$?
+    is "$status" 7
+    has "$said" "192.0.2.2/24"
+    has "$said" "$(printf '         0      %5d          1' "$(id -u)")"
+}
+
+play_the_gateway_is_the_hosts_loopback() {
+    answers 127.0.0.1 7002 loopback
+    has "$("$PROGRAM" --config-net -t none -u none -T none -U none -- bash -c 'cat </dev/tcp/192.0.2.1/7002')" loopback
+}
+
+play_a_mapping_may_be_switched_off() {
+    answers 127.0.0.1 7002 loopback
+    local said
+    # An option that is not known would be refused, too.
+    said=$("$PROGRAM" --config-net --map-host-loopback none -t none -u none -T none -U none -- \
+        bash -c 'timeout 5 cat </dev/tcp/192.0.2.1/7002 || echo closed' 2>/dev/null)
+    is "$said" closed
+}
+
+play_addresses_and_the_gateway_may_be_given() {
+    local said
+    said=$("$PROGRAM" --config-net -4 -a 192.0.2.77 -n 24 -g 192.0.2.9 -m 1400 -I myname -t none -u none -T none -U none -- \
+        sh -c 'ip addr show myname; ip route' 2>&1)
+    has "$said" "192.0.2.77/24"
+    has "$said" "mtu 1400"
+    has "$said" "default via 192.0.2.9 dev myname"
+    lacks "$said" "2001:db8"
+}
+
+play_ranges_and_translations_reach_the_guest() {
+    space
+    "$PROGRAM" --config-net -t 192.0.2.2/6001-6002:7001-7002 -t 6003,6005-6007,~6006 -u none -T none -U none "$SPACE"
+    local port
+    for port in 7001 7002 6003 6005 6007; do answers 0.0.0.0 "$port" "guest-$port" in_space; done
+    has "$(asks 192.0.2.2 6001)" guest-7001
+    has "$(asks 192.0.2.2 6002)" guest-7002
+    has "$(asks 127.0.0.1 6003)" guest-6003
+    has "$(asks 127.0.0.1 6005)" guest-6005
+    has "$(asks ::1 6007)" guest-6007
+    refuses asks 127.0.0.1 6006 >/dev/null
+    refuses asks 127.0.0.1 6001 >/dev/null
+}
+
+play_ports_of_the_guests_loopback_lead_to_the_hosts() {
+    answers 127.0.0.1 7002 loopback
+    answers ::1 7002 loopback6
+    has "$("$PROGRAM" --config-net -t none -u none -T 7001:7002 -U none -- bash -c 'cat </dev/tcp/127.0.0.1/7001')" \
+        "loopback 127.0.0.1"
+    has "$("$PROGRAM" --config-net -t none -u none -T 7001:7002 -U none -- bash -c 'cat </dev/tcp/::1/7001')" \
+        "loopback6 ::1"
+    space
+    timeout 20 "$PROGRAM" --config-net -t none -u none -T 7002 -U none "$SPACE"
+    has "$(asks 127.0.0.1 7002 in_space)" "loopback 127.0.0.1"
+    refuses asks 127.0.0.1 7003 in_space >/dev/null
+}
+
+play_frames_are_recorded() {
+    "$PROGRAM" --config-net --pcap frames -t none -u none -T none -U none -- bash -c 'echo >/dev/tcp/192.0.2.1/9' || true
+    is "$(head -c 4 frames | od -An -tx4 | tr -d ' ')" a1b2c3d4
+    [ "$(wc -c <frames)" -gt 100 ] || fail "only a header"
+}
+
+play_a_log_file_is_kept() {
+    space
+    "$PROGRAM" --config-net --log-file log -t none -u none -T none -U none "$SPACE"
+    has "$(head -n 1 log)" pasta
+}
