@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Capabilities, Container, EtcFiles, Ipv4Plan, LinkKind, LinkSpec, Network, Privileges, RootFs, Setup,
-    Volume,
+    Capabilities, Container, EtcFiles, Ipv4Plan, Limit, LinkKind, LinkSpec, Network, Privileges, Resource,
+    RootFs, Setup, Volume,
 };
 use rnet::container::{Launch, launch};
 
@@ -40,6 +40,7 @@ const TESTS: &[(&str, Test)] = &[
     ("capabilities_are_dockers_unless_told_otherwise", capabilities_are_dockers_unless_told_otherwise),
     ("executing_gives_no_new_privileges", executing_gives_no_new_privileges),
     ("facts_of_the_machine_are_masked", facts_of_the_machine_are_masked),
+    ("limits_are_set_and_can_only_shrink", limits_are_set_and_can_only_shrink),
 ];
 
 fn command_is_root_and_pid_1_of_its_own_world(rootfs: &Path) -> Outcome {
@@ -226,6 +227,19 @@ fn facts_of_the_machine_are_masked(rootfs: &Path) -> Outcome {
     Ok(())
 }
 
+fn limits_are_set_and_can_only_shrink(rootfs: &Path) -> Outcome {
+    let rootfs = path(rootfs);
+    for root in [rootfs.as_str(), "/"] {
+        let script = "ulimit -n; ulimit -Hn; ulimit -n 51 2>/dev/null || echo stays";
+        let out = run(&[root, "--nofile", "40:50", "--", "sh", "-c", script])?;
+        expect(&out, 0, "40\n50\nstays\n")?;
+    }
+    let out = run(&[&rootfs, "--nofile", "40:4000000000", "--", "true"])?;
+    expect(&out, 125, "")?;
+    assert!(String::from_utf8_lossy(&out.stderr).contains("cannot set limit nofile"), "{out:?}");
+    Ok(())
+}
+
 /// What a container printed and ended with; its launcher is killed after [`PATIENCE`].
 fn run(arguments: &[&str]) -> Result<Output, Box<dyn Error>> {
     let child = start(arguments)?;
@@ -351,7 +365,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `ROOT [--init] [--new-privileges] [--unmask] [--cap-add NAME]... [--cap-drop NAME]... [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
+/// `ROOT [--init] [--new-privileges] [--unmask] [--nofile SOFT:HARD] [--cap-add NAME]...
+/// [--cap-drop NAME]... [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
 fn play_launcher(arguments: &[String]) -> ExitCode {
     let mut arguments = arguments.iter();
     let root = arguments.next().map_or("/", String::as_str);
@@ -362,6 +377,7 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
             "--init" => init = true,
             "--new-privileges" => privileges.no_new_privileges = false,
             "--unmask" => privileges.masks = false,
+            "--nofile" => privileges.limits.extend(arguments.next().map(|text| open_files(text))),
             "--cap-add" => {
                 let added = arguments.next().and_then(|name| Capabilities::named(name));
                 privileges.capabilities = privileges.capabilities.with(added.expect("a capability"));
@@ -390,6 +406,13 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
             error.code().into()
         }
     }
+}
+
+/// `SOFT:HARD`
+fn open_files(text: &str) -> Limit {
+    let (soft, hard) = text.split_once(':').expect("two limits");
+    let number = |text: &str| text.parse().expect("a number");
+    Limit { resource: Resource::OpenFiles, soft: number(soft), hard: number(hard) }
 }
 
 fn volume(text: &str) -> Volume {

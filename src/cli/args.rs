@@ -9,7 +9,7 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValu
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, SecurityOpt, VolumeSpec, Workers};
-use crate::config::{Capabilities, HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr};
+use crate::config::{Capabilities, HookStage, Ipv4Plan, Ipv6Plan, Limit, LinkKind, LogFormat, MacAddr};
 
 /// Give a process its own network, without root.
 #[derive(Debug, Parser)]
@@ -193,6 +193,11 @@ pub(super) struct RunArgs {
     /// no-new-privileges[=true|false] [default: true], or unmask=ALL for all of /proc and /sys. Repeatable.
     #[arg(long, value_name = "OPT", value_parser = values::security_opt, help_heading = CONTAINER)]
     pub(super) security_opt: Vec<SecurityOpt>,
+
+    /// Limit a resource of each process, such as nofile=1024:4096, in units of setrlimit(2); -1 is no limit.
+    /// Repeatable.
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit, help_heading = CONTAINER)]
+    pub(super) ulimit: Vec<Limit>,
 
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]

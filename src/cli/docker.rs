@@ -46,14 +46,14 @@ const ABSENT: &[Absent] = &[
         &["-m", "--memory", "-c", "--cpus", "--cpu-shares", "--cpuset-cpus", "--pids-limit"],
         "limits come from outside: systemd-run --user --scope -p MemoryMax=1G -p TasksMax=100 rnet run ...",
     ),
-    (&["--ulimit"], "the command has the limits of the shell that starts rnet: ulimit"),
     (
         &["--shm-size", "--ipc", "--pid", "--uts", "--cgroupns"],
         "every container has namespaces of its own, and a /dev/shm of the kernel's default size",
     ),
     (
         &["--privileged"],
-        "--cap-add ALL leaves the command every capability in its own user namespace; outside there are none to be had",
+        "--cap-add ALL and --security-opt unmask=ALL leave the command all that there is in \
+         its own user namespace; outside there is nothing to be had",
     ),
     (
         &["--device", "--gpus"],

@@ -32,6 +32,7 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 /// Settles `rnet run`. The error is a sentence for the user.
 pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
+    let privileges = privileges(&args);
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
     network.splice = !args.no_splice;
@@ -49,7 +50,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         hostname,
         volumes: args.volume.into_iter().map(|spec| volume(spec, surroundings)).collect(),
         init: args.init,
-        privileges: privileges(&args.cap_add, &args.cap_drop, &args.security_opt),
+        privileges,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.name;
@@ -135,20 +136,24 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
 
-/// The defaults, with docker's capabilities without `drop` and with `add`.
-fn privileges(add: &[Capabilities], drop: &[Capabilities], options: &[SecurityOpt]) -> Privileges {
+/// The defaults, and what the options change; of two limits of one resource the later.
+fn privileges(args: &RunArgs) -> Privileges {
     let all_of = |sets: &[Capabilities]| sets.iter().copied().fold(Capabilities::NONE, Capabilities::with);
-    let (add, drop) = (all_of(add), all_of(drop));
+    let (add, drop) = (all_of(&args.cap_add), all_of(&args.cap_drop));
     let capabilities = match add {
         Capabilities::ALL => Capabilities::ALL.without(drop),
         _ => Capabilities::default().without(drop).with(add),
     };
     let mut privileges = Privileges { capabilities, ..Privileges::default() };
-    for option in options {
+    for option in &args.security_opt {
         match option {
             SecurityOpt::NoNewPrivileges(on) => privileges.no_new_privileges = *on,
             SecurityOpt::UnmaskAll => privileges.masks = false,
         }
+    }
+    for limit in &args.ulimit {
+        privileges.limits.retain(|earlier| earlier.resource != limit.resource);
+        privileges.limits.push(*limit);
     }
     privileges
 }

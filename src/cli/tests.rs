@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{
-    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, Privileges, RootFs, Target,
-    Transport,
+    Container, HookStage, IfName, Limit, LinkKind, LogFormat, MacAddr, Network, Privileges, Resource, RootFs,
+    Target, Transport,
 };
 
 #[test]
@@ -313,6 +313,20 @@ fn security_options_are_dockers_and_podmans() {
     assert!(!privileges("--security-opt systempaths=unconfined").masks);
     assert!(refusal("run --security-opt label=disable / true").contains("SELinux"));
     assert!(refusal("run --security-opt unmask / true").contains("unmask=ALL"));
+}
+
+#[test]
+fn limits_are_dockers_and_the_last_of_a_name_counts() {
+    let limits = |options: &str| container(&format!("run {options} / true")).privileges.limits;
+    let limit = |resource, soft, hard| Limit { resource, soft, hard };
+    let seen = limits("--ulimit nofile=5 --ulimit core=-1 --ulimit nofile=10:20");
+    let core = limit(Resource::Core, Limit::NONE, Limit::NONE);
+    assert_eq!(seen, [core, limit(Resource::OpenFiles, 10, 20)]);
+    for (text, cause) in
+        [("nofile", "SOFT"), ("files=1", "limits.conf"), ("cpu=2:1", "above"), ("cpu=x", "number")]
+    {
+        assert!(refusal(&format!("run --ulimit {text} / true")).contains(cause), "{text}");
+    }
 }
 
 #[test]

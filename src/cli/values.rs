@@ -10,8 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::config::{
-    Capabilities, IfName, Ipv4Plan, Ipv6Plan, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Transport,
-    is_network_name,
+    Capabilities, IfName, Ipv4Plan, Ipv6Plan, Limit, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Resource,
+    Transport, is_network_name,
 };
 
 /// Longest host name in bytes (`__NEW_UTS_LEN`).
@@ -330,6 +330,26 @@ pub(super) fn security_opt(text: &str) -> Result<SecurityOpt, String> {
             Err("the command keeps the AppArmor or SELinux label that rnet has".to_owned())
         }
         _ => Err("expected no-new-privileges[=true|false] or unmask=ALL".to_owned()),
+    }
+}
+
+/// Parses `--ulimit`.
+pub(super) fn ulimit(text: &str) -> Result<Limit, String> {
+    let (name, values) = text.split_once('=').ok_or("expected NAME=SOFT[:HARD], such as nofile=1024:4096")?;
+    let resource = Resource::named(name)
+        .ok_or_else(|| format!("'{name}' is not a limit of limits.conf(5) such as nofile, core or stack"))?;
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let limit = Limit { resource, soft: limit_value(soft)?, hard: limit_value(hard)? };
+    if limit.soft > limit.hard {
+        return Err("the soft limit is above the hard one".to_owned());
+    }
+    Ok(limit)
+}
+
+fn limit_value(text: &str) -> Result<u64, String> {
+    match text {
+        "-1" | "unlimited" => Ok(Limit::NONE),
+        text => text.parse().map_err(|_| format!("'{text}' is neither a number nor -1 for no limit")),
     }
 }
 

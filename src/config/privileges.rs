@@ -1,5 +1,7 @@
 //! What a container's command may do; capabilities by name.
 
+use super::Limit;
+
 /// What the command is left with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Privileges {
@@ -9,11 +11,18 @@ pub struct Privileges {
     pub no_new_privileges: bool,
     /// What concerns the machine rather than the container is hidden or read-only in /proc and /sys.
     pub masks: bool,
+    /// Limits of its resources; the rest are those of rnet's caller.
+    pub limits: Vec<Limit>,
 }
 
 impl Default for Privileges {
     fn default() -> Self {
-        Self { capabilities: Capabilities::default(), no_new_privileges: true, masks: true }
+        Self {
+            capabilities: Capabilities::default(),
+            no_new_privileges: true,
+            masks: true,
+            limits: Vec::new(),
+        }
     }
 }
 
@@ -87,7 +96,7 @@ const DOCKERS: [&str; 14] = [
 impl Privileges {
     /// All that the command's user namespace gives.
     pub fn unconfined() -> Self {
-        Self { capabilities: Capabilities::ALL, no_new_privileges: false, masks: false }
+        Self { capabilities: Capabilities::ALL, no_new_privileges: false, masks: false, limits: Vec::new() }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{execve, sethostname};
@@ -17,10 +17,10 @@ use nix::unistd::{execve, sethostname};
 use super::channel::Channel;
 use super::plan::Step;
 use super::userns::{forbidden, is_denied};
-use super::{Launch, init, run};
-use crate::config::{Container, Privileges};
+use super::{Launch, init, restrict, run};
+use crate::config::Container;
 use crate::error::{Context, Error, Result, exit};
-use crate::sys::{link, privilege, process, signal};
+use crate::sys::{link, process, signal};
 
 /// Where commands are looked for if the environment has no PATH (docker's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -68,16 +68,8 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
     if !channel.await_release() {
         return Ok(false);
     }
-    give_up(&launch.container.privileges)?;
+    restrict::give_up(&launch.container.privileges)?;
     Ok(true)
-}
-
-/// For the command, and an init before it.
-fn give_up(privileges: &Privileges) -> Result<()> {
-    if privileges.no_new_privileges {
-        set_no_new_privs().context("cannot set", "no_new_privs")?;
-    }
-    privilege::keep_capabilities(privileges.capabilities.bits()).context("cannot give up", "capabilities")
 }
 
 /// The first thing that takes a capability, and so the first to fail where namespaces come without any.
@@ -91,11 +83,12 @@ fn set_host_name(name: &str) -> Result<()> {
 /// Returns only if the command cannot be executed.
 fn become_command(channel: &Channel, container: &Container, mask: &SigSet) -> u8 {
     // The Rust runtime ignores SIGPIPE, and launch resets SIGCHLD; the rest is as rnet inherited it.
-    let restored = signal::set_default(Signal::SIGPIPE)
+    let prepared = signal::set_default(Signal::SIGPIPE)
         .and_then(|()| mask.thread_set_mask())
         .and_then(|()| process::close_on_exec())
-        .context("cannot restore signals of", "command");
-    let error = match restored {
+        .context("cannot restore signals of", "command")
+        .and_then(|()| restrict::limit(&container.privileges.limits));
+    let error = match prepared {
         Ok(()) => execute(container),
         Err(error) => error,
     };

@@ -2,8 +2,9 @@
 //!
 //! [`launch`] looks at the host, plans the root filesystem as a list of steps (`plan`, pure), forks the
 //! container's first process into new namespaces and lets it perform them (`run`); what it reports comes over
-//! a socket pair. [`Running`] then starts the command, passes signals on and knows its exit status. However
-//! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
+//! a socket pair. [`Running`] then starts the command, which has only what `restrict` leaves it, passes signals on and
+//! knows its exit status. However rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID
+//! namespace).
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in the
 //! background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside. [`confine`] takes
@@ -20,6 +21,7 @@ mod hostcopy;
 mod init;
 mod join;
 mod plan;
+mod restrict;
 mod run;
 mod storage;
 mod supervise;
