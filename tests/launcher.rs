@@ -40,6 +40,7 @@ const TESTS: &[(&str, Test)] = &[
     ("capabilities_are_dockers_unless_told_otherwise", capabilities_are_dockers_unless_told_otherwise),
     ("executing_gives_no_new_privileges", executing_gives_no_new_privileges),
     ("facts_of_the_machine_are_masked", facts_of_the_machine_are_masked),
+    ("system_calls_are_filtered", system_calls_are_filtered),
     ("limits_are_set_and_can_only_shrink", limits_are_set_and_can_only_shrink),
 ];
 
@@ -227,6 +228,23 @@ fn facts_of_the_machine_are_masked(rootfs: &Path) -> Outcome {
     Ok(())
 }
 
+fn system_calls_are_filtered(rootfs: &Path) -> Outcome {
+    let rootfs = path(rootfs);
+    let script = "unshare -r true 2>/dev/null && echo made; grep Seccomp: /proc/self/status";
+    for (root, options, seen) in [
+        (rootfs.as_str(), [].as_slice(), "Seccomp:\t2\n"),
+        (&rootfs, &["--init"], "Seccomp:\t2\n"),
+        (&rootfs, &["--new-privileges"], "Seccomp:\t2\n"),
+        (&rootfs, &["--cap-add", "SYS_ADMIN"], "made\nSeccomp:\t2\n"),
+        (&rootfs, &["--unfiltered"], "made\nSeccomp:\t0\n"),
+        ("/", &[], "Seccomp:\t2\n"),
+        ("/", &["--unfiltered"], "made\nSeccomp:\t0\n"),
+    ] {
+        expect(&run(&[&[root], options, &["--", "sh", "-c", script]].concat())?, 0, seen)?;
+    }
+    expect(&run(&[&rootfs, "--init", "--", "grep", "Seccomp:", "/proc/1/status"])?, 0, "Seccomp:\t2\n")
+}
+
 fn limits_are_set_and_can_only_shrink(rootfs: &Path) -> Outcome {
     let rootfs = path(rootfs);
     for root in [rootfs.as_str(), "/"] {
@@ -332,6 +350,7 @@ fn busybox_rootfs(directory: &Path) -> Outcome {
     fs::copy(busybox, directory.join("bin/busybox"))?;
     let names = [
         "cat", "grep", "hostname", "id", "mount", "ps", "readlink", "sh", "sleep", "touch", "true", "umount",
+        "unshare",
     ];
     names.iter().try_for_each(|name| symlink("busybox", directory.join("bin").join(name)))?;
     Ok(())
@@ -365,7 +384,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `ROOT [--init] [--new-privileges] [--unmask] [--nofile SOFT:HARD] [--cap-add NAME]...
+/// `ROOT [--init] [--new-privileges] [--unmask] [--unfiltered] [--nofile SOFT:HARD] [--cap-add NAME]...
 /// [--cap-drop NAME]... [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
 fn play_launcher(arguments: &[String]) -> ExitCode {
     let mut arguments = arguments.iter();
@@ -377,6 +396,7 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
             "--init" => init = true,
             "--new-privileges" => privileges.no_new_privileges = false,
             "--unmask" => privileges.masks = false,
+            "--unfiltered" => privileges.filtered = false,
             "--nofile" => privileges.limits.extend(arguments.next().map(|text| open_files(text))),
             "--cap-add" => {
                 let added = arguments.next().and_then(|name| Capabilities::named(name));

@@ -190,7 +190,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "CAP", value_parser = values::capability, help_heading = CONTAINER)]
     pub(super) cap_drop: Vec<Capabilities>,
 
-    /// no-new-privileges[=true|false] [default: true], or unmask=ALL for all of /proc and /sys. Repeatable.
+    /// no-new-privileges[=true|false] [default: true], unmask=ALL for all of /proc and /sys, or
+    /// seccomp=unconfined for all system calls. Repeatable.
     #[arg(long, value_name = "OPT", value_parser = values::security_opt, help_heading = CONTAINER)]
     pub(super) security_opt: Vec<SecurityOpt>,
 

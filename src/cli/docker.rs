@@ -52,7 +52,7 @@ const ABSENT: &[Absent] = &[
     ),
     (
         &["--privileged"],
-        "--cap-add ALL and --security-opt unmask=ALL leave the command all that there is in \
+        "--cap-add ALL, --security-opt seccomp=unconfined and --security-opt unmask=ALL leave the command all that there is in \
          its own user namespace; outside there is nothing to be had",
     ),
     (

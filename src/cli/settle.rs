@@ -149,6 +149,7 @@ fn privileges(args: &RunArgs) -> Privileges {
         match option {
             SecurityOpt::NoNewPrivileges(on) => privileges.no_new_privileges = *on,
             SecurityOpt::UnmaskAll => privileges.masks = false,
+            SecurityOpt::Unfiltered => privileges.filtered = false,
         }
     }
     for limit in &args.ulimit {

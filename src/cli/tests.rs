@@ -311,6 +311,8 @@ fn security_options_are_dockers_and_podmans() {
     assert!(!privileges("--security-opt no-new-privileges:false").no_new_privileges);
     assert!(!privileges("--security-opt unmask=ALL").masks);
     assert!(!privileges("--security-opt systempaths=unconfined").masks);
+    assert!(!privileges("--security-opt seccomp=unconfined").filtered);
+    assert!(refusal("run --security-opt seccomp=./file.json / true").contains("seccomp=unconfined"));
     assert!(refusal("run --security-opt label=disable / true").contains("SELinux"));
     assert!(refusal("run --security-opt unmask / true").contains("unmask=ALL"));
 }

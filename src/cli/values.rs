@@ -317,6 +317,7 @@ pub(super) fn capability(text: &str) -> Result<Capabilities, String> {
 pub(super) enum SecurityOpt {
     NoNewPrivileges(bool),
     UnmaskAll,
+    Unfiltered,
 }
 
 /// Parses `--security-opt`, in docker's and podman's words.
@@ -326,10 +327,17 @@ pub(super) fn security_opt(text: &str) -> Result<SecurityOpt, String> {
         ("no-new-privileges", None | Some("true")) => Ok(SecurityOpt::NoNewPrivileges(true)),
         ("no-new-privileges", Some("false")) => Ok(SecurityOpt::NoNewPrivileges(false)),
         ("unmask", Some("ALL" | "all")) | ("systempaths", Some("unconfined")) => Ok(SecurityOpt::UnmaskAll),
+        ("seccomp", Some("unconfined")) => Ok(SecurityOpt::Unfiltered),
+        ("seccomp", Some("builtin" | "default")) => {
+            Err("that is what there is without the option".to_owned())
+        }
+        ("seccomp", Some(_)) => {
+            Err("there is the built-in list, or seccomp=unconfined; files are not read".to_owned())
+        }
         ("apparmor" | "label", _) => {
             Err("the command keeps the AppArmor or SELinux label that rnet has".to_owned())
         }
-        _ => Err("expected no-new-privileges[=true|false] or unmask=ALL".to_owned()),
+        _ => Err("expected no-new-privileges[=true|false], unmask=ALL or seccomp=unconfined".to_owned()),
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Privileges {
     pub no_new_privileges: bool,
     /// What concerns the machine rather than the container is hidden or read-only in /proc and /sys.
     pub masks: bool,
+    /// System calls are left to it by docker's list, which its capabilities lengthen; else all.
+    pub filtered: bool,
     /// Limits of its resources; the rest are those of rnet's caller.
     pub limits: Vec<Limit>,
 }
@@ -21,6 +23,7 @@ impl Default for Privileges {
             capabilities: Capabilities::default(),
             no_new_privileges: true,
             masks: true,
+            filtered: true,
             limits: Vec::new(),
         }
     }
@@ -96,7 +99,13 @@ const DOCKERS: [&str; 14] = [
 impl Privileges {
     /// All that the command's user namespace gives.
     pub fn unconfined() -> Self {
-        Self { capabilities: Capabilities::ALL, no_new_privileges: false, masks: false, limits: Vec::new() }
+        Self {
+            capabilities: Capabilities::ALL,
+            no_new_privileges: false,
+            masks: false,
+            filtered: false,
+            limits: Vec::new(),
+        }
     }
 }
 

@@ -64,6 +64,9 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
     umask(Mode::empty());
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
+    if let Some(text) = restrict::shortfall(&launch.container.privileges) {
+        channel.note(text);
+    }
     channel.ready().context("cannot report to", "parent")?;
     if !channel.await_release() {
         return Ok(false);

@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, chdir, pivot_root};
 use crate::config::Confinement;
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::Tree;
-use crate::sys::privilege;
+use crate::sys::{privilege, seccomp};
 
 /// Where the new root is built, over whatever is there.
 const ROOT: &str = "/tmp";
@@ -86,9 +86,9 @@ pub fn confine(how: Confinement) -> Result<()> {
         set_dumpable(true).context("cannot show to its user", "this process")?;
     }
     if how.system_calls {
-        privilege::forbid_calls(FORBIDDEN).context("cannot install", "a seccomp filter").map_err(
-            |error| error.hint("the kernel needs CONFIG_SECCOMP_FILTER; or go without --enable-seccomp"),
-        )?;
+        seccomp::forbid_calls(FORBIDDEN).context("cannot install", "a seccomp filter").map_err(|error| {
+            error.hint("the kernel needs CONFIG_SECCOMP_FILTER; or go without --enable-seccomp")
+        })?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@
 //!
 //! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
 
+mod calls;
 mod channel;
 mod child;
 mod confine;

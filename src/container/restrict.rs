@@ -1,19 +1,41 @@
-//! What the command is left with: capabilities and limits. Given up for good, by the process that becomes it.
+//! What the command is left with: capabilities, system calls, limits. Given up for good, by the process that becomes it.
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{self, setrlimit};
 
+use super::calls;
 use crate::config::{Limit, Privileges, Resource};
 use crate::error::{Context, Error, Result};
-use crate::sys::privilege;
+use crate::sys::{privilege, seccomp};
+
+/// What `privileges` promise and this machine does not hold.
+pub(super) fn shortfall(privileges: &Privileges) -> Option<&'static str> {
+    let missing = privileges.filtered && !seccomp::is_known_machine();
+    missing.then_some("system calls are not filtered: there is no list for this kind of machine")
+}
 
 /// Gives up what the command, and an init before it, shall not have.
+///
+/// The filter comes before the capabilities go: installing it takes one of them unless no_new_privs is set.
 pub(super) fn give_up(privileges: &Privileges) -> Result<()> {
     if privileges.no_new_privileges {
         set_no_new_privs().context("cannot set", "no_new_privs")?;
     }
+    if privileges.filtered && seccomp::is_known_machine() {
+        filter(privileges)?;
+    }
     privilege::keep_capabilities(privileges.capabilities.bits()).context("cannot give up", "capabilities")
+}
+
+fn filter(privileges: &Privileges) -> Result<()> {
+    seccomp::allow_only(&calls::allowed(privileges.capabilities))
+        .context("cannot install", "a seccomp filter")
+        .map_err(|error| {
+            error.hint(
+                "the kernel needs CONFIG_SECCOMP_FILTER; or go without: --security-opt seccomp=unconfined",
+            )
+        })
 }
 
 /// Sets `limits` for this process and what it starts.

@@ -12,6 +12,7 @@ pub mod netlink;
 pub mod packet;
 pub(crate) mod privilege;
 pub(crate) mod process;
+pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub mod stream;
 pub mod tun;

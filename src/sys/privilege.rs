@@ -1,8 +1,8 @@
-//! Privileges that a process gives away for good: capabilities, and system calls.
+//! Capabilities that a process gives away for good.
 
 #![allow(unsafe_code)]
 
-use libc::{c_int, c_long, c_ulong, sock_filter, sock_fprog};
+use libc::{c_int, c_ulong};
 use nix::errno::Errno;
 
 /// Capabilities that a kernel may have: the numbers end before this one.
@@ -60,92 +60,4 @@ fn prctl(option: c_int, argument: c_ulong) -> nix::Result<()> {
     let none: c_ulong = 0;
     // SAFETY: the options used here take numbers only.
     Errno::result(unsafe { libc::prctl(option, argument, none, none, none) }).map(drop)
-}
-
-/// Of `struct seccomp_data` (seccomp(2)): where the number of the system call is, and the architecture.
-const NUMBER_AT: u32 = 0;
-const ARCHITECTURE_AT: u32 = 4;
-/// include/uapi/linux/audit.h; `None` where it is not known here, and then not checked.
-const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
-    Some(0xc000_003e)
-} else if cfg!(target_arch = "aarch64") {
-    Some(0xc000_00b7)
-} else if cfg!(target_arch = "riscv64") {
-    Some(0xc000_00f3)
-} else {
-    None
-};
-/// Numbers from here on are those of the x32 ABI on x86_64, and nobody's elsewhere.
-const X32_NUMBERS: u32 = 0x4000_0000;
-
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-const KILL: sock_filter = instruction(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS);
-
-const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
-/// From now on each of `calls` (`SYS_*`) ends this process, in threads started later too. Needs PR_SET_NO_NEW_PRIVS.
-pub(crate) fn forbid_calls(calls: &[c_long]) -> nix::Result<()> {
-    let mut program = forbidding(calls);
-    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
-    let program = sock_fprog { len, filter: program.as_mut_ptr() };
-    // SAFETY: the program is as long as it says and outlives the call, which copies it.
-    let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
-    Errno::result(done).map(drop)
-}
-
-fn forbidding(calls: &[c_long]) -> Vec<sock_filter> {
-    let mut program = Vec::new();
-    if let Some(architecture) = ARCHITECTURE {
-        program.extend([
-            instruction(LOAD, 0, 0, ARCHITECTURE_AT),
-            instruction(IF_EQUAL, 1, 0, architecture),
-            KILL,
-        ]);
-    }
-    program.extend([instruction(LOAD, 0, 0, NUMBER_AT), instruction(IF_AT_LEAST, 0, 1, X32_NUMBERS), KILL]);
-    for call in calls {
-        program.extend([instruction(IF_EQUAL, 0, 1, *call as u32), KILL]);
-    }
-    program.push(instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
-    program
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What the kernel would do about the system call `number` (Documentation/networking/filter.rst).
-    fn verdict(program: &[sock_filter], architecture: u32, number: u32) -> u32 {
-        let (mut at, mut loaded) = (0, 0);
-        loop {
-            let sock_filter { code, jt, jf, k } = program[at];
-            at += 1;
-            match code {
-                LOAD => loaded = if k == NUMBER_AT { number } else { architecture },
-                IF_EQUAL => at += usize::from(if loaded == k { jt } else { jf }),
-                IF_AT_LEAST => at += usize::from(if loaded >= k { jt } else { jf }),
-                _ => return k,
-            }
-        }
-    }
-
-    #[test]
-    fn only_forbidden_calls_of_the_own_kind_are_the_end() {
-        let program = forbidding(&[7, 300]);
-        let of = |number| verdict(&program, ARCHITECTURE.unwrap_or_default(), number);
-        for number in [7, 300, X32_NUMBERS, X32_NUMBERS + 1] {
-            assert_eq!(of(number), libc::SECCOMP_RET_KILL_PROCESS, "{number}");
-        }
-        for number in [0, 6, 8, 299, 301] {
-            assert_eq!(of(number), libc::SECCOMP_RET_ALLOW, "{number}");
-        }
-        if ARCHITECTURE.is_some() {
-            assert_eq!(verdict(&program, 1, 0), libc::SECCOMP_RET_KILL_PROCESS);
-        }
-    }
 }
