@@ -24,7 +24,7 @@ pub use limits::{Limit, Resource};
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
-pub use privileges::{Capabilities, Privileges};
+pub use privileges::{Capabilities, Privileges, Seccomp};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -161,8 +161,8 @@ impl Ipv4Plan {
         })
     }
 
-    /// The same with the guest at `address`; who has it in this plan goes to where the guest was. `None` if that is not the
-    /// address of a station of the subnet.
+    /// The same with the guest at `address`; who has it in this plan goes to where the guest was. `None` if that is not
+    /// the address of a station of the subnet.
     pub fn with_guest(self, address: Ipv4Addr) -> Option<Self> {
         let Self { subnet, guest, .. } = self;
         let elsewhere = |own: Ipv4Addr| if own == address { guest } else { own };
@@ -321,8 +321,8 @@ pub enum Denial {
     Unreachable,
 }
 
-/// From where the guest's traffic leaves the host, in one family. What goes to the host's loopback over TCP is not
-/// bound to anything.
+/// From where the guest's traffic leaves the host, in one family. What goes to the host's loopback is not bound to
+/// anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
     /// Source address; `None` is the kernel's choice.
@@ -401,6 +401,18 @@ pub struct Rates {
     pub from_guest: Option<Rate>,
 }
 
+/// Where the kernel takes this host's own clients of published TCP ports, past the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Splicing {
+    /// Nowhere: they take the link.
+    #[default]
+    Off,
+    /// To the guest's own address, which is what they come from, too.
+    ToAddress,
+    /// To the guest's loopback, where its private servers are, too. A port that names its guest's address leads there.
+    ToLoopback,
+}
+
 /// Everything the gateway needs to know of its network.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -416,8 +428,10 @@ pub struct Network {
     pub publish: Vec<Publish>,
     /// Addresses that stand for addresses of the host.
     pub aliases: Vec<Alias>,
-    /// Whether the kernel joins loopback clients of published TCP ports with the guest, past the link.
-    pub splice: bool,
+    /// Where loopback clients of published TCP ports are joined with the guest by the kernel.
+    pub splice: Splicing,
+    /// TCP ports will be published beside [`Network::publish`].
+    pub publishes_later: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
     /// Opened parts of the host.
@@ -457,7 +471,8 @@ impl Network {
             mtu: Self::MAX_MTU,
             dns_servers: Vec::new(),
             publish: Vec::new(),
-            splice: false,
+            splice: Splicing::default(),
+            publishes_later: false,
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
             host_access: HostAccess::default(),
@@ -480,8 +495,9 @@ impl Network {
 
     /// Whether sockets are needed that are made inside the guest's network namespace.
     pub fn wants_socket_factory(&self) -> bool {
-        let published = self.publish.iter().any(|publish| publish.transport == Transport::Tcp);
-        (self.splice && published) || !self.loopback_forwards.is_empty()
+        let is_tcp = |publish: &Publish| publish.transport == Transport::Tcp;
+        let published = self.publishes_later || self.publish.iter().any(is_tcp);
+        (self.splice != Splicing::Off && published) || !self.loopback_forwards.is_empty()
     }
 }
 
@@ -543,12 +559,23 @@ impl std::fmt::Display for LinkKind {
 pub enum RootFs {
     /// A directory; the command's writes go there.
     Directory(PathBuf),
+    /// Directories on top of each other; writes go elsewhere.
+    Overlay(Overlay),
     /// The host's own root, copy-on-write: writes vanish with the container.
     HostCopy,
     /// An empty tmpfs that holds only the volumes.
     Empty,
     /// The host's own root as it is, but for a /proc of the container's processes.
     Host,
+}
+
+/// A copy-on-write view of directories.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one.
+    pub lower: Vec<PathBuf>,
+    /// Where writes are kept, absolute; made if missing. `None` forgets them.
+    pub kept: Option<PathBuf>,
 }
 
 /// A bind mount from the host.
@@ -560,6 +587,41 @@ pub struct Volume {
     pub target: PathBuf,
     /// Refuse writes, below it too.
     pub read_only: bool,
+}
+
+/// A directory in memory, empty at first; devices do not work there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// Most that it holds, as the kernel takes it (tmpfs(5)): bytes, also with `k`, `m` or `g`, or `%` of the memory;
+    /// `None` is half of the memory.
+    pub size: Option<String>,
+    /// Most files and directories; `None` is the kernel's choice.
+    pub inodes: Option<u64>,
+    /// Permission bits of its top.
+    pub mode: u32,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Programs can be executed from there.
+    pub executable: bool,
+    /// Set-user-ID and set-group-ID bits count there.
+    pub set_id: bool,
+}
+
+impl Tmpfs {
+    /// One as docker makes it: for everybody to write to, nothing executable.
+    pub fn at(target: PathBuf) -> Self {
+        Self {
+            target,
+            size: None,
+            inodes: None,
+            mode: 0o1777,
+            read_only: false,
+            executable: false,
+            set_id: false,
+        }
+    }
 }
 
 /// What runs, and in what surroundings.
@@ -575,8 +637,12 @@ pub struct Container {
     pub workdir: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
-    /// Bind mounts, in order.
+    /// Bind mounts. What lies below another mount's target is mounted after that.
     pub volumes: Vec<Volume>,
+    /// Directories in memory; the same holds for them.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Refuse writes to the root filesystem, but for `/tmp`, `/dev`, volumes and directories in memory.
+    pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
     /// What it may do.

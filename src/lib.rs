@@ -6,7 +6,7 @@
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`oci_hook`], [`cni`]: the calls of container runtimes, carried out through [`attach`] and [`control`].
-//! - [`control`], [`port`]: how other programs speak to a running network, and the commands that do.
+//! - [`control`], [`port`], [`pesto`]: how other programs speak to a running network, and the commands that do.
 //! - [`io`]: the shell around the core: links, host sockets and the worker's event loop.
 //! - [`net`]: the core: a user-mode router as a pure state machine, without fd, thread, clock or file.
 //! - [`sys`]: every `unsafe` block and raw kernel interface.
@@ -31,6 +31,7 @@ pub mod log;
 pub mod net;
 pub mod oci_hook;
 pub mod pasta;
+pub mod pesto;
 pub mod port;
 pub mod run;
 pub mod serve;

@@ -11,7 +11,7 @@ use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, cni, hello, log, oci_hook, pasta, port, run};
+use rnet::{attach, cni, hello, log, oci_hook, pasta, pesto, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
@@ -35,13 +35,14 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
     match command {
         Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
         Command::Attach(request) => {
-            attach::attach(&prepare(request.config.log, request), seed, || Ok(|_: &Serving| Ok(())))
+            attach::attach(&prepare(request.config.log, request), seed, || Ok(|_: &mut Serving| Ok(())))
         }
         Command::Slirp4netns(config) => {
             log::init(config.attach.log);
             attach::slirp4netns(*config, seed)
         }
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
+        Command::Pesto(call) => pesto::pesto(&call),
         Command::Ask(question) => port::ask(&question),
         Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
         Command::Cni => cni::cni(surroundings, seed),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::{Note, Surroundings, pasta::Spec};
 use crate::config::{Config, Forward, LogLevel, Pasta, PastaGuest};
+use crate::control::Socket;
 use crate::error::{Context, Error, Result, exit};
 use crate::io::ports::Ports;
 use crate::run::Session;
@@ -46,18 +47,24 @@ fn carry_out(spec: Spec, surroundings: &Surroundings, seed: u64) -> Result<u8> {
             _ => tracing::info!("{text}"),
         }
     }
-    let Pasta { guest, inbound, .. } = &*config;
+    let Pasta { guest, inbound, control, .. } = &*config;
+    let listen = || control.as_deref().map(Socket::at).transpose();
     match guest {
-        PastaGuest::Attached(attach) => {
-            attach::attach(attach, seed, || Ok(|serving: &Serving| publish(inbound, serving.ports())))
-        }
-        PastaGuest::Command(command) => run(command, inbound, seed),
+        PastaGuest::Attached(attach) => attach::attach(attach, seed, || {
+            let socket = listen()?;
+            Ok(|serving: &mut Serving| {
+                publish(inbound, serving.ports())?;
+                socket.map_or(Ok(()), |socket| serving.answer_at_path(socket))
+            })
+        }),
+        PastaGuest::Command(command) => run(command, inbound, listen()?, seed),
     }
 }
 
-fn run(command: &Config, inbound: &[Forward], seed: u64) -> Result<u8> {
+fn run(command: &Config, inbound: &[Forward], socket: Option<Socket>, seed: u64) -> Result<u8> {
     let mut session = Session::prepare(command, seed)?;
     publish(inbound, session.ports())?;
+    socket.map_or(Ok(()), |socket| session.answer_at_path(socket))?;
     session.start()?;
     session.wait()
 }

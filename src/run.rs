@@ -6,7 +6,7 @@ use std::process;
 
 use crate::config::{Config, LinkKind, Publish};
 use crate::container::{self, Launch, Running};
-use crate::control::Place;
+use crate::control::{Place, Socket};
 use crate::error::{Error, Result};
 use crate::etc;
 use crate::io::ports::Ports;
@@ -33,7 +33,7 @@ impl Session {
     pub fn prepare(config: &Config, seed: u64) -> Result<Self> {
         let files = FileLimit::read()?;
         files.raise()?;
-        let place = Place::of(config.name.as_deref(), process::id())?;
+        let place = Place::of(config.name.as_deref(), process::id(), None)?;
         let prepared = Prepared::new(&config.network)?;
         let etc = etc::files(config, prepared.resolv_conf());
         let launch =
@@ -62,6 +62,11 @@ impl Session {
     /// The published ports; more can be added.
     pub fn ports(&self) -> &Ports {
         self.serving.ports()
+    }
+
+    /// Answers requests at `socket` too.
+    pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
+        self.serving.answer_at_path(socket)
     }
 
     /// The kind of link that was made.

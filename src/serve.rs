@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
-use crate::control::{self, Place};
+use crate::control::{self, Place, Socket};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
 use crate::io::capture::Capture;
@@ -21,7 +21,8 @@ use crate::io::link::Link;
 use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::io::splice::Loopback;
-use crate::io::worker::{Stop, Worker};
+use crate::io::stop::Stop;
+use crate::io::worker::Worker;
 use crate::net::Instant;
 use crate::sys::factory::Factory;
 use crate::sys::link::LinkFd;
@@ -48,8 +49,9 @@ impl Prepared {
         self.resolver.conf()
     }
 
-    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with sockets
-    /// from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any more.
+    /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with
+    /// sockets from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any
+    /// more.
     pub fn serve(
         self,
         network: &Network,
@@ -66,10 +68,11 @@ impl Prepared {
             record(&mut links, path).context("cannot record frames in", path.display())?;
         }
         let mut team = Worker::team(network.clone(), links, mac, &self.resolver, seed)?;
+        let mut loopback = None;
         if let Some(factory) = factory {
             if !network.loopback_forwards.is_empty() {
                 let line = factory.another().context("cannot reach", "the socket factory")?;
-                Loopback::listen(&line, &network.loopback_forwards)?.start()?;
+                loopback = Some(Loopback::listen(&line, &network.loopback_forwards)?);
             }
             for worker in &mut team {
                 let line = factory.another().context("cannot reach", "the socket factory")?;
@@ -84,9 +87,8 @@ impl Prepared {
         }
         let ports = Ports::new(team.iter().map(Worker::commands).collect(), first);
         let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
-        let start = |(index, worker)| start(index, worker, alarm, &alive);
-        let workers = team.into_iter().enumerate().map(start).collect::<Result<_>>()?;
-        Ok(Serving { workers, ended, ports, control: None, link: kind })
+        let threads = start_all(team, loopback, alarm, &alive)?;
+        Ok(Serving { threads, ended, ports, control: None, further: None, link: kind })
     }
 }
 
@@ -106,23 +108,48 @@ fn describe(spec: &LinkSpec, link: &LinkFd) {
     }
 }
 
-fn start(
-    index: usize,
-    worker: Worker,
+/// A thread that serves a part of the network, and what ends it.
+type Serves = (Stop, JoinHandle<Result<()>>);
+
+fn start_all(
+    team: Vec<Worker>,
+    loopback: Option<Loopback>,
     alarm: Alarm,
     alive: &PipeWriter,
-) -> Result<(Stop, JoinHandle<Result<()>>)> {
-    let stop = worker.stopper();
+) -> Result<Vec<Serves>> {
+    let mut threads = Vec::new();
+    for (index, worker) in team.into_iter().enumerate() {
+        let stop = worker.stopper();
+        threads.push(start(&format!("worker-{index}"), stop, alive, move || run(worker, alarm))?);
+    }
+    if let Some(loopback) = loopback {
+        let stop = loopback.stopper();
+        let serve = move || {
+            loopback.run();
+            Ok(())
+        };
+        threads.push(start("loopback", stop, alive, serve)?);
+    }
+    Ok(threads)
+}
+
+/// Starts a thread that does `serve` until `stop`, and closes its end of `alive` then.
+fn start(
+    name: &str,
+    stop: Stop,
+    alive: &PipeWriter,
+    serve: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<Serves> {
     let alive = alive.try_clone().context("cannot copy", "a pipe")?;
     let serve = move || {
-        let served = run(worker, alarm);
+        let served = serve();
         drop(alive);
         served
     };
     let thread = thread::Builder::new()
-        .name(format!("rnet-worker-{index}"))
+        .name(format!("rnet-{name}"))
         .spawn(serve)
-        .context("cannot start", "a worker thread")?;
+        .context("cannot start", format!("the thread {name}"))?;
     Ok((stop, thread))
 }
 
@@ -135,11 +162,12 @@ fn record(links: &mut [Link], path: &Path) -> io::Result<()> {
 /// A network that is being served.
 #[derive(Debug)]
 pub struct Serving {
-    workers: Vec<(Stop, JoinHandle<Result<()>>)>,
-    /// Closed when all workers have ended.
+    threads: Vec<Serves>,
+    /// Closed when all threads have ended.
     ended: PipeReader,
     ports: Ports,
     control: Option<Place>,
+    further: Option<Socket>,
     link: LinkKind,
 }
 
@@ -169,9 +197,11 @@ impl Serving {
         Ok(())
     }
 
-    /// The network's place, if it has one.
-    pub fn place(&self) -> Option<&Place> {
-        self.control.as_ref()
+    /// The same at a path that somebody has chosen.
+    pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
+        control::serve_at(&socket, self.ports.clone())?;
+        self.further = Some(socket);
+        Ok(())
     }
 
     /// The kind of link that was made.
@@ -182,7 +212,7 @@ impl Serving {
     /// Has it end once what its guest, whose programs have ended, has sent is delivered, but in ten seconds. What is
     /// returned becomes readable then.
     pub fn drain(&self) -> &impl AsFd {
-        for (stop, _) in &self.workers {
+        for (stop, _) in &self.threads {
             stop.drain();
         }
         &self.ended
@@ -190,13 +220,13 @@ impl Serving {
 
     /// Ends it; an error if it had failed before.
     pub fn stop(self) -> Result<()> {
-        for (stop, _) in &self.workers {
+        for (stop, _) in &self.threads {
             stop.stop();
         }
-        drop(self.control);
-        let served = self.workers.into_iter().map(|(_, worker)| {
-            let panicked = |_| Err(Error::new("cannot serve", "the guest's network", "a worker panicked"));
-            worker.join().unwrap_or_else(panicked)
+        drop((self.control, self.further));
+        let served = self.threads.into_iter().map(|(_, thread)| {
+            let panicked = |_| Err(Error::new("cannot serve", "the guest's network", "a thread panicked"));
+            thread.join().unwrap_or_else(panicked)
         });
         // All have ended when the first failure is told.
         let served: Vec<Result<()>> = served.collect();

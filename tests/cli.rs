@@ -28,6 +28,11 @@ fn help_names_every_option() {
         "--workdir",
         "--hostname",
         "--volume",
+        "--mount",
+        "--tmpfs",
+        "--read-only",
+        "--overlay",
+        "--lower",
         "--init",
         "--mtu",
         "--cidr",
@@ -110,6 +115,8 @@ fn bad_numbers_and_addresses_are_quoted() {
         ("--volume", "/only-source"),
         ("--volume", "/a:relative"),
         ("--volume", "/a:/b:sometimes"),
+        ("--mount", "type=volume,target=/x"),
+        ("--tmpfs", "/x:colour"),
         ("--env", "=value"),
     ] {
         let equals = format!("{option}={value}");

@@ -7,8 +7,9 @@
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Capabilities, Container, EtcFiles, Ipv4Plan, Limit, LinkKind, LinkSpec, Network, Privileges, Resource,
-    RootFs, Setup, Volume,
+    Capabilities, Container, EtcFiles, Ipv4Plan, Limit, LinkKind, LinkSpec, Network, Overlay, Privileges,
+    Resource, RootFs, Seccomp, Setup, Tmpfs, Volume,
 };
 use rnet::container::{Launch, launch};
 
@@ -35,6 +36,11 @@ const TESTS: &[(&str, Test)] = &[
     ("dangling_links_stay_inside", dangling_links_stay_inside),
     ("missing_mount_point_is_named", missing_mount_point_is_named),
     ("volumes_are_bound_and_read_only_holds", volumes_are_bound_and_read_only_holds),
+    ("read_only_root_refuses_writes", read_only_root_refuses_writes),
+    ("memory_is_mounted_with_its_limits", memory_is_mounted_with_its_limits),
+    ("overlays_of_one_root_are_apart_and_forgotten", overlays_of_one_root_are_apart_and_forgotten),
+    ("kept_overlay_remembers_and_is_for_one_at_a_time", kept_overlay_remembers_and_is_for_one_at_a_time),
+    ("upper_directories_hide_lower_ones", upper_directories_hide_lower_ones),
     ("init_reaps_and_reports", init_reaps_and_reports),
     ("copy_of_the_host_forgets_its_writes", copy_of_the_host_forgets_its_writes),
     ("capabilities_are_dockers_unless_told_otherwise", capabilities_are_dockers_unless_told_otherwise),
@@ -144,6 +150,81 @@ fn volumes_are_bound_and_read_only_holds(rootfs: &Path) -> Outcome {
     expect(&out, 125, "")?;
     assert!(String::from_utf8_lossy(&out.stderr).contains("/no/such/source"), "{out:?}");
     Ok(())
+}
+
+fn read_only_root_refuses_writes(rootfs: &Path) -> Outcome {
+    let host = tempfile::tempdir()?;
+    let volume = format!("{}:/a", path(host.path()));
+    let script = "for f in /x /bin/x /etc/hosts; do touch $f 2>/dev/null || echo refused; done
+        touch /tmp/x /dev/shm/x /a/x /a/b/x && grep -c . /etc/resolv.conf";
+    let options = ["--read-only", "-v", &volume, "--tmpfs", "/a/b", "--", "sh", "-c", script];
+    expect(
+        &run(&[&[path(rootfs).as_str()], options.as_slice()].concat())?,
+        0,
+        "refused\nrefused\nrefused\n1\n",
+    )?;
+    assert_eq!(listing(host.path())?, ["b", "x"]);
+    let script =
+        "touch /usr/bin/x /x /etc/x 2>/dev/null; test -e /usr/bin/x -o -e /x -o -e /etc/x || touch /tmp/x";
+    expect(&run(&["/", "--read-only", "--", "sh", "-c", script])?, 0, "")
+}
+
+fn memory_is_mounted_with_its_limits(rootfs: &Path) -> Outcome {
+    let script = "grep -o ' /m tmpfs [a-z,]*' /proc/mounts; grep -c 'size=64k' /proc/mounts; \
+        cat /bin/busybox >/m/big 2>/dev/null || echo full";
+    let out = run(&[&path(rootfs), "--tmpfs", "/m", "--", "sh", "-c", script])?;
+    expect(&out, 0, " /m tmpfs rw,nosuid,nodev,noexec,relatime,size\n1\nfull\n")
+}
+
+fn overlays_of_one_root_are_apart_and_forgotten(rootfs: &Path) -> Outcome {
+    let (before, shared) = (fingerprint(rootfs)?, tempfile::tempdir()?);
+    let volume = format!("{}:/v", path(shared.path()));
+    let options =
+        [path(rootfs), "--overlay".into(), "-v".into(), volume, "--".into(), "sh".into(), "-c".into()];
+    let arguments =
+        |script: &'static str| options.iter().map(String::as_str).chain([script]).collect::<Vec<_>>();
+    let first =
+        "rm /bin/true; echo first >/x; >/v/written; until test -e /v/seen; do sleep 0.05; done; cat /x";
+    let first = start(&arguments(first))?;
+    wait_until(|| shared.path().join("written").exists())?;
+    let second = "test -e /x || echo apart; true && echo second >/x; >/v/seen; cat /x";
+    expect(&run(&arguments(second))?, 0, "apart\nsecond\n")?;
+    expect(&first.wait_with_output()?, 0, "first\n")?;
+    assert_eq!(fingerprint(rootfs)?, before);
+    expect(&run(&arguments("test -e /x || echo forgotten"))?, 0, "forgotten\n")
+}
+
+fn kept_overlay_remembers_and_is_for_one_at_a_time(rootfs: &Path) -> Outcome {
+    let (before, beside) = (fingerprint(rootfs)?, tempfile::tempdir()?);
+    let kept = beside.path().join("a,b/layer");
+    let (rootfs_path, kept_path) = (path(rootfs), path(&kept));
+    let options = [rootfs_path.as_str(), "--kept", &kept_path, "--"];
+    let remove = ["sh", "-c", "rm /bin/true; echo new >/new"];
+    expect(&run(&[options.as_slice(), &remove].concat())?, 0, "")?;
+    let whiteout = fs::symlink_metadata(kept.join("upper/bin/true"))?;
+    assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0, "{whiteout:?}");
+    let look = ["sh", "-c", "test -e /bin/true || echo gone; cat /new; exec sleep 60"];
+    let child = start(&[options.as_slice(), &look].concat())?;
+    let (launcher, _) = first_process(&child)?;
+    let refused = run(&[options.as_slice(), &["id"]].concat())?;
+    expect(&refused, 125, "")?;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("another container uses it"), "{refused:?}");
+    kill(Pid::from_raw(launcher), Signal::SIGTERM)?;
+    expect(&child.wait_with_output()?, 143, "gone\nnew\n")?;
+    assert_eq!(fingerprint(rootfs)?, before);
+    Ok(())
+}
+
+fn upper_directories_hide_lower_ones(rootfs: &Path) -> Outcome {
+    let (top, bottom) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    for (directory, names) in [(top.path(), ["a", "b"]), (bottom.path(), ["b", "c"])] {
+        fs::create_dir(directory.join("data"))?;
+        names.iter().try_for_each(|name| fs::write(directory.join("data").join(name), path(directory)))?;
+    }
+    let (top, bottom) = (path(top.path()), path(bottom.path()));
+    let lower = ["--lower", &bottom, "--lower", &path(rootfs), "--"];
+    let out = run(&[&[top.as_str()], lower.as_slice(), &["sh", "-c", "echo /data/*; cat /data/b"]].concat())?;
+    expect(&out, 0, &format!("/data/a /data/b /data/c\n{top}"))
 }
 
 fn init_reaps_and_reports(rootfs: &Path) -> Outcome {
@@ -326,6 +407,25 @@ fn path(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// Names, modes, times and contents of everything below `top`.
+fn fingerprint(top: &Path) -> Result<Vec<String>, Box<dyn Error>> {
+    let mut prints = Vec::new();
+    for name in listing(top)? {
+        let metadata = fs::symlink_metadata(top.join(&name))?;
+        let content = if metadata.is_file() { fs::read(top.join(&name))? } else { Vec::new() };
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        prints.push(format!(
+            "{name} {:o} {} {} {:x}",
+            metadata.mode(),
+            metadata.mtime(),
+            metadata.len(),
+            hasher.finish()
+        ));
+    }
+    Ok(prints)
+}
+
 /// Everything below `top`, relative to it, sorted; links are not followed.
 fn listing(top: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let (mut names, mut directories) = (Vec::new(), vec![top.to_owned()]);
@@ -349,8 +449,8 @@ fn busybox_rootfs(directory: &Path) -> Outcome {
     fs::create_dir(directory.join("bin"))?;
     fs::copy(busybox, directory.join("bin/busybox"))?;
     let names = [
-        "cat", "grep", "hostname", "id", "mount", "ps", "readlink", "sh", "sleep", "touch", "true", "umount",
-        "unshare",
+        "cat", "grep", "hostname", "id", "mount", "ps", "readlink", "rm", "sh", "sleep", "touch", "true",
+        "umount", "unshare",
     ];
     names.iter().try_for_each(|name| symlink("busybox", directory.join("bin").join(name)))?;
     Ok(())
@@ -384,38 +484,40 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `ROOT [--init] [--new-privileges] [--unmask] [--unfiltered] [--nofile SOFT:HARD] [--cap-add NAME]...
-/// [--cap-drop NAME]... [-v SOURCE:TARGET[:ro]]... -- COMMAND...`
+/// `ROOT [--init] [--read-only] [--overlay] [--kept DIRECTORY] [--lower DIRECTORY]... [-v SOURCE:TARGET[:ro]]...
+/// [--tmpfs TARGET]... [PRIVILEGE]... -- COMMAND...`; a tmpfs holds 64 KiB.
 fn play_launcher(arguments: &[String]) -> ExitCode {
     let mut arguments = arguments.iter();
     let root = arguments.next().map_or("/", String::as_str);
-    let rootfs = if root == "/" { RootFs::HostCopy } else { RootFs::Directory(root.into()) };
-    let (mut volumes, mut init, mut privileges) = (Vec::new(), false, Privileges::default());
+    let mut overlay = Overlay { lower: vec![root.into()], kept: None };
+    let mut overlaid = false;
+    let (mut volumes, mut tmpfs, mut init, mut read_only) = (Vec::new(), Vec::new(), false, false);
+    let mut privileges = Privileges::default();
     while let Some(option) = arguments.next().filter(|argument| *argument != "--") {
         match option.as_str() {
             "--init" => init = true,
-            "--new-privileges" => privileges.no_new_privileges = false,
-            "--unmask" => privileges.masks = false,
-            "--unfiltered" => privileges.filtered = false,
-            "--nofile" => privileges.limits.extend(arguments.next().map(|text| open_files(text))),
-            "--cap-add" => {
-                let added = arguments.next().and_then(|name| Capabilities::named(name));
-                privileges.capabilities = privileges.capabilities.with(added.expect("a capability"));
-            }
-            "--cap-drop" => {
-                let dropped = arguments.next().and_then(|name| Capabilities::named(name));
-                privileges.capabilities = privileges.capabilities.without(dropped.expect("a capability"));
-            }
-            _ => volumes.extend(arguments.next().map(|text| volume(text))),
+            "--read-only" => read_only = true,
+            "--overlay" => overlaid = true,
+            "--kept" => overlay.kept = arguments.next().map(Into::into),
+            "--lower" => overlay.lower.extend(arguments.next().map(PathBuf::from)),
+            "--tmpfs" => tmpfs.extend(arguments.next().map(|target| memory(target))),
+            "-v" => volumes.extend(arguments.next().map(|text| volume(text))),
+            option => privilege(option, &mut arguments, &mut privileges),
         }
     }
     let container = Container {
-        rootfs,
+        rootfs: match root {
+            "/" => RootFs::HostCopy,
+            _ if overlaid || overlay.kept.is_some() || overlay.lower.len() > 1 => RootFs::Overlay(overlay),
+            _ => RootFs::Directory(root.into()),
+        },
         command: arguments.map(Into::into).collect(),
         env: vec![("PATH".into(), "/bin:/usr/bin".into())],
         workdir: None,
         hostname: "box".into(),
         volumes,
+        tmpfs,
+        read_only,
         init,
         privileges,
     };
@@ -425,6 +527,21 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
             eprintln!("{error}");
             error.code().into()
         }
+    }
+}
+
+/// `--new-privileges`, `--unmask`, `--unfiltered`, `--nofile SOFT:HARD`, `--cap-add NAME` or `--cap-drop NAME`.
+fn privilege<'a>(option: &str, values: &mut impl Iterator<Item = &'a String>, privileges: &mut Privileges) {
+    let mut capability =
+        || values.next().and_then(|name| Capabilities::named(name)).expect("a capability's name");
+    match option {
+        "--new-privileges" => privileges.no_new_privileges = false,
+        "--unmask" => privileges.masks = false,
+        "--unfiltered" => privileges.seccomp = Seccomp::Unconfined,
+        "--nofile" => privileges.limits.extend(values.next().map(|text| open_files(text))),
+        "--cap-add" => privileges.capabilities = privileges.capabilities.with(capability()),
+        "--cap-drop" => privileges.capabilities = privileges.capabilities.without(capability()),
+        other => panic!("no option of the launcher: {other}"),
     }
 }
 
@@ -439,6 +556,10 @@ fn volume(text: &str) -> Volume {
     let mut parts = text.split(':');
     let mut part = || parts.next().unwrap_or_default();
     Volume { source: part().into(), target: part().into(), read_only: part() == "ro" }
+}
+
+fn memory(target: &str) -> Tmpfs {
+    Tmpfs { size: Some("64k".into()), ..Tmpfs::at(target.into()) }
 }
 
 fn supervise(container: &Container) -> rnet::error::Result<u8> {

@@ -32,8 +32,8 @@ impl Memory {
     }
 }
 
-/// Memory before and with `flows` idle connections that have each carried a little both ways, after `churned` others have come
-/// and gone.
+/// Memory before and with `flows` idle connections that have each carried a little both ways, after `churned` others
+/// have come and gone.
 pub(crate) fn memory(flows: usize, churned: usize) -> (Memory, Memory) {
     let mut rig = Rig::new(LINK, SMALL_BYTES);
     fill(&mut rig, churned);

@@ -7,15 +7,15 @@ mod bubblewrap;
 mod slirp4netns;
 mod vigil;
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 pub use self::slirp4netns::slirp4netns;
 use self::vigil::{Signals, Vigil, Watch};
-use crate::config::{Attach, Target};
+use crate::config::{Attach, Network, Target};
 use crate::container::{self, Door, Foreground, Namespaces};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
@@ -31,14 +31,14 @@ use crate::sys::{link, memory, process};
 /// [`Lifecycle::detach`]: crate::config::Lifecycle::detach
 pub fn attach<F>(config: &Attach, seed: u64, before_threads: impl FnOnce() -> Result<F>) -> Result<u8>
 where
-    F: FnOnce(&Serving) -> Result<()>,
+    F: FnOnce(&mut Serving) -> Result<()>,
 {
     let Inherited { ready, exit, target } = Inherited::take(config)?;
     let work = |foreground: Option<Foreground>| {
-        serve(config, seed, exit, |_| {
-            let guest = open(config, target)?;
+        serve(config, seed, exit, |_, signals| {
+            let guest = open(config, target, signals)?;
             let before_ready = before_threads()?;
-            let tell = move |serving: &Serving| {
+            let tell = move |serving: &mut Serving| {
                 before_ready(serving)?;
                 serving.announce(config.log.level);
                 announce(config, foreground, ready)
@@ -54,22 +54,21 @@ where
 }
 
 /// As [`attach`] in the background, for a process whose namespaces are closed to everybody outside: the network starts
-/// once somebody inside hands them over ([`container::hand_over`], with the network's name). On return that can be done,
-/// and ports are listened on. What is wrong afterwards, the one inside is told.
+/// once somebody inside hands them over ([`container::hand_over`], with the network's name). On return that can be
+/// done, and ports are listened on. What is wrong afterwards, the one inside is told.
 pub fn await_guest(config: &Attach, seed: u64, process: i32) -> Result<()> {
     process::close_all_but(&[]);
     let watch = container::watch_process(process)?;
     let work = |foreground: Foreground| {
-        serve(config, seed, None, |place| {
+        serve(config, seed, None, |place, signals| {
             let place =
                 place.ok_or_else(|| Error::new("cannot await", "the guest", "the network has no name"))?;
             let door = Door::open(&place.door())?;
             foreground.release()?;
-            let (namespaces, visitor) = door.wait(&watch)?;
-            let link = container::join(&namespaces, &config.link, &config.network);
-            let link = link.inspect_err(|error| visitor.failed(error))?;
+            let join = |namespaces: &Namespaces| container::join(namespaces, &config.link, &config.network);
+            let (link, visitor) = door.admit(&watch, signals.as_fd(), join)?;
             let guest = Guest { link, watch: Some(Watch::Process(watch)), factory: None };
-            Ok((guest, |_: &Serving| visitor.ready()))
+            Ok((guest, |_: &mut Serving| visitor.ready()))
         })
     };
     container::detach(work)
@@ -80,20 +79,20 @@ fn serve<T>(
     config: &Attach,
     seed: u64,
     exit: Option<OwnedFd>,
-    open: impl FnOnce(Option<&Place>) -> Result<(Guest, T)>,
+    open: impl FnOnce(Option<&Place>, &Signals) -> Result<(Guest, T)>,
 ) -> Result<u8>
 where
-    T: FnOnce(&Serving) -> Result<()>,
+    T: FnOnce(&mut Serving) -> Result<()>,
 {
     FileLimit::read()?.raise()?;
     let signals = Signals::take()?;
-    let place = Place::of(config.name.as_deref(), number(&config.target))?;
+    let place = Place::of(config.name.as_deref(), number(&config.target), config.memo.as_deref())?;
     let prepared = Prepared::new(&config.network)?;
-    let (Guest { link, watch, factory }, tell) = open(place.as_ref())?;
+    let (Guest { link, watch, factory }, tell) = open(place.as_ref(), &signals)?;
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place))?;
-    tell(&serving)?;
+    tell(&mut serving)?;
     memory::unmap_used_code();
     let end = vigil.keep();
     if let Ok(end) = &end {
@@ -112,7 +111,7 @@ fn announce(config: &Attach, foreground: Option<Foreground>, ready: Option<Owned
     }
     if let Some(ready) = ready {
         // Nobody may wait any more.
-        let _ = std::fs::File::from(ready).write_all(b"1");
+        let _ = fs::File::from(ready).write_all(b"1");
     }
     Ok(())
 }
@@ -136,13 +135,13 @@ struct Guest {
     factory: Option<Factory>,
 }
 
-fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<Guest> {
+fn open(config: &Attach, inherited: Option<OwnedFd>, signals: &Signals) -> Result<Guest> {
     let (namespaces, watch) = match (&config.target, inherited) {
         (Target::Tap { .. }, Some(tap)) => {
             return Ok(Guest { link: link::adopt(tap)?, watch: None, factory: None });
         }
         (Target::Bubblewrap { .. }, Some(info)) => {
-            let (namespaces, process) = Namespaces::of_process(bubblewrap::child(info)?, None)?;
+            let (namespaces, process) = Namespaces::of_process(bubblewrap::child(info, signals)?, None)?;
             (namespaces, Some(Watch::Process(process)))
         }
         (Target::Process { pid, userns }, _) => {
@@ -154,14 +153,27 @@ fn open(config: &Attach, inherited: Option<OwnedFd>) -> Result<Guest> {
             (Namespaces::at(netns, userns.as_deref())?, watch)
         }
         (Target::Bess { path }, _) => {
-            return Ok(Guest { link: bess::accept(path)?, watch: None, factory: None });
+            return Ok(Guest { link: bess::accept(path, signals)?, watch: None, factory: None });
         }
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
     let link = container::join(&namespaces, &config.link, &config.network)?;
-    let wanted = !config.network.loopback_forwards.is_empty();
-    let factory = wanted.then(|| container::socket_factory(&namespaces)).transpose()?;
+    let factory = factory(&config.network, &namespaces)?;
     Ok(Guest { link, watch, factory })
+}
+
+/// What makes sockets in the guest's namespace, if the network wants it. Published ports work without.
+fn factory(network: &Network, namespaces: &Namespaces) -> Result<Option<Factory>> {
+    if !network.wants_socket_factory() {
+        return Ok(None);
+    }
+    match container::socket_factory(namespaces) {
+        Err(error) if network.loopback_forwards.is_empty() => {
+            tracing::warn!("{error}; published ports are not spliced");
+            Ok(None)
+        }
+        started => started.map(Some),
+    }
 }
 
 /// Descriptors that came from the caller.
@@ -208,6 +220,20 @@ fn named_in_paths(target: &Target) -> impl Iterator<Item = RawFd> {
     netns.into_iter().chain(userns).filter_map(number)
 }
 
+/// Makes way for a new socket at `path`: one that is there is removed. Anything else stays, and is an error.
+fn make_way(path: &Path) -> Result<()> {
+    const OPERATION: &str = "cannot make a socket at";
+    match fs::symlink_metadata(path) {
+        Ok(about) if about.file_type().is_socket() => {
+            fs::remove_file(path).context(OPERATION, path.display())
+        }
+        Ok(_) => Err(Error::new(OPERATION, path.display(), "there is a file, and it is no socket")
+            .hint("name another path, or remove it")),
+        // Binding tells why.
+        Err(_) => Ok(()),
+    }
+}
+
 fn not_open(fd: RawFd) -> Error {
     Error::new("cannot use descriptor", fd, "it is not open")
         .hint(format!("a shell opens it with a redirection, such as {fd}>FILE or {fd}<FILE"))
@@ -217,4 +243,28 @@ fn write_pid(path: &Path) -> Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
     file.and_then(|mut file| writeln!(file, "{}", std::process::id()))
         .context("cannot write", format!("the pid file {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn only_a_socket_makes_way() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        make_way(&at("nothing")).expect("it is free");
+        drop(UnixListener::bind(at("socket")).expect("a fresh directory"));
+        fs::write(at("file"), "text").expect("a fresh directory");
+        symlink("socket", at("link")).expect("a fresh directory");
+        for name in ["file", "link"] {
+            let error = make_way(&at(name)).expect_err(name).to_string();
+            assert!(error.contains("no socket") && error.contains(name), "{error}");
+        }
+        assert_eq!(fs::read_to_string(at("file")).expect("untouched"), "text");
+        make_way(&at("socket")).expect("a socket");
+        assert!(!at("socket").exists());
+    }
 }

@@ -1,7 +1,7 @@
 //! What ends an attached network: a signal, the hang-up of a descriptor, the end of its process or of its path.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::container;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
 /// How often a path is looked at that the kernel does not report on.
 const LOOK_INTERVAL_MS: u16 = 500;
@@ -32,6 +32,30 @@ impl Signals {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         SignalFd::with_flags(&set, flags).map(Self).context("cannot create", "signalfd")
     }
+
+    /// Waits until something can be read from `awaited`, which messages call `what`. That a signal came first is an
+    /// error.
+    pub(super) fn wait_beside(&self, awaited: &impl AsFd, what: &str) -> Result<()> {
+        loop {
+            let polled = [awaited.as_fd(), self.as_fd()];
+            let mut polled = polled.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut polled, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).context("cannot wait for", what),
+                Ok(_) if polled[1].any() == Some(true) => {
+                    return Err(Error::new("cannot wait for", what, "a signal came first"));
+                }
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+}
+
+impl AsFd for Signals {
+    /// Readable once a signal has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// What shows that a guest has ended.
@@ -44,8 +68,8 @@ pub(super) enum Watch {
 }
 
 impl Watch {
-    /// Watches the network namespace at `path`, which must exist. For one below /proc that is its process; `None` if there
-    /// is none to watch, as for one of our own descriptors.
+    /// Watches the network namespace at `path`, which must exist. For one below /proc that is its process; `None` if
+    /// there is none to watch, as for one of our own descriptors.
     pub(super) fn path(path: &Path) -> Result<Option<Self>> {
         let Ok(below) = path.strip_prefix("/proc") else {
             return PathWatch::new(path).map(|watch| Some(Self::Path(watch)));
@@ -134,7 +158,7 @@ impl Vigil {
     /// Waits for an event; `None` if it was no end.
     fn look(&self) -> nix::Result<Option<End>> {
         // A hang-up is always reported; what is written to the exit descriptor does not count.
-        let mut polled = vec![(End::Signal, PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN))];
+        let mut polled = vec![(End::Signal, PollFd::new(self.signals.as_fd(), PollFlags::POLLIN))];
         polled.extend(
             self.exit.as_ref().map(|fd| (End::ExitDescriptor, PollFd::new(fd.as_fd(), PollFlags::empty()))),
         );

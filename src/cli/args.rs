@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
-use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, SecurityOpt, VolumeSpec, Workers};
-use crate::config::{Capabilities, HookStage, Ipv4Plan, Ipv6Plan, Limit, LinkKind, LogFormat, MacAddr};
+use super::confinement::ConfinementArgs;
+use super::mounts::{self, MountSpec};
+use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
+use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
 
 /// Give a process its own network, without root.
 #[derive(Debug, Parser)]
@@ -77,7 +79,7 @@ Examples:
 
 `rnet run --help` lists all options.
 
-Under the name slirp4netns, or as `rnet slirp4netns ...`, it takes that program's options.";
+Under the names slirp4netns, pasta and pesto, or as `rnet slirp4netns ...`, it takes those programs' options.";
 
 /// What can be done about published ports.
 #[derive(Debug, Subcommand)]
@@ -142,13 +144,14 @@ A configuration:
    \"options\": {\"cidr\": \"10.5.0.0/24\"}, \"capabilities\": {\"portMappings\": true, \"ips\": true}}]}";
 
 const RUN_EXAMPLES: &str = "\
-ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. Options
-end there; what follows belongs to the command. Without COMMAND a shell starts.
+ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. DIR:O is
+a directory copy-on-write. Options end there; what follows belongs to the command. Without COMMAND a shell starts.
 
 Examples:
   rnet run -p 8080:8080 ./rootfs nc -l -p 8080
   rnet run -p 127.0.0.1:5353:53/udp -p 8000-8009:8000-8009 ./rootfs /bin/server
   rnet run -v ./src:/src:ro -w /src / make check
+  rnet run --overlay=./layer --tmpfs /cache:size=64m ./rootfs sh
   rnet run --allow-host 127.0.0.1:5432 / psql -h 10.0.2.2
 
 Exit status: the command's own; 128+N if signal N ended it; 127 if it was not found, 126 if it
@@ -170,6 +173,35 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "SRC:DST", value_parser = os(values::volume), help_heading = CONTAINER)]
     pub(super) volume: Vec<VolumeSpec>,
 
+    /// Keep writes out of ROOTFS: they are forgotten, or kept in DIR and there the next time. ROOTFS:O is the same
+    /// without DIR.
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        help_heading = CONTAINER
+    )]
+    pub(super) overlay: Option<OsString>,
+
+    /// Put ROOTFS on top of this directory, copy-on-write. Repeatable, each below those before.
+    #[arg(long, value_name = "DIR", help_heading = CONTAINER)]
+    pub(super) lower: Vec<PathBuf>,
+
+    /// Mount a file or directory of the host (type=bind,source=SRC,target=DST[,readonly]) or memory
+    /// (type=tmpfs,target=DST[,tmpfs-size=BYTES][,tmpfs-mode=MODE]). Repeatable.
+    #[arg(long, value_name = "FIELDS", value_parser = mounts::mount, help_heading = CONTAINER)]
+    pub(super) mount: Vec<MountSpec>,
+
+    /// Mount an empty directory in memory: DST[:OPTIONS], such as /cache:size=64m,mode=755,exec. Repeatable.
+    #[arg(long, value_name = "DST", value_parser = mounts::tmpfs, help_heading = CONTAINER)]
+    pub(super) tmpfs: Vec<Tmpfs>,
+
+    /// Refuse writes to the root filesystem; /tmp, /dev, volumes and --tmpfs stay as they are.
+    #[arg(long, help_heading = CONTAINER)]
+    pub(super) read_only: bool,
+
     /// Set a variable for the command, or take it over from here (NAME alone). Repeatable.
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = os(values::env), help_heading = CONTAINER)]
     pub(super) env: Vec<EnvSpec>,
@@ -182,23 +214,8 @@ pub(super) struct RunArgs {
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
     pub(super) hostname: Option<String>,
 
-    /// Leave the command a capability that docker's default lacks, such as NET_ADMIN; or ALL. Repeatable.
-    #[arg(long, value_name = "CAP", value_parser = values::capability, help_heading = CONTAINER)]
-    pub(super) cap_add: Vec<Capabilities>,
-
-    /// Take one of docker's default capabilities away; or ALL. Repeatable.
-    #[arg(long, value_name = "CAP", value_parser = values::capability, help_heading = CONTAINER)]
-    pub(super) cap_drop: Vec<Capabilities>,
-
-    /// no-new-privileges[=true|false] [default: true], unmask=ALL for all of /proc and /sys, or
-    /// seccomp=unconfined for all system calls. Repeatable.
-    #[arg(long, value_name = "OPT", value_parser = values::security_opt, help_heading = CONTAINER)]
-    pub(super) security_opt: Vec<SecurityOpt>,
-
-    /// Limit a resource of each process, such as nofile=1024:4096, in units of setrlimit(2); -1 is no limit.
-    /// Repeatable.
-    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit, help_heading = CONTAINER)]
-    pub(super) ulimit: Vec<Limit>,
+    #[command(flatten)]
+    pub(super) confinement: ConfinementArgs,
 
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]
@@ -258,6 +275,10 @@ pub(super) struct AttachArgs {
 
     #[command(flatten)]
     pub(super) traffic: TrafficArgs,
+
+    /// Bring this host's own clients of published TCP ports to the guest over the link, like all others.
+    #[arg(long, help_heading = NETWORK)]
+    pub(super) no_splice: bool,
 
     #[command(flatten)]
     pub(super) network: NetworkArgs,

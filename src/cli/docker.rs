@@ -35,12 +35,8 @@ const ABSENT: &[Absent] = &[
         "the search list and options are those of the host's /etc/resolv.conf",
     ),
     (
-        &["--mount", "--tmpfs", "--volumes-from"],
-        "bind files and directories with --volume SRC:DST[:ro]; /tmp and /dev/shm are in memory",
-    ),
-    (
-        &["--read-only"],
-        "ROOTFS is writable, except /, whose writes vanish; a directory can be bound with --volume SRC:DST:ro",
+        &["--volumes-from"],
+        "give each container its own --volume SRC:DST[:ro]; what they bind of the host they share",
     ),
     (
         &["-m", "--memory", "-c", "--cpus", "--cpu-shares", "--cpuset-cpus", "--pids-limit"],
@@ -49,11 +45,6 @@ const ABSENT: &[Absent] = &[
     (
         &["--shm-size", "--ipc", "--pid", "--uts", "--cgroupns"],
         "every container has namespaces of its own, and a /dev/shm of the kernel's default size",
-    ),
-    (
-        &["--privileged"],
-        "--cap-add ALL, --security-opt seccomp=unconfined and --security-opt unmask=ALL leave the command all that there is in \
-         its own user namespace; outside there is nothing to be had",
     ),
     (
         &["--device", "--gpus"],

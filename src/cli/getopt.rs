@@ -1,7 +1,8 @@
 //! Command lines as getopt_long(3) of the GNU C library reads them, for the names of other programs.
 //!
-//! Options and operands may be mixed unless the program forbids it, long options may be shortened as long as it is clear which one is meant, `--`
-//! ends the options, and mistakes are told in the library's words, which callers look for.
+//! Options and operands may be mixed unless the program forbids it, long options may be shortened as long as it is
+//! clear which one is meant, `--` ends the options, and mistakes are told in the library's words, which callers look
+//! for.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

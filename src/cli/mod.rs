@@ -5,8 +5,10 @@
 //! depends on it (does a volume's source exist, is a port free) is left to those who use it.
 
 mod args;
+mod confinement;
 mod docker;
 mod getopt;
+mod mounts;
 mod options;
 pub mod pasta;
 mod settle;
@@ -67,6 +69,8 @@ pub enum Command {
     Slirp4netns(Box<Slirp4netns>),
     /// `rnet pasta`: what pasta(1) would do, as far as the command line tells.
     Pasta(Box<pasta::Spec>),
+    /// `rnet pesto`: what pesto(1) would do.
+    Pesto(pasta::Pesto),
     /// The part of `rnet hello` that runs inside its container, with the address of the page outside.
     HelloGuest(SocketAddr),
 }
@@ -185,6 +189,9 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
     if let Some(words) = words_for(pasta::NAME, &args) {
         return pasta::parse(words.iter().cloned()).map(Box::new).map(Command::Pasta);
     }
+    if let Some(words) = words_for(pasta::pesto::NAME, &args) {
+        return pasta::pesto::parse(words.iter().cloned()).map(Command::Pesto);
+    }
     match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {
             settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
@@ -210,7 +217,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
 /// Whether the command line may leave the choice of addresses to rnet, for which [`Surroundings::host_subnets`] must be
 /// known.
 pub fn chooses_addresses(args: &[OsString]) -> bool {
-    [slirp4netns::NAME, pasta::NAME].iter().all(|name| words_for(name, args).is_none())
+    [slirp4netns::NAME, pasta::NAME, pasta::pesto::NAME].iter().all(|name| words_for(name, args).is_none())
 }
 
 /// The words for the program `name`, if it is called: by rnet's own name in the file system, or as its first word.

@@ -1,21 +1,24 @@
 //! Options and surroundings together become a [`Config`]: defaults, and what only shows across options.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
+use super::confinement;
+use super::mounts::MountSpec;
 use super::options::Options;
-use super::values::{EnvSpec, OutboundSpec, PublishSpec, SecurityOpt, VolumeSpec};
+use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
 use super::{Note, Question, Request, Surroundings, Topic, subnet};
 use crate::config::{
-    Attach, Capabilities, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log,
-    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Privileges, Publish, RootFs, Setup,
-    Target, Timeouts, Transport, Volume,
+    Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
+    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Overlay, Privileges, Publish, RootFs, Setup,
+    Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -32,25 +35,27 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 /// Settles `rnet run`. The error is a sentence for the user.
 pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
-    let privileges = privileges(&args);
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = !args.no_splice;
+    network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
-    let rootfs = rootfs(&words.next().unwrap_or_default(), surroundings)?;
+    let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
-        RootFs::Directory(_) | RootFs::Empty => random_hostname(surroundings),
+        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => random_hostname(surroundings),
     });
+    let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
     let container = Container {
         command: command(words.collect(), &rootfs, surroundings),
         env: environment(&rootfs, &hostname, args.env, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
-        volumes: args.volume.into_iter().map(|spec| volume(spec, surroundings)).collect(),
+        volumes,
+        tmpfs,
+        read_only: args.read_only,
         init: args.init,
-        privileges,
+        privileges: confinement::privileges(args.confinement),
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.name;
@@ -63,6 +68,7 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let target = target(&args)?;
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
+    network.splice = splicing(args.no_splice);
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -79,9 +85,14 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
             outlives_target: false,
         },
         name: args.name,
+        memo: None,
         log: Log { level: log_level(&args.log), format: args.log.log_format },
     };
     Ok(Request { config: Box::new(config), notes })
+}
+
+fn splicing(off: bool) -> Splicing {
+    if off { Splicing::Off } else { Splicing::ToAddress }
 }
 
 /// Settles options that come by name.
@@ -130,33 +141,12 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         workdir: None,
         hostname,
         volumes: Vec::new(),
+        tmpfs: Vec::new(),
+        read_only: false,
         init: false,
         privileges: Privileges::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
-}
-
-/// The defaults, and what the options change; of two limits of one resource the later.
-fn privileges(args: &RunArgs) -> Privileges {
-    let all_of = |sets: &[Capabilities]| sets.iter().copied().fold(Capabilities::NONE, Capabilities::with);
-    let (add, drop) = (all_of(&args.cap_add), all_of(&args.cap_drop));
-    let capabilities = match add {
-        Capabilities::ALL => Capabilities::ALL.without(drop),
-        _ => Capabilities::default().without(drop).with(add),
-    };
-    let mut privileges = Privileges { capabilities, ..Privileges::default() };
-    for option in &args.security_opt {
-        match option {
-            SecurityOpt::NoNewPrivileges(on) => privileges.no_new_privileges = *on,
-            SecurityOpt::UnmaskAll => privileges.masks = false,
-            SecurityOpt::Unfiltered => privileges.filtered = false,
-        }
-    }
-    for limit in &args.ulimit {
-        privileges.limits.retain(|earlier| earlier.resource != limit.resource);
-        privileges.limits.push(*limit);
-    }
-    privileges
 }
 
 fn request(
@@ -371,12 +361,52 @@ fn timeouts(args: &TrafficArgs) -> Timeouts {
     }
 }
 
-fn rootfs(word: &OsStr, surroundings: &Surroundings) -> Result<RootFs, String> {
+/// `overlay` is empty for one that forgets.
+fn rootfs(
+    word: &OsStr,
+    overlay: Option<OsString>,
+    lower: &[PathBuf],
+    surroundings: &Surroundings,
+) -> Result<RootFs, String> {
+    let (word, marked) = match word.as_bytes().strip_suffix(b":O") {
+        Some(word) => (OsStr::from_bytes(word), true),
+        None => (word, false),
+    };
     if word.is_empty() {
         return Err("ROOTFS is empty; expected a directory, or / for the host's own root".to_owned());
     }
     let path = absolute(Path::new(word), surroundings);
-    Ok(if path == Path::new("/") { RootFs::HostCopy } else { RootFs::Directory(path) })
+    let wanted = marked || overlay.is_some() || !lower.is_empty();
+    let kept = overlay.filter(|directory| !directory.is_empty());
+    if path == Path::new("/") {
+        return if kept.is_none() && lower.is_empty() {
+            Ok(RootFs::HostCopy)
+        } else {
+            Err("the root / is always a copy whose writes are forgotten; \
+                 --overlay=DIR and --lower are for a directory"
+                .to_owned())
+        };
+    }
+    if !wanted {
+        return Ok(RootFs::Directory(path));
+    }
+    let lower = [path].into_iter().chain(lower.iter().map(|path| absolute(path, surroundings))).collect();
+    let kept = kept.map(|path| absolute(Path::new(&path), surroundings));
+    overlay_root(Overlay { lower, kept })
+}
+
+/// Refuses layers of which one would show in the other.
+fn overlay_root(overlay: Overlay) -> Result<RootFs, String> {
+    let overlapping = |kept: &PathBuf| {
+        overlay.lower.iter().find(|lower| kept.starts_with(lower) || lower.starts_with(kept))
+    };
+    match overlay.kept.as_ref().and_then(overlapping) {
+        Some(lower) => Err(format!(
+            "--overlay=DIR must lie beside the root filesystem, and neither be in {} nor hold it",
+            lower.display()
+        )),
+        None => Ok(RootFs::Overlay(overlay)),
+    }
 }
 
 /// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
@@ -387,6 +417,29 @@ fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
     // The root has no parent, so `/..` is `/` whatever the file system holds.
     let only_root = path.components().all(|part| matches!(part, Component::RootDir | Component::ParentDir));
     if only_root { PathBuf::from("/") } else { path }
+}
+
+/// What is mounted besides the root; no two on one place.
+fn mounts(
+    volumes: Vec<VolumeSpec>,
+    mounts: Vec<MountSpec>,
+    mut tmpfs: Vec<Tmpfs>,
+    surroundings: &Surroundings,
+) -> Result<(Vec<Volume>, Vec<Tmpfs>), String> {
+    let mut volumes: Vec<Volume> = volumes.into_iter().map(|spec| volume(spec, surroundings)).collect();
+    for mount in mounts {
+        match mount {
+            MountSpec::Bind(spec) => volumes.push(volume(spec, surroundings)),
+            MountSpec::Tmpfs(memory) => tmpfs.push(memory),
+        }
+    }
+    let mut taken = HashSet::new();
+    let mut targets =
+        volumes.iter().map(|volume| &volume.target).chain(tmpfs.iter().map(|tmpfs| &tmpfs.target));
+    match targets.find(|target| !taken.insert(*target)) {
+        Some(target) => Err(format!("--volume, --mount and --tmpfs name {} twice", target.display())),
+        None => Ok((volumes, tmpfs)),
+    }
 }
 
 fn volume(spec: VolumeSpec, surroundings: &Surroundings) -> Volume {
@@ -404,7 +457,7 @@ fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surrounding
         RootFs::HostCopy | RootFs::Host => {
             variable(surroundings, "SHELL").filter(|shell| Path::new(shell).is_absolute())
         }
-        RootFs::Directory(_) | RootFs::Empty => None,
+        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => None,
     };
     vec![shell.map_or_else(|| DEFAULT_SHELL.into(), OsStr::to_owned)]
 }
@@ -419,7 +472,7 @@ fn environment(
 ) -> Vec<(OsString, OsString)> {
     let mut env = match rootfs {
         RootFs::HostCopy | RootFs::Host => surroundings.env.clone(),
-        RootFs::Directory(_) | RootFs::Empty => {
+        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => {
             vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
         }
     };

@@ -201,6 +201,7 @@ fn judge(said: Said) -> Result<Slirp4netns, Usage> {
             ..Lifecycle::default()
         },
         name: None,
+        memo: None,
         log: Log { level: LogLevel::Warn, format: LogFormat::Text },
     };
     let Said { api_socket, confinement, .. } = said;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{
-    Container, HookStage, IfName, Limit, LinkKind, LogFormat, MacAddr, Network, Privileges, Resource, RootFs,
-    Target, Transport,
+    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, Overlay, Privileges, RootFs, Target,
+    Transport,
 };
 
 #[test]
@@ -72,6 +72,39 @@ fn the_hosts_root_keeps_the_callers_environment_and_name() {
     assert_eq!(value(&container, "PATH"), Some("/home/me/bin:/bin".into()));
     assert_eq!(value(&container, "HOSTNAME"), Some("workstation".into()));
     assert_eq!(value(&container, "container"), Some("rnet".into()));
+}
+
+#[test]
+fn overlays_are_made_of_directories() {
+    let overlay = |lower: &[&str], kept: Option<&str>| {
+        let lower = lower.iter().map(Into::into).collect();
+        RootFs::Overlay(Overlay { lower, kept: kept.map(Into::into) })
+    };
+    assert_eq!(container("run --overlay ./r true").rootfs, overlay(&["/home/me/r"], None));
+    assert_eq!(container("run ./r:O true").rootfs, overlay(&["/home/me/r"], None));
+    assert_eq!(container("run --overlay=l /r true").rootfs, overlay(&["/r"], Some("/home/me/l")));
+    assert_eq!(
+        container("run --lower /b --lower c /a true").rootfs,
+        overlay(&["/a", "/b", "/home/me/c"], None)
+    );
+    for root in ["--overlay /", "/:O"] {
+        assert_eq!(container(&format!("run {root} true")).rootfs, RootFs::HostCopy);
+    }
+    assert!(refusal("run --overlay=./l / true").contains("always a copy"));
+    assert!(refusal("run --overlay=/r/l /r true").contains("beside the root filesystem"));
+    assert!(refusal("run --overlay= --overlay=x /r true").contains("--overlay"));
+}
+
+#[test]
+fn mounts_of_every_spelling_come_together_once_each() {
+    let words = "run --read-only -v ./x:/v --mount type=bind,src=y,dst=/m --tmpfs /t --mount type=tmpfs,dst=/n / true";
+    let container = container(words);
+    let sources: Vec<_> = container.volumes.iter().map(|volume| volume.source.as_path()).collect();
+    assert_eq!(sources, [Path::new("/home/me/x"), Path::new("/home/me/y")]);
+    let targets: Vec<_> = container.tmpfs.iter().map(|tmpfs| tmpfs.target.as_path()).collect();
+    assert_eq!(targets, [Path::new("/t"), Path::new("/n")]);
+    assert!(container.read_only);
+    assert!(refusal("run -v /a:/x --tmpfs /x/ / true").contains("/x"));
 }
 
 #[test]
@@ -283,7 +316,6 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
         ("--network host", "--cidr"),
         ("-u 1000", "root inside"),
         ("-m 1g", "systemd-run"),
-        ("--privileged", "--cap-add ALL"),
     ] {
         let text = refusal(&format!("run {words} ./rootfs true"));
         assert!(text.contains(word) && !text.contains("-- -"), "{words}: {text}");
@@ -293,42 +325,9 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
 }
 
 #[test]
-fn capabilities_are_added_and_dropped_as_docker_does() {
-    let bits = |options: &str| container(&format!("run {options} / true")).privileges.capabilities.bits();
-    let dockers = 0xa804_25fb;
-    assert_eq!(bits(""), dockers);
-    assert_eq!(bits("--cap-add NET_ADMIN --cap-add cap_bpf"), dockers | 1 << 12 | 1 << 39);
-    assert_eq!(bits("--cap-drop chown --cap-drop SYS_ADMIN"), dockers & !1);
-    assert_eq!(bits("--cap-drop ALL --cap-add CHOWN"), 1);
-    assert_eq!(bits("--cap-add ALL --cap-drop CHOWN"), !1);
-    assert!(refusal("run --cap-add NET_ADMINS / true").contains("capabilities(7)"));
-}
-
-#[test]
-fn security_options_are_dockers_and_podmans() {
-    let privileges = |options: &str| container(&format!("run {options} / true")).privileges;
-    assert_eq!(privileges("--security-opt no-new-privileges"), Privileges::default());
-    assert!(!privileges("--security-opt no-new-privileges:false").no_new_privileges);
-    assert!(!privileges("--security-opt unmask=ALL").masks);
-    assert!(!privileges("--security-opt systempaths=unconfined").masks);
-    assert!(!privileges("--security-opt seccomp=unconfined").filtered);
-    assert!(refusal("run --security-opt seccomp=./file.json / true").contains("seccomp=unconfined"));
-    assert!(refusal("run --security-opt label=disable / true").contains("SELinux"));
-    assert!(refusal("run --security-opt unmask / true").contains("unmask=ALL"));
-}
-
-#[test]
-fn limits_are_dockers_and_the_last_of_a_name_counts() {
-    let limits = |options: &str| container(&format!("run {options} / true")).privileges.limits;
-    let limit = |resource, soft, hard| Limit { resource, soft, hard };
-    let seen = limits("--ulimit nofile=5 --ulimit core=-1 --ulimit nofile=10:20");
-    let core = limit(Resource::Core, Limit::NONE, Limit::NONE);
-    assert_eq!(seen, [core, limit(Resource::OpenFiles, 10, 20)]);
-    for (text, cause) in
-        [("nofile", "SOFT"), ("files=1", "limits.conf"), ("cpu=2:1", "above"), ("cpu=x", "number")]
-    {
-        assert!(refusal(&format!("run --ulimit {text} / true")).contains(cause), "{text}");
-    }
+fn containers_are_confined_unless_told_otherwise() {
+    assert_eq!(container("run / true").privileges, Privileges::default());
+    assert_eq!(container("run --privileged / true").privileges, Privileges::unconfined());
 }
 
 #[test]

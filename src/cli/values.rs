@@ -10,8 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::config::{
-    Capabilities, IfName, Ipv4Plan, Ipv6Plan, Limit, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Resource,
-    Transport, is_network_name,
+    IfName, Ipv4Plan, Ipv6Plan, MAX_NAME_BYTES, MAX_WORKERS, MacAddr, Publish, Transport, is_network_name,
 };
 
 /// Longest host name in bytes (`__NEW_UTS_LEN`).
@@ -306,61 +305,6 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Parses `--cap-add` and `--cap-drop`.
-pub(super) fn capability(text: &str) -> Result<Capabilities, String> {
-    Capabilities::named(text)
-        .ok_or_else(|| "expected ALL, or a name of capabilities(7) such as NET_ADMIN".to_owned())
-}
-
-/// `--security-opt`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SecurityOpt {
-    NoNewPrivileges(bool),
-    UnmaskAll,
-    Unfiltered,
-}
-
-/// Parses `--security-opt`, in docker's and podman's words.
-pub(super) fn security_opt(text: &str) -> Result<SecurityOpt, String> {
-    let (name, value) = text.split_once(['=', ':']).unzip();
-    match (name.unwrap_or(text), value) {
-        ("no-new-privileges", None | Some("true")) => Ok(SecurityOpt::NoNewPrivileges(true)),
-        ("no-new-privileges", Some("false")) => Ok(SecurityOpt::NoNewPrivileges(false)),
-        ("unmask", Some("ALL" | "all")) | ("systempaths", Some("unconfined")) => Ok(SecurityOpt::UnmaskAll),
-        ("seccomp", Some("unconfined")) => Ok(SecurityOpt::Unfiltered),
-        ("seccomp", Some("builtin" | "default")) => {
-            Err("that is what there is without the option".to_owned())
-        }
-        ("seccomp", Some(_)) => {
-            Err("there is the built-in list, or seccomp=unconfined; files are not read".to_owned())
-        }
-        ("apparmor" | "label", _) => {
-            Err("the command keeps the AppArmor or SELinux label that rnet has".to_owned())
-        }
-        _ => Err("expected no-new-privileges[=true|false], unmask=ALL or seccomp=unconfined".to_owned()),
-    }
-}
-
-/// Parses `--ulimit`.
-pub(super) fn ulimit(text: &str) -> Result<Limit, String> {
-    let (name, values) = text.split_once('=').ok_or("expected NAME=SOFT[:HARD], such as nofile=1024:4096")?;
-    let resource = Resource::named(name)
-        .ok_or_else(|| format!("'{name}' is not a limit of limits.conf(5) such as nofile, core or stack"))?;
-    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
-    let limit = Limit { resource, soft: limit_value(soft)?, hard: limit_value(hard)? };
-    if limit.soft > limit.hard {
-        return Err("the soft limit is above the hard one".to_owned());
-    }
-    Ok(limit)
-}
-
-fn limit_value(text: &str) -> Result<u64, String> {
-    match text {
-        "-1" | "unlimited" => Ok(Limit::NONE),
-        text => text.parse().map_err(|_| format!("'{text}' is neither a number nor -1 for no limit")),
-    }
-}
-
 /// Parses `--hostname`.
 pub(super) fn hostname(text: &str) -> Result<String, String> {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -442,7 +386,8 @@ fn check_volume_source(source: &OsStr) -> Result<(), String> {
     Ok(())
 }
 
-fn check_volume_target(target: &Path) -> Result<(), String> {
+/// What a mount inside may be mounted on.
+pub(super) fn check_volume_target(target: &Path) -> Result<(), String> {
     if !target.is_absolute() {
         return Err("DST must be an absolute path".to_owned());
     }

@@ -1,9 +1,9 @@
 //! `rnet cni`: rnet as a network plugin (CNI specification 0.4.0, 1.0.0 and 1.1.0), for nerdctl, Nomad, Kubernetes and
 //! podman's CNI backend.
 //!
-//! `request` understands the call and `answer` composes what is printed, both pure; here it is carried out. ADD starts one
-//! network in the background, which ends by DEL, by GC or with its namespace. All that is remembered is in the network's
-//! own directory (see [`crate::control`]).
+//! `request` understands the call and `answer` composes what is printed, both pure; here it is carried out. ADD starts
+//! one network in the background, which ends by DEL, by GC or with its namespace. All that is remembered is in the
+//! network's own directory (see [`crate::control`]).
 
 mod answer;
 mod request;
@@ -27,14 +27,13 @@ use crate::control;
 use crate::control::protocol::Request as Question;
 use crate::error::{Context, Error, Result};
 use crate::log;
-use crate::serve::Serving;
 use crate::sys::netlink::{self, Route};
 
 /// Longest configuration, in bytes.
 const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Carries out the call that the environment and standard input describe, and prints the answer; the exit status. `seed`
-/// feeds the gateway's random choices. No thread may have been started before.
+/// Carries out the call that the environment and standard input describe, and prints the answer; the exit status.
+/// `seed` feeds the gateway's random choices. No thread may have been started before.
 pub fn cni(surroundings: &Surroundings, seed: u64) -> Result<u8> {
     log::init(LOG);
     let environment = Environment::new(&surroundings.env);
@@ -71,12 +70,14 @@ fn carry_out(
             let made = Made { ifname: &attachment.ifname, mac, netns: &netns, network: &config.network };
             // Composed first: a result that cannot be told must not leave a network.
             let answer = answer::added(version, previous, &made, &wish.dns)?;
-            add(&config, &attachment, seed).map_err(|error| Failure::of(Code::SetUp, &error))?;
+            attach::attach(&config, seed, || Ok(|_: &mut _| Ok(())))
+                .map_err(|error| Failure::of(Code::SetUp, &error))?;
             Ok(Some(answer))
         }
         Request::Del { attachment } => {
             // One that could not be called cannot have been made.
-            let ended = network_name(&attachment).map_or(Ok(false), |name| control::end(&name));
+            let ended =
+                network_name(&attachment).map_or(Ok(false), |name| control::end(&name, &memo(&attachment)));
             Ok(ended.map(|_| None)?)
         }
         Request::Check { attachment, netns, previous } => {
@@ -134,6 +135,7 @@ fn configuration(
         link,
         lifecycle: Lifecycle { detach: true, ..Lifecycle::default() },
         name: Some(network_name(attachment)?),
+        memo: Some(memo(attachment)),
         log: LOG,
     })
 }
@@ -168,15 +170,7 @@ fn settle_guest(
     Ok(())
 }
 
-fn add(config: &Attach, attachment: &Attachment, seed: u64) -> Result<()> {
-    let remember = |serving: &Serving| match serving.place() {
-        Some(place) => place.remember(&memo(attachment)),
-        None => Ok(()),
-    };
-    attach::attach(config, seed, || Ok(remember)).map(drop)
-}
-
-/// What a network remembers of its attachment, for [`collect`].
+/// What a network remembers of its attachment, for DEL and [`collect`]: others may have the same name.
 fn memo(attachment: &Attachment) -> String {
     let Attachment { network, container, ifname } = attachment;
     json!({"cni": {"network": network, "container": container, "ifname": ifname}}).to_string()
@@ -198,7 +192,7 @@ fn collect(network: &str, valid: &[Attachment]) -> std::result::Result<(), Failu
     for (name, memo) in control::memos()? {
         let stale =
             attachment_in(&memo).is_some_and(|found| found.network == network && !valid.contains(&found));
-        if stale && let Err(error) = control::end(&name) {
+        if stale && let Err(error) = control::end(&name, &memo) {
             failure = Some(Failure::from(error));
         }
     }
@@ -284,6 +278,14 @@ mod tests {
         assert_eq!(attachment_in(&memo(&attachment)), Some(attachment.clone()));
         assert_eq!(attachment_in("{}"), None);
         assert_eq!(network_name(&attachment), Ok("box-eth0".to_owned()));
+        let of = |container: &str, ifname: &str| Attachment {
+            container: container.to_owned(),
+            ifname: ifname.to_owned(),
+            ..attachment.clone()
+        };
+        let (one, other) = (of("a", "b-c"), of("a-b", "c"));
+        assert_eq!(network_name(&one), network_name(&other));
+        assert_ne!(memo(&one), memo(&other));
         let odd = Attachment { ifname: "a@b".to_owned(), ..attachment };
         assert!(network_name(&odd).is_err());
     }

@@ -1,5 +1,5 @@
-//! What a runtime asks of a network plugin (CNI specification 1.1, sections 2 and 3, and its extension conventions): the
-//! environment and the configuration on standard input become a [`Request`]; pure.
+//! What a runtime asks of a network plugin (CNI specification 1.1, sections 2 and 3, and its extension conventions):
+//! the environment and the configuration on standard input become a [`Request`]; pure.
 //!
 //! Nothing is passed over in silence: what a configuration asks for and rnet does not have is an error that names it.
 

@@ -58,6 +58,8 @@ pub struct Attach {
     pub lifecycle: Lifecycle,
     /// What others call it; `None` is the target's or rnet's own process id.
     pub name: Option<String>,
+    /// By what the caller that made it finds it again, and no other; `None` is a network that nobody comes back for.
+    pub memo: Option<String>,
     /// Logging.
     pub log: Log,
 }
@@ -91,7 +93,7 @@ pub enum Target {
     },
     /// The first who connects to a unix socket of sequenced packets, each of which is a frame.
     Bess {
-        /// Where it is made; what was there is removed.
+        /// Where it is made; a socket that was there is removed, anything else is an error.
         path: PathBuf,
     },
 }

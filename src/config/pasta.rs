@@ -15,6 +15,8 @@ pub struct Pasta {
     pub inbound: Vec<Forward>,
     /// Ports that should follow what is listened on.
     pub automatic: Automatic,
+    /// Where pesto(1) finds it.
+    pub control: Option<PathBuf>,
     /// Where log lines go instead of standard error.
     pub log_file: Option<LogFile>,
 }

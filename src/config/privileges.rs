@@ -11,8 +11,8 @@ pub struct Privileges {
     pub no_new_privileges: bool,
     /// What concerns the machine rather than the container is hidden or read-only in /proc and /sys.
     pub masks: bool,
-    /// System calls are left to it by docker's list, which its capabilities lengthen; else all.
-    pub filtered: bool,
+    /// Which system calls it has.
+    pub seccomp: Seccomp,
     /// Limits of its resources; the rest are those of rnet's caller.
     pub limits: Vec<Limit>,
 }
@@ -23,10 +23,20 @@ impl Default for Privileges {
             capabilities: Capabilities::default(),
             no_new_privileges: true,
             masks: true,
-            filtered: true,
+            seccomp: Seccomp::default(),
             limits: Vec::new(),
         }
     }
+}
+
+/// Which system calls a command has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// Those of docker's list, which its capabilities lengthen.
+    #[default]
+    Docker,
+    /// All.
+    Unconfined,
 }
 
 /// A set of capabilities, by their numbers.
@@ -103,7 +113,7 @@ impl Privileges {
             capabilities: Capabilities::ALL,
             no_new_privileges: false,
             masks: false,
-            filtered: false,
+            seccomp: Seccomp::Unconfined,
             limits: Vec::new(),
         }
     }
@@ -141,6 +151,11 @@ impl Capabilities {
     /// These without `others`.
     pub const fn without(self, others: Self) -> Self {
         Self(self.0 & !others.0)
+    }
+
+    /// Whether all of `others` are among these.
+    pub const fn contains(self, others: Self) -> bool {
+        others.0 & !self.0 == 0
     }
 
     /// One bit for each, at its number.

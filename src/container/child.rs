@@ -16,8 +16,9 @@ use nix::unistd::{execve, sethostname};
 
 use super::channel::Channel;
 use super::plan::Step;
+use super::restrict::Restriction;
 use super::userns::{forbidden, is_denied};
-use super::{Launch, init, restrict, run};
+use super::{Launch, init, run};
 use crate::config::Container;
 use crate::error::{Context, Error, Result, exit};
 use crate::sys::{link, process, signal};
@@ -27,19 +28,25 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Sets the container up, waits for the parent's word and becomes the command, or its init.
 /// `mask` is the signal mask that the caller of rnet had.
-pub(super) fn main(channel: Channel, launch: &Launch<'_>, steps: &[Step], mask: &SigSet) -> u8 {
+pub(super) fn main(
+    channel: Channel,
+    launch: &Launch<'_>,
+    steps: &[Step],
+    restriction: &Restriction,
+    mask: &SigSet,
+) -> u8 {
     match prepare(&channel, launch, steps) {
         Ok(true) => {}
         Ok(false) => return exit::RNET_FAILED,
         Err(error) => return fail(&channel, &error),
     }
     if !launch.container.init {
-        return become_command(&channel, launch.container, mask);
+        return become_command(&channel, launch.container, restriction, mask);
     }
     let command = process::spawn(CloneFlags::empty(), channel, |channel| {
-        become_command(&channel, launch.container, mask)
+        become_command(&channel, launch.container, restriction, mask)
     });
-    command.map_or(exit::RNET_FAILED, |command| init::main(&command))
+    command.map_or(exit::RNET_FAILED, |command| init::main(&command, restriction))
 }
 
 fn fail(channel: &Channel, error: &Error) -> u8 {
@@ -64,15 +71,8 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
     umask(Mode::empty());
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
-    if let Some(text) = restrict::shortfall(&launch.container.privileges) {
-        channel.note(text);
-    }
     channel.ready().context("cannot report to", "parent")?;
-    if !channel.await_release() {
-        return Ok(false);
-    }
-    restrict::give_up(&launch.container.privileges)?;
-    Ok(true)
+    Ok(channel.await_release())
 }
 
 /// The first thing that takes a capability, and so the first to fail where namespaces come without any.
@@ -84,13 +84,13 @@ fn set_host_name(name: &str) -> Result<()> {
 }
 
 /// Returns only if the command cannot be executed.
-fn become_command(channel: &Channel, container: &Container, mask: &SigSet) -> u8 {
+fn become_command(channel: &Channel, container: &Container, restriction: &Restriction, mask: &SigSet) -> u8 {
     // The Rust runtime ignores SIGPIPE, and launch resets SIGCHLD; the rest is as rnet inherited it.
     let prepared = signal::set_default(Signal::SIGPIPE)
         .and_then(|()| mask.thread_set_mask())
         .and_then(|()| process::close_on_exec())
         .context("cannot restore signals of", "command")
-        .and_then(|()| restrict::limit(&container.privileges.limits));
+        .and_then(|()| restriction.apply(|| Ok(())));
     let error = match prepared {
         Ok(()) => execute(container),
         Err(error) => error,

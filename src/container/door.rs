@@ -1,12 +1,12 @@
 //! The way out of namespaces that are closed to everybody outside: some runtimes hide their containers' processes
 //! (prctl(2), PR_SET_DUMPABLE), and let hooks into the namespaces instead.
 //!
-//! Outside a [`Door`] is waited at, a socket in a directory of ours. The one inside comes to it ([`hand_over`]), passes on
-//! the descriptor of its network namespace, and is told how it went.
+//! Outside a [`Door`] is waited at, a socket in a directory of ours. The one inside comes to it ([`hand_over`]), passes
+//! on the descriptor of its network namespace, and is told how it went.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::error::{Context, Error, Result};
 use crate::sys::namespace;
 
 const OWN_NET: &str = "/proc/self/ns/net";
+const WHOM: &str = "a hook inside of the container";
 /// How long both sides wait for what the other one does at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -41,37 +42,51 @@ impl Door {
         Ok(Self { path: path.to_owned(), listener })
     }
 
-    /// Waits for who comes, for as long as `process` lives (a descriptor of [`super::watch_process`]).
-    pub fn wait(self, process: &OwnedFd) -> Result<(Namespaces, Visitor)> {
-        const WHOM: &str = "a hook inside of the container";
-        if !self.is_called(process).context("cannot wait for", WHOM)? {
-            return Err(Error::new("cannot wait for", WHOM, "the container has ended"));
-        }
-        let (visitor, _) = self.listener.accept().context("cannot hear from", WHOM)?;
-        visitor.set_read_timeout(Some(PATIENCE)).context("cannot hear from", WHOM)?;
-        let net = namespace::receive(&visitor).context("cannot hear from", WHOM)?;
-        let visitor = Visitor(Channel::new(visitor));
-        match Namespaces::of_descriptor(net, WHOM.into()) {
-            Ok(namespaces) => Ok((namespaces, visitor)),
-            Err(error) => {
-                visitor.failed(&error);
-                Err(error)
+    /// What `enter` makes of the namespaces of the first for whom it succeeds. The others are told why not, and have no
+    /// other consequence. Waits for as long as `process` lives (a descriptor of [`super::watch_process`]) and nothing
+    /// can be read from `signals`.
+    pub fn admit<T>(
+        self,
+        process: &OwnedFd,
+        signals: BorrowedFd<'_>,
+        enter: impl Fn(&Namespaces) -> Result<T>,
+    ) -> Result<(T, Visitor)> {
+        loop {
+            self.await_call(process, signals)?;
+            let (caller, _) = self.listener.accept().context("cannot hear from", WHOM)?;
+            let visitor = Visitor(Channel::new(caller.try_clone().context("cannot hear from", WHOM)?));
+            match Self::namespaces(&caller).and_then(|namespaces| enter(&namespaces)) {
+                Ok(made) => return Ok((made, visitor)),
+                Err(error) => {
+                    tracing::info!(%error, "somebody at the door is turned away");
+                    visitor.failed(&error);
+                }
             }
         }
     }
 
-    /// Whether somebody came before `process` ended.
-    fn is_called(&self, process: &OwnedFd) -> nix::Result<bool> {
+    fn namespaces(caller: &UnixStream) -> Result<Namespaces> {
+        caller.set_read_timeout(Some(PATIENCE)).context("cannot hear from", WHOM)?;
+        let net = namespace::receive(caller).context("cannot hear from", WHOM)?;
+        Namespaces::of_descriptor(net, WHOM.into())
+    }
+
+    /// Waits until somebody comes; an error if there is no reason to wait any more.
+    fn await_call(&self, process: &OwnedFd, signals: BorrowedFd<'_>) -> Result<()> {
         loop {
-            let mut fds = [
-                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-                PollFd::new(process.as_fd(), PollFlags::POLLIN),
-            ];
+            let fds = [self.listener.as_fd(), process.as_fd(), signals];
+            let mut fds = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut fds, PollTimeout::NONE) {
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno),
-                Ok(_) => return Ok(fds[0].any() == Some(true)),
-            }
+                Err(Errno::EINTR) => continue,
+                polled => polled.context("cannot wait for", WHOM)?,
+            };
+            let cause = match fds.map(|fd| fd.any() == Some(true)) {
+                [_, _, true] => "a signal came first",
+                [_, true, _] => "the container has ended",
+                [true, ..] => return Ok(()),
+                _ => continue,
+            };
+            return Err(Error::new("cannot wait for", WHOM, cause));
         }
     }
 }
@@ -119,7 +134,9 @@ mod tests {
     use super::*;
     use crate::sys::process;
     use nix::unistd::Pid;
+    use std::io::{Write, pipe};
     use std::thread;
+    use tempfile::TempDir;
 
     #[test]
     fn where_there_is_no_door_nothing_is_handed_over() {
@@ -128,25 +145,42 @@ mod tests {
     }
 
     #[test]
-    fn who_hands_over_the_namespace_of_the_network_itself_is_told() {
-        let directory = tempfile::tempdir().expect("a directory");
+    fn who_cannot_be_served_is_told_and_the_next_one_is_waited_for() {
+        let (directory, door) = door();
         let path = directory.path().join("door");
-        let door = Door::open(&path).expect("a fresh directory");
-        let inside = thread::spawn(move || hand_over(&path));
+        let inside = thread::spawn(move || {
+            let silent = UnixStream::connect(&path).map(drop);
+            (silent, hand_over(&path), hand_over(&path))
+        });
+        let (signals, mut signal) = pipe().expect("a pipe");
         let this = process::watch(Pid::this()).expect("it lives");
-        let error = door.wait(&this).expect_err("not another namespace").to_string();
-        assert!(error.contains("rnet's own network namespace"), "{error}");
-        assert_eq!(inside.join().expect("no panic").expect_err("refused").to_string(), error);
+        let waits = thread::spawn(move || door.admit(&this, signals.as_fd(), |_| Ok(())).map(drop));
+        let (silent, first, second) = inside.join().expect("no panic");
+        silent.expect("the door is open");
+        for told in [first, second] {
+            let error = told.expect_err("not another namespace").to_string();
+            assert!(error.contains("rnet's own network namespace"), "{error}");
+        }
+        signal.write_all(b"!").expect("room");
+        let error = waits.join().expect("no panic").expect_err("ended").to_string();
+        assert!(error.contains("a signal came first"), "{error}");
         assert!(!directory.path().join("door").exists());
     }
 
     #[test]
     fn nobody_is_waited_for_when_the_process_has_ended() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let door = Door::open(&directory.path().join("door")).expect("a fresh directory");
+        let (_directory, door) = door();
         let mut ended = std::process::Command::new("true").spawn().expect("there is one");
         let watch = process::watch(Pid::from_raw(ended.id() as i32)).expect("not reaped yet");
         ended.wait().expect("it ends");
-        assert!(door.wait(&watch).expect_err("nobody").to_string().contains("the container has ended"));
+        let (signals, _writer) = pipe().expect("a pipe");
+        let error = door.admit(&watch, signals.as_fd(), |_| Ok(())).expect_err("nobody").to_string();
+        assert!(error.contains("the container has ended"), "{error}");
+    }
+
+    fn door() -> (TempDir, Door) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let door = Door::open(&directory.path().join("door")).expect("a fresh directory");
+        (directory, door)
     }
 }

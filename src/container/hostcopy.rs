@@ -41,6 +41,16 @@ pub(super) struct HostCopy {
     pub(super) layers: PathBuf,
 }
 
+impl HostCopy {
+    /// Where its overlays are.
+    pub(super) fn overlays(&self) -> impl Iterator<Item = &Path> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Overlay { path, .. } => Some(path.as_path()),
+            _ => None,
+        })
+    }
+}
+
 /// One entry of the copy; paths are the host's, absolute.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Node {
@@ -101,15 +111,27 @@ pub(super) fn plan(copy: &HostCopy) -> Vec<Step> {
 
 /// Looks at the host's root. `hidden` (the overlays' own storage, if on disk) stays out of the copy.
 pub(super) fn survey(hidden: Option<&Path>) -> Result<Vec<Node>> {
-    let path = "/proc/self/mountinfo";
-    let text = fs::read_to_string(path).context("cannot read", path)?;
-    let obstacles = Obstacles { mounts: mount_points(&text), hidden: hidden.map(Path::to_owned) };
+    let obstacles = Obstacles { mounts: mounts_of_the_host()?, hidden: hidden.map(Path::to_owned) };
     let mut walk = Walk { obstacles, nodes: Vec::new(), skeleton_left: SKELETON_DIRECTORIES };
     let entries = entries_of(Path::new("/")).context("cannot read directory", "/")?;
     for entry in entries {
         walk.visit(&entry, 1);
     }
     Ok(walk.nodes)
+}
+
+/// Mount points below `top`, which is not one of them.
+pub(super) fn mounts_below(top: &Path) -> Result<Vec<PathBuf>> {
+    let mut mounts = mounts_of_the_host()?;
+    mounts.retain(|path| path != top && path.starts_with(top));
+    Ok(mounts)
+}
+
+/// All mount points in sight, absolute.
+fn mounts_of_the_host() -> Result<Vec<PathBuf>> {
+    let path = "/proc/self/mountinfo";
+    let text = fs::read_to_string(path).context("cannot read", path)?;
+    Ok(mount_points(&text))
 }
 
 /// Mount points in the text of /proc/PID/mountinfo (proc_pid_mountinfo(5): the fifth field, with octal escapes).

@@ -32,8 +32,6 @@ pub struct Namespaces {
     path: PathBuf,
     /// `None` if it is our own.
     user: Option<OwnedFd>,
-    /// The user namespace that was named.
-    userns: Option<PathBuf>,
 }
 
 impl Namespaces {
@@ -78,12 +76,7 @@ impl Namespaces {
         };
         let own = File::open(OWN_USER).context("cannot open", OWN_USER)?;
         let is_own = |user: &OwnedFd| namespace::is_same(user, &own).unwrap_or(false);
-        Ok(Self {
-            net,
-            path: path.to_owned(),
-            user: user.filter(|user| !is_own(user)),
-            userns: userns.map(Path::to_owned),
-        })
+        Ok(Self { net, path: path.to_owned(), user: user.filter(|user| !is_own(user)) })
     }
 
     /// Enters both, for good.
@@ -171,10 +164,9 @@ pub fn join(namespaces: &Namespaces, spec: &LinkSpec, network: &Network) -> Resu
     link
 }
 
-/// Starts a socket factory in `namespaces`, which it finds by their names. No thread may have been started before.
+/// Starts a socket factory in `namespaces`. No thread may have been started before.
 pub fn socket_factory(namespaces: &Namespaces) -> Result<Factory> {
-    let Namespaces { path, userns, .. } = namespaces;
-    let (_, factory) = factory::start(|| Namespaces::at(path, userns.as_deref())?.enter())?;
+    let (_, factory) = factory::start(|| namespaces.enter())?;
     factory.await_ready()?;
     Ok(factory)
 }

@@ -6,9 +6,9 @@
 //! knows its exit status. However rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID
 //! namespace).
 //!
-//! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in the
-//! background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside. [`confine`] takes
-//! from rnet itself what serving a network does not need.
+//! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in
+//! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
+//! [`confine`] takes from rnet itself what serving a network does not need.
 //!
 //! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
 
@@ -31,6 +31,7 @@ mod userns;
 use std::env;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -45,7 +46,7 @@ pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
 pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
-use self::plan::{Root, Survey};
+use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
 use self::supervise::{Action, Terminal};
 use crate::config;
@@ -93,17 +94,16 @@ pub struct Running {
 /// any thread is started. Errors name the step that failed, in the child too; a signal that would end rnet
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
-    let storage = match launch.container.rootfs {
-        config::RootFs::HostCopy if !storage::memory_suffices() => Some(Storage::create()?),
-        _ => None,
-    };
+    let storage = storage(&launch.container.rootfs)?;
     let survey = survey(launch.container, storage.as_ref())?;
     let steps = plan::plan(launch.container, launch.etc, &survey);
+    let restriction = restrict::prepare(&launch.container.privileges)?;
     let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let child =
-        process::spawn(userns::NAMESPACES, theirs, |channel| child::main(channel, launch, &steps, &mask));
+    let child = process::spawn(userns::NAMESPACES, theirs, |channel| {
+        child::main(channel, launch, &steps, &restriction, &mask)
+    });
     let mut running = Running {
         child: child.map_err(|cause| userns::forbidden(&cause))?,
         channel: Some(ours),
@@ -123,10 +123,24 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     Ok(running)
 }
 
+/// Where writes go, if neither to the root filesystem itself nor to memory.
+fn storage(rootfs: &config::RootFs) -> Result<Option<Storage>> {
+    match rootfs {
+        config::RootFs::Overlay(config::Overlay { kept: Some(directory), .. }) => {
+            Storage::keep(directory).map(Some)
+        }
+        config::RootFs::Overlay(_) | config::RootFs::HostCopy if !storage::memory_suffices() => {
+            Storage::create().map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Looks at what of the host the plan depends on.
 fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Survey> {
     let root = match &container.rootfs {
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
+        config::RootFs::Overlay(overlay) => Root::Overlay(root_overlay(&overlay.lower, storage)?),
         config::RootFs::HostCopy => Root::HostCopy(HostCopy {
             nodes: hostcopy::survey(storage.map(Storage::path))?,
             layers: storage
@@ -135,12 +149,28 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
         config::RootFs::Empty => Root::Empty,
         config::RootFs::Host => Root::Host,
     };
+    let mounts_below = match &root {
+        Root::Directory(path) if container.read_only => hostcopy::mounts_below(path)?,
+        _ => Vec::new(),
+    };
     let sources = container.volumes.iter().map(|volume| existing_source(&volume.source));
     Ok(Survey {
         root,
         console: supervise::terminal_path(),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
+        mounts_below,
+    })
+}
+
+fn root_overlay(lower: &[PathBuf], storage: Option<&Storage>) -> Result<RootOverlay> {
+    let lower = lower.iter().map(|path| existing_directory(path)).collect::<Result<Vec<_>>>()?;
+    let top = fs::metadata(&lower[0]).context("cannot use root filesystem", lower[0].display())?;
+    Ok(RootOverlay {
+        layers: storage.map_or_else(|| plan::place_beside(&lower), |disk| disk.path().to_owned()),
+        in_memory: storage.is_none(),
+        mode: top.mode() & 0o7777 | 0o700,
+        lower,
     })
 }
 

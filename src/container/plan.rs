@@ -4,12 +4,13 @@
 //! then on a relative path names something of the host and an absolute one something inside, until
 //! [`Step::LeaveHost`] lets go of the host.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
 use super::hostcopy::{self, HostCopy};
-use crate::config::{Container, EtcFiles, RootFs};
+use crate::config::{Container, EtcFiles, RootFs, Tmpfs, Volume};
 
 /// A tmpfs for what must exist but stay out of sight. It lies where the fresh /tmp will be.
 pub(super) const SCRATCH: &str = "/tmp";
@@ -19,6 +20,8 @@ pub(super) const SCRATCH: &str = "/tmp";
 pub(super) enum Step {
     /// Makes this directory of the host (absolute here) the root.
     EnterDirectory(PathBuf),
+    /// Makes a copy-on-write view of directories the root.
+    EnterOverlay(RootOverlay),
     /// Makes a new tmpfs the root.
     EnterTmpfs,
     /// Keeps the host's root; from here on mounts are the container's alone.
@@ -41,6 +44,10 @@ pub(super) enum Step {
     Overlay(Overlay),
     /// Hides a file or directory that may not exist.
     Mask(PathBuf),
+    /// Keeps hold of the mount at this mount point, for [`Step::Seal`].
+    Hold(PathBuf),
+    /// Makes the mounts held read-only, but not what has been mounted below them since.
+    Seal,
     /// Takes a mount away; what is still in use of it lives on.
     Unmount(PathBuf),
     /// Gives up the host's root; the working directory becomes `/`.
@@ -55,7 +62,7 @@ pub(super) struct Mount {
     pub(super) fstype: &'static str,
     pub(super) target: PathBuf,
     pub(super) flags: MsFlags,
-    pub(super) data: &'static str,
+    pub(super) data: Cow<'static, str>,
     /// Bound instead, read-only if `flags` say so, where the kernel refuses a new one (EPERM).
     pub(super) instead: Option<PathBuf>,
 }
@@ -95,6 +102,19 @@ pub(super) struct Overlay {
     pub(super) skeleton: Vec<(PathBuf, u32)>,
 }
 
+/// A root that is an overlay; its paths are absolute, of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RootOverlay {
+    /// The topmost first; at least one.
+    pub(super) lower: Vec<PathBuf>,
+    /// Holds the directories `upper` and `work`, which are made if missing.
+    pub(super) layers: PathBuf,
+    /// A tmpfs is mounted at `layers` for as long as it takes to mount the overlay, which holds on to it.
+    pub(super) in_memory: bool,
+    /// Mode of its top.
+    pub(super) mode: u32,
+}
+
 /// What is known of the host before planning.
 #[derive(Debug)]
 pub(super) struct Survey {
@@ -104,12 +124,15 @@ pub(super) struct Survey {
     pub(super) cwd: PathBuf,
     /// The volumes' sources without symbolic links, in the order of the volumes.
     pub(super) volume_sources: Vec<PathBuf>,
+    /// Mount points below a root directory; needed only for one that becomes read-only.
+    pub(super) mounts_below: Vec<PathBuf>,
 }
 
 /// The root filesystem as found.
 #[derive(Debug)]
 pub(super) enum Root {
     Directory(PathBuf),
+    Overlay(RootOverlay),
     HostCopy(HostCopy),
     Empty,
     Host,
@@ -119,12 +142,16 @@ pub(super) enum Root {
 pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Vec<Step> {
     let mut steps = vec![match &survey.root {
         Root::Directory(path) => Step::EnterDirectory(path.clone()),
+        Root::Overlay(overlay) => Step::EnterOverlay(overlay.clone()),
         Root::HostCopy(_) | Root::Empty => Step::EnterTmpfs,
         Root::Host => return on_the_hosts_root(),
     }];
     steps.push(scratch());
     if let Root::HostCopy(copy) = &survey.root {
         steps.extend(hostcopy::plan(copy));
+    }
+    if container.read_only {
+        steps.extend(root_mounts(survey).into_iter().map(Step::Hold));
     }
     steps.extend(kernel_filesystems());
     steps.extend(devices(survey.console.as_deref()));
@@ -135,10 +162,13 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
     if container.rootfs == RootFs::HostCopy {
         steps.push(tmpfs("/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755"));
     }
-    steps.extend(etc_files(etc));
+    steps.extend(etc_files(etc, container.read_only));
     steps.push(Step::Unmount(SCRATCH.into()));
     steps.push(tmpfs("/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777"));
-    steps.extend(volumes(container, survey));
+    steps.extend(mounts(container, survey));
+    if container.read_only {
+        steps.push(Step::Seal);
+    }
     steps.push(Step::LeaveHost);
     steps.extend(working_directory(container, survey));
     steps
@@ -150,7 +180,7 @@ fn on_the_hosts_root() -> Vec<Step> {
         fstype: "proc",
         target: "/proc".into(),
         flags: closed(),
-        data: "",
+        data: "".into(),
         instead: Some("/proc".into()),
     };
     let ping = Step::Tell { path: "/proc/sys/net/ipv4/ping_group_range".into(), value: "0 0" };
@@ -166,6 +196,25 @@ pub(super) fn of_host(path: &Path) -> PathBuf {
     }
 }
 
+/// A directory of the host under which none of `lower` lies, to cover for a moment. Nobody can make one in /sys.
+pub(super) fn place_beside(lower: &[PathBuf]) -> PathBuf {
+    let is_beside = |place: &&str| !lower.iter().any(|path| path.starts_with(place));
+    ["/tmp", "/dev"].into_iter().find(is_beside).unwrap_or("/sys").into()
+}
+
+/// The mounts that the root filesystem is made of, as they are called inside.
+fn root_mounts(survey: &Survey) -> Vec<PathBuf> {
+    let below: Vec<PathBuf> = match &survey.root {
+        Root::Directory(root) => {
+            let inside = survey.mounts_below.iter().filter_map(|path| path.strip_prefix(root).ok());
+            inside.map(|path| Path::new("/").join(path)).collect()
+        }
+        Root::HostCopy(copy) => copy.overlays().map(Path::to_owned).collect(),
+        Root::Overlay(_) | Root::Empty | Root::Host => Vec::new(),
+    };
+    [PathBuf::from("/")].into_iter().chain(below).collect()
+}
+
 fn scratch() -> Step {
     tmpfs(SCRATCH, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=700")
 }
@@ -175,7 +224,7 @@ fn tmpfs(target: &str, flags: MsFlags, data: &'static str) -> Step {
 }
 
 fn mount(fstype: &'static str, target: &str, flags: MsFlags, data: &'static str) -> Step {
-    Step::Mount(Mount { fstype, target: target.into(), flags, data, instead: None })
+    Step::Mount(Mount { fstype, target: target.into(), flags, data: data.into(), instead: None })
 }
 
 fn closed() -> MsFlags {
@@ -190,14 +239,14 @@ fn kernel_filesystems() -> [Step; 2] {
             fstype: "proc",
             target: "/proc".into(),
             flags: closed(),
-            data: "",
+            data: "".into(),
             instead: Some("proc".into()),
         }),
         Step::Mount(Mount {
             fstype: "sysfs",
             target: "/sys".into(),
             flags: closed() | MsFlags::MS_RDONLY,
-            data: "",
+            data: "".into(),
             instead: Some("sys".into()),
         }),
     ]
@@ -264,42 +313,69 @@ fn device(source: &Path, target: &str) -> Step {
 }
 
 /// The generated files, over whatever the root filesystem has there.
-fn etc_files(etc: &EtcFiles) -> Vec<Step> {
+fn etc_files(etc: &EtcFiles, read_only: bool) -> Vec<Step> {
+    let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
     let files = [("resolv.conf", &etc.resolv_conf), ("hosts", &etc.hosts), ("hostname", &etc.hostname)];
     let steps = files.into_iter().flat_map(|(name, content)| {
         let path = Path::new(SCRATCH).join(name);
         let file = Step::File { path: path.clone(), content: content.clone() };
         let target = Path::new("/etc").join(name);
-        [file, Step::Bind(Bind { source: path, target, access: Access::ReadWrite, required: false })]
+        [file, Step::Bind(Bind { source: path, target, access, required: false })]
     });
     steps.collect()
 }
 
-fn volumes(container: &Container, survey: &Survey) -> Vec<Step> {
-    let pairs = container.volumes.iter().zip(&survey.volume_sources);
-    let steps = pairs.map(|(volume, source)| {
-        Step::Bind(Bind {
-            source: of_host(source),
-            target: volume.target.clone(),
-            access: if volume.read_only { Access::ReadOnly } else { Access::ReadWrite },
-            required: true,
-        })
-    });
-    steps.collect()
+/// Volumes and directories in memory, those nearer the root first.
+fn mounts(container: &Container, survey: &Survey) -> Vec<Step> {
+    let depth = |path: &Path| path.components().count();
+    let volumes = container.volumes.iter().zip(&survey.volume_sources);
+    let volumes = volumes.map(|(volume, source)| (depth(&volume.target), bound_volume(volume, source)));
+    let memory = container.tmpfs.iter().map(|tmpfs| (depth(&tmpfs.target), memory(tmpfs)));
+    let mut steps: Vec<(usize, Step)> = volumes.chain(memory).collect();
+    steps.sort_by_key(|(depth, _)| *depth);
+    steps.into_iter().map(|(_, step)| step).collect()
+}
+
+fn bound_volume(volume: &Volume, source: &Path) -> Step {
+    Step::Bind(Bind {
+        source: of_host(source),
+        target: volume.target.clone(),
+        access: if volume.read_only { Access::ReadOnly } else { Access::ReadWrite },
+        required: true,
+    })
+}
+
+fn memory(tmpfs: &Tmpfs) -> Step {
+    let size = tmpfs.size.iter().map(|size| format!(",size={size}"));
+    let inodes = tmpfs.inodes.iter().map(|inodes| format!(",nr_inodes={inodes}"));
+    let data = format!("mode={:o}", tmpfs.mode) + &size.chain(inodes).collect::<String>();
+    let flags = [
+        (tmpfs.read_only, MsFlags::MS_RDONLY),
+        (!tmpfs.executable, MsFlags::MS_NOEXEC),
+        (!tmpfs.set_id, MsFlags::MS_NOSUID),
+        (true, MsFlags::MS_NODEV),
+    ];
+    Step::Mount(Mount {
+        fstype: "tmpfs",
+        target: tmpfs.target.clone(),
+        flags: flags.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag).collect(),
+        data: data.into(),
+        instead: None,
+    })
 }
 
 fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
     match (&container.workdir, &container.rootfs) {
         (Some(path), _) => Some(Step::WorkDir { path: Path::new("/").join(path), optional: false }),
         (None, RootFs::HostCopy) => Some(Step::WorkDir { path: survey.cwd.clone(), optional: true }),
-        (None, RootFs::Directory(_) | RootFs::Empty | RootFs::Host) => None,
+        (None, RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty | RootFs::Host) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Privileges, Volume};
+    use crate::config::Privileges;
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -309,20 +385,28 @@ mod tests {
             workdir: None,
             hostname: "h".into(),
             volumes: Vec::new(),
+            tmpfs: Vec::new(),
+            read_only: false,
             init: false,
             privileges: Privileges::default(),
         }
     }
 
     fn survey(root: Root) -> Survey {
-        Survey { root, console: None, cwd: "/home/me".into(), volume_sources: Vec::new() }
+        Survey {
+            root,
+            console: None,
+            cwd: "/home/me".into(),
+            volume_sources: Vec::new(),
+            mounts_below: Vec::new(),
+        }
     }
 
     fn position(steps: &[Step], wanted: impl Fn(&Step) -> bool) -> usize {
         steps.iter().position(wanted).expect("the step is planned")
     }
 
-    fn mounts(target: &'static str) -> impl Fn(&Step) -> bool {
+    fn mounts_on(target: &'static str) -> impl Fn(&Step) -> bool {
         move |step| matches!(step, Step::Mount(mount) if mount.target == Path::new(target))
     }
 
@@ -342,6 +426,26 @@ mod tests {
     }
 
     #[test]
+    fn read_only_root_is_sealed_with_its_own_mounts_once_all_mount_points_are_made() {
+        let mut container = container(RootFs::Directory("/r".into()));
+        container.read_only = true;
+        container.tmpfs.push(Tmpfs { size: Some("1m".into()), ..Tmpfs::at("/a/b".into()) });
+        container.volumes.push(Volume { source: "/v".into(), target: "/a".into(), read_only: false });
+        let mut survey = survey(Root::Directory("/r".into()));
+        survey.volume_sources.push("/v".into());
+        survey.mounts_below.push("/r/data".into());
+        let steps = plan(&container, &EtcFiles::default(), &survey);
+        let held = position(&steps, |step| *step == Step::Hold("/data".into()));
+        let volume =
+            position(&steps, |step| matches!(step, Step::Bind(bind) if bind.source == Path::new("v")));
+        let memory = position(&steps, mounts_on("/a/b"));
+        assert!(matches!(&steps[memory], Step::Mount(mount) if mount.data == "mode=1777,size=1m"));
+        let sealed = position(&steps, |step| *step == Step::Seal);
+        assert!(held < position(&steps, mounts_on("/proc")));
+        assert!(volume < memory && memory < sealed);
+    }
+
+    #[test]
     fn generated_files_are_bound_before_the_scratch_tmpfs_goes() {
         let etc = EtcFiles { hosts: "127.0.0.1 localhost\n".into(), ..EtcFiles::default() };
         let steps = plan(&container(RootFs::Empty), &etc, &survey(Root::Empty));
@@ -353,7 +457,7 @@ mod tests {
         );
         let gone = position(&steps, |step| *step == Step::Unmount(SCRATCH.into()));
         assert!(file < bound && bound < gone);
-        assert!(steps[gone..].iter().any(mounts("/tmp")));
+        assert!(steps[gone..].iter().any(mounts_on("/tmp")));
     }
 
     #[test]
@@ -371,12 +475,20 @@ mod tests {
         let mut survey = survey(Root::Empty);
         survey.console = Some("/dev/pts/7".into());
         let steps = plan(&container(RootFs::Empty), &EtcFiles::default(), &survey);
-        let pts = position(&steps, mounts("/dev/pts"));
+        let pts = position(&steps, mounts_on("/dev/pts"));
         let console = position(
             &steps,
             |step| matches!(step, Step::Bind(bind) if bind.source == Path::new("dev/pts/7")),
         );
-        assert!(position(&steps, mounts("/dev")) < pts && pts < console);
+        assert!(position(&steps, mounts_on("/dev")) < pts && pts < console);
+    }
+
+    #[test]
+    fn writes_to_memory_cover_no_layer() {
+        let place = |lower: &[&str]| place_beside(&lower.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(place(&["/home/me/rootfs", "/tmporary"]), Path::new("/tmp"));
+        assert_eq!(place(&["/home/me/rootfs", "/tmp/x"]), Path::new("/dev"));
+        assert_eq!(place(&["/dev/shm/y", "/tmp"]), Path::new("/sys"));
     }
 
     #[test]
@@ -386,6 +498,6 @@ mod tests {
         assert_eq!(steps[0], Step::EnterTmpfs);
         let cwd = Step::WorkDir { path: "/home/me".into(), optional: true };
         assert_eq!(steps.last(), Some(&cwd));
-        assert!(steps.iter().any(mounts("/run")));
+        assert!(steps.iter().any(mounts_on("/run")));
     }
 }

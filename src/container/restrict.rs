@@ -1,48 +1,91 @@
-//! What the command is left with: capabilities, system calls, limits. Given up for good, by the process that becomes it.
+//! What a command is left with: capabilities, system calls, limits. Given up for good, by the process that becomes it.
+//!
+//! [`prepare`] looks at the host, and [`Restriction::apply`] is the last thing before execve, in whichever process that
+//! is: a container's first one, or one that joins it later. It needs no file but those of /proc.
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{self, setrlimit};
 
 use super::calls;
-use crate::config::{Limit, Privileges, Resource};
+use crate::config::{Capabilities, Limit, Privileges, Resource, Seccomp};
 use crate::error::{Context, Error, Result};
-use crate::sys::{privilege, seccomp};
+use crate::sys::privilege;
+use crate::sys::seccomp::{self, Filter, Program};
 
-/// What `privileges` promise and this machine does not hold.
-pub(super) fn shortfall(privileges: &Privileges) -> Option<&'static str> {
-    let missing = privileges.filtered && !seccomp::is_known_machine();
-    missing.then_some("system calls are not filtered: there is no list for this kind of machine")
+/// [`Privileges`], ready to be all that a process has.
+#[derive(Debug)]
+pub(crate) struct Restriction {
+    limits: Vec<Limit>,
+    no_new_privileges: bool,
+    capabilities: Capabilities,
+    filter: Option<Program>,
 }
 
-/// Gives up what the command, and an init before it, shall not have.
-///
-/// The filter comes before the capabilities go: installing it takes one of them unless no_new_privs is set.
-pub(super) fn give_up(privileges: &Privileges) -> Result<()> {
-    if privileges.no_new_privileges {
-        set_no_new_privs().context("cannot set", "no_new_privs")?;
-    }
-    if privileges.filtered && seccomp::is_known_machine() {
-        filter(privileges)?;
-    }
-    privilege::keep_capabilities(privileges.capabilities.bits()).context("cannot give up", "capabilities")
+/// Makes ready what `privileges` say. To be called where the host's files are, before any namespace is entered; what this
+/// machine does not hold of it is warned of.
+pub(crate) fn prepare(privileges: &Privileges) -> Result<Restriction> {
+    let filter = filter(privileges).map(|filter| filter.compile()).transpose();
+    Ok(Restriction {
+        limits: privileges.limits.clone(),
+        no_new_privileges: privileges.no_new_privileges,
+        capabilities: privileges.capabilities,
+        filter: filter.context("cannot make", "a filter of system calls")?,
+    })
 }
 
-fn filter(privileges: &Privileges) -> Result<()> {
-    seccomp::allow_only(&calls::allowed(privileges.capabilities))
-        .context("cannot install", "a seccomp filter")
-        .map_err(|error| {
+fn filter(privileges: &Privileges) -> Option<Filter> {
+    match privileges.seccomp {
+        Seccomp::Unconfined => None,
+        Seccomp::Docker if !seccomp::is_known_machine() => {
+            tracing::warn!("system calls are not filtered: there is no list for this kind of machine");
+            None
+        }
+        Seccomp::Docker => Some(calls::of_docker(privileges.capabilities)),
+    }
+}
+
+impl Restriction {
+    /// Leaves this process, which must have one thread, what it shall have, limits included. `become_user` is called while
+    /// there are the capabilities to change ids; someone other than root has none afterwards. What comes after this is
+    /// subject to the filter: execve at best.
+    pub(crate) fn apply(&self, become_user: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.limits.iter().try_for_each(limit)?;
+        self.give_up(become_user)
+    }
+
+    /// [`Self::apply`] without limits: for what stays beside the command, such as its init.
+    pub(crate) fn give_up(&self, become_user: impl FnOnce() -> Result<()>) -> Result<()> {
+        const CAPABILITIES: &str = "capabilities";
+        if self.no_new_privileges {
+            set_no_new_privs().context("cannot set", "no_new_privs")?;
+        }
+        let kept = self.capabilities.bits();
+        privilege::bound_capabilities(kept).context("cannot give up", CAPABILITIES)?;
+        // Without no_new_privs a filter takes a capability; otherwise it comes last, as what precedes is none of its business.
+        if !self.no_new_privileges {
+            self.filter_calls()?;
+        }
+        become_user()?;
+        privilege::keep_capabilities(kept).context("cannot give up", CAPABILITIES)?;
+        if self.no_new_privileges {
+            self.filter_calls()?;
+        }
+        Ok(())
+    }
+
+    fn filter_calls(&self) -> Result<()> {
+        let installed = self.filter.as_ref().map_or(Ok(()), Program::install);
+        installed.context("cannot install", "a filter of system calls").map_err(|error| {
             error.hint(
                 "the kernel needs CONFIG_SECCOMP_FILTER; or go without: --security-opt seccomp=unconfined",
             )
         })
+    }
 }
 
-/// Sets `limits` for this process and what it starts.
-pub(super) fn limit(limits: &[Limit]) -> Result<()> {
-    limits.iter().try_for_each(|limit| {
-        setrlimit(of_kernel(limit.resource), limit.soft, limit.hard).map_err(|errno| refused(limit, errno))
-    })
+fn limit(limit: &Limit) -> Result<()> {
+    setrlimit(of_kernel(limit.resource), limit.soft, limit.hard).map_err(|errno| refused(limit, errno))
 }
 
 fn refused(limit: &Limit, errno: Errno) -> Error {

@@ -10,42 +10,55 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::slice;
 
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir, pivot_root};
 
-use super::plan::{Access, Bind, Mount, Overlay, Step};
+use super::plan::{Access, Bind, Mount, Overlay, RootOverlay, Step};
 use super::userns::is_denied;
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::Tree;
 
 /// Symbolic links followed for one mount point (the kernel's own limit).
 const MAX_SYMLINKS: usize = 40;
+/// Most that mount(2) takes as options: a page, with the NUL byte.
+const MOUNT_OPTION_BYTES: usize = 4095;
+const ROOT_FAILED: &str = "cannot mount root filesystem on";
+const NO_OVERLAY: &str = "an overlay takes directories without mounts below them, and keeps its writes outside of them \
+                          on a disk filesystem or in memory; without --overlay writes go to ROOTFS itself";
 const NOTHING: Option<&str> = None;
 
 /// Performs `steps`; `note` hears of what could not be had but is no reason to give up.
 pub(super) fn run(steps: &[Step], note: impl FnMut(String)) -> Result<()> {
-    let mut interpreter = Interpreter { host: None, note };
+    let mut interpreter = Interpreter { host: None, to_seal: Vec::new(), note };
     steps.iter().try_for_each(|step| interpreter.perform(step))
 }
 
 struct Interpreter<N> {
     /// The host's root, until it is left.
     host: Option<OwnedFd>,
+    /// Mounts that become read-only.
+    to_seal: Vec<Tree>,
     note: N,
 }
 
 impl<N: FnMut(String)> Interpreter<N> {
     fn perform(&mut self, step: &Step) -> Result<()> {
         match step {
-            Step::EnterDirectory(path) => {
+            Step::EnterDirectory(path) => self.enter(path, |root| {
                 let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-                self.enter(path, |root| mount(Some(root), root, NOTHING, bind, NOTHING))
-            }
+                mount(Some(root), root, NOTHING, bind, NOTHING).context(ROOT_FAILED, root.display())
+            }),
             Step::EnterTmpfs => self.enter(Path::new("/tmp"), |root| {
                 mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::MS_NODEV, Some("mode=755"))
+                    .context(ROOT_FAILED, root.display())
+            }),
+            Step::EnterOverlay(overlay) => self.enter(&overlay.lower[0], |root| {
+                let done = mount_root_overlay(overlay, root).context(ROOT_FAILED, root.display());
+                done.map_err(|error| error.hint(NO_OVERLAY))
             }),
             Step::KeepHost => make_private(),
             Step::Tell { path, value } => {
@@ -66,6 +79,15 @@ impl<N: FnMut(String)> Interpreter<N> {
             Step::Bind(bind) => self.bind(bind),
             Step::Overlay(overlay) => self.overlay(overlay),
             Step::Mask(path) => mask(path).context("cannot hide", path.display()),
+            Step::Hold(path) => {
+                self.to_seal.push(Tree::existing(path).context("cannot open mount", path.display())?);
+                Ok(())
+            }
+            Step::Seal => {
+                let mut held = self.to_seal.drain(..);
+                held.try_for_each(|tree| tree.read_only(false))
+                    .context("cannot make read-only", "root filesystem")
+            }
             Step::Unmount(path) => {
                 umount2(path, MntFlags::MNT_DETACH).context("cannot unmount", path.display())
             }
@@ -81,11 +103,11 @@ impl<N: FnMut(String)> Interpreter<N> {
 
     /// Makes `root` a mount by `prepare`, then the root directory. "." for the old root's place stacks it
     /// on the new one, out of the way of paths from "/" (pivot_root(2)).
-    fn enter(&mut self, root: &Path, prepare: impl FnOnce(&Path) -> nix::Result<()>) -> Result<()> {
+    fn enter(&mut self, root: &Path, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         make_private()?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let host = open("/", flags, Mode::empty()).context("cannot open", "/")?;
-        prepare(root).context("cannot mount root filesystem on", root.display())?;
+        prepare(root)?;
         chdir(root).context("cannot enter root filesystem", root.display()).map_err(|error| {
             error.hint("you need the permission to search it (chmod +x) and the directories above it")
         })?;
@@ -104,7 +126,8 @@ impl<N: FnMut(String)> Interpreter<N> {
     fn mount(&mut self, wanted: &Mount) -> Result<()> {
         let Mount { fstype, flags, data, .. } = wanted;
         let target = mount_point(&wanted.target, Kind::Directory)?;
-        let done = mount(Some(*fstype), &target, Some(*fstype), *flags, Some(*data)).map_err(io::Error::from);
+        let done =
+            mount(Some(*fstype), &target, Some(*fstype), *flags, Some(&**data)).map_err(io::Error::from);
         let (Err(cause), Some(source)) = (&done, &wanted.instead) else {
             return done.context("cannot mount", format!("{fstype} on {}", target.display()));
         };
@@ -135,20 +158,47 @@ impl<N: FnMut(String)> Interpreter<N> {
         let target = &overlay.target;
         directory(target, overlay.mode).context("cannot create", target.display())?;
         make_layers(overlay).context("cannot prepare layers of", target.display())?;
-        let mut data = OsString::from("userxattr");
-        for (option, path) in
-            [(",lowerdir=", &overlay.lower), (",upperdir=", &overlay.upper), (",workdir=", &overlay.work)]
-        {
-            data.push(option);
-            data.push(escaped(path));
-        }
-        let flags = MsFlags::MS_NODEV;
-        let Err(cause) = mount(Some("overlay"), target, Some("overlay"), flags, Some(&*data)) else {
+        let lower = slice::from_ref(&overlay.lower);
+        let Err(cause) = mount_overlay(lower, &overlay.upper, &overlay.work, target) else {
             return Ok(());
         };
         (self.note)(format!("{} is read-only: no overlay of it can be made ({cause})", target.display()));
         attach(&overlay.lower, target, Access::ReadOnly).context("cannot bind", target.display())
     }
+}
+
+/// Mounts the root's overlay on `root`, the topmost lower directory.
+fn mount_root_overlay(overlay: &RootOverlay, root: &Path) -> io::Result<()> {
+    let RootOverlay { lower, layers, .. } = overlay;
+    if overlay.in_memory {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("tmpfs"), layers, Some("tmpfs"), flags, Some("mode=700"))?;
+    }
+    let (upper, work) = (layers.join("upper"), layers.join("work"));
+    directory(&work, 0o700)?;
+    directory(&upper, overlay.mode)?;
+    mount_overlay(lower, &upper, &work, root)?;
+    if overlay.in_memory {
+        umount2(layers, MntFlags::MNT_DETACH)?;
+    }
+    Ok(())
+}
+
+/// Mounts `lower`, the topmost first, with writes to `upper`.
+fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    let mut data = OsString::from("userxattr");
+    for (number, path) in lower.iter().enumerate() {
+        data.push(if number == 0 { ",lowerdir=" } else { ":" });
+        data.push(escaped(path));
+    }
+    for (option, path) in [(",upperdir=", upper), (",workdir=", work)] {
+        data.push(option);
+        data.push(escaped(path));
+    }
+    if data.len() > MOUNT_OPTION_BYTES {
+        return Err(io::Error::other("the names of its layers are too long for mount(2)"));
+    }
+    Ok(mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV, Some(&*data))?)
 }
 
 fn make_private() -> Result<()> {

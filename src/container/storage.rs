@@ -1,4 +1,4 @@
-//! Where the writes of a copy of the host go: memory, or a private directory where tmpfs cannot hold them.
+//! Where the writes of an overlay go: memory, or a private directory where tmpfs cannot hold them.
 //!
 //! An overlay's upper layer needs `user.` extended attributes, which tmpfs has since Linux 6.6. The directory
 //! is locked as long as its container lives, so that the next start can tell what a killed one left behind.
@@ -22,10 +22,12 @@ const PREFIX: &str = "layers-";
 /// Names tried for one directory, against others that start at the same moment.
 const ATTEMPTS: usize = 16;
 
-/// A directory of our own; removed with this value.
+/// A directory of our own, which no other container uses meanwhile.
 #[derive(Debug)]
 pub(super) struct Storage {
     path: PathBuf,
+    /// It is removed with this value.
+    temporary: bool,
     _lock: Flock<File>,
 }
 
@@ -48,6 +50,24 @@ impl Storage {
         Err(error.hint("set TMPDIR to a directory on a disk filesystem with user extended attributes"))
     }
 
+    /// Takes the directory at `path`, made if missing, which outlives this value.
+    pub(super) fn keep(path: &Path) -> Result<Self> {
+        let failed = |cause: io::Error| Error::new("cannot keep writes in", path.display(), cause);
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        let path = path.canonicalize().map_err(failed)?;
+        let Some(lock) = lock(&path) else {
+            let error = Error::new("cannot keep writes in", path.display(), "another container uses it");
+            return Err(error.hint("wait for that one to end, or give each a directory of its own"));
+        };
+        if !takes_user_xattrs(&*lock) {
+            let error = Error::new("cannot keep writes in", path.display(), "no user extended attributes");
+            return Err(
+                error.hint("choose a directory of yours on a disk filesystem such as ext4, xfs or btrfs")
+            );
+        }
+        Ok(Self { path, temporary: false, _lock: lock })
+    }
+
     /// Its absolute path.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -66,7 +86,7 @@ impl Storage {
                 fs::remove_dir(&path)?;
                 return Err(io::Error::other("no user extended attributes"));
             }
-            return Ok(Self { path, _lock: lock });
+            return Ok(Self { path, temporary: true, _lock: lock });
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
@@ -74,7 +94,9 @@ impl Storage {
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        if let Err(cause) = remove(&self.path) {
+        if self.temporary
+            && let Err(cause) = remove(&self.path)
+        {
             tracing::warn!("cannot remove {}: {cause}", self.path.display());
         }
     }

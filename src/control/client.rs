@@ -1,6 +1,8 @@
 //! The asking end.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, from_slice};
@@ -14,12 +16,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks the network `name`; what it returns. The network's own refusal is an error in its words.
 pub fn ask(name: &str, request: &Request) -> Result<Value> {
-    let socket = place::connect(name)?;
+    converse(&place::connect(name)?, name, request)
+}
+
+/// The same for the network that has a socket at `path`.
+pub fn ask_at(path: &Path, request: &Request) -> Result<Value> {
+    converse(&place::connect_at(path)?, &path.display().to_string(), request)
+}
+
+fn converse(mut socket: &UnixStream, name: &str, request: &Request) -> Result<Value> {
+    tracing::debug!(%name, request = %request.to_json(), "ask");
     let about = format!("the network {name}");
     socket.set_read_timeout(Some(PATIENCE)).context("cannot ask", &about)?;
-    (&socket).write_all(format!("{}\n", request.to_json()).as_bytes()).context("cannot ask", &about)?;
+    socket.write_all(format!("{}\n", request.to_json()).as_bytes()).context("cannot ask", &about)?;
     let mut line = Vec::new();
-    let mut reply = BufReader::new(&socket).take(MAX_LINE_BYTES);
+    let mut reply = BufReader::new(socket).take(MAX_LINE_BYTES);
     reply.read_until(b'\n', &mut line).context("cannot hear from", &about)?;
     let mut reply: Value =
         from_slice(&line).map_err(std::io::Error::from).context("cannot understand", &about)?;

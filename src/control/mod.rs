@@ -1,18 +1,20 @@
 //! The control socket: how other programs speak to a running network.
 //!
 //! `protocol` says what can be asked, `place` where the socket is, `server` answers in the process that serves the
-//! network, [`ask`] is the other end. One request is one line of JSON, and so is its reply; a connection may carry many.
-//! Only the user who runs the network is heard.
+//! network, [`ask`] and [`ask_at`] are the other end. One request is one line of JSON, and so is its reply; a
+//! connection may carry many. Only the user who runs the network is heard.
 
 mod client;
 mod place;
 pub mod protocol;
 mod server;
 
-pub use client::ask;
-pub use place::{Place, check, door, end, memos};
-pub use server::serve;
+pub use client::{ask, ask_at};
+pub use place::{Place, Socket, check, door, end, memos};
+pub use server::{serve, serve_at};
 
-/// Longest line either way, in bytes: a request that publishes every port there may be, or a reply about as many flows
-/// as are told.
-const MAX_LINE_BYTES: u64 = 4 * 1024 * 1024;
+/// Longest line either way, in bytes: about [`MAX_PUBLISHED`] ports of up to 512 bytes each, or about as many flows as
+/// are told.
+///
+/// [`MAX_PUBLISHED`]: crate::config::MAX_PUBLISHED
+const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;

@@ -1,14 +1,16 @@
 //! Where the control sockets are: `$XDG_RUNTIME_DIR/rnet/NAME/control`.
 //!
-//! Without that variable it is `/run/user/UID`, and without that `/tmp/rnet-UID`, which must be ours alone. What a
-//! network that was killed has left is removed by the next one that starts.
+//! Without that variable it is `/run/user/UID/rnet/NAME/control`, and without that directory
+//! `/tmp/rnet-UID/NAME/control`. The directory of all networks must be ours alone. What a network that was killed has
+//! left is removed by the next one that starts. A network may have a further socket, at a path that somebody has
+//! chosen: [`Socket`].
 
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +18,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, getsockopt, socket, sockopt,
+};
 use nix::unistd::{Pid, Uid};
 
 use crate::error::{Context, Error, Result};
@@ -26,10 +30,10 @@ use crate::sys::process;
 const SOCKET: &str = "control";
 /// Where one who is inside of closed namespaces comes in.
 const DOOR: &str = "door";
-/// What the one who asked for the network remembers of it.
+/// For whom the network was made: only he ends it by its name.
 const MEMO: &str = "memo";
-/// Longest memo that is read, in bytes.
-const MAX_MEMO_BYTES: u64 = 4096;
+/// Longest memo, in bytes: several times the longest path, which may be a part of it.
+const MAX_MEMO_BYTES: u64 = 64 * 1024;
 /// Held while directories are made and removed.
 const LOCK: &str = ".lock";
 /// Left-over directories that one start removes at most.
@@ -45,12 +49,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes the place of the network `name`, which no other may have.
-    pub fn new(name: &str) -> Result<Self> {
-        Self::below(&base()?, name)
+    /// Makes the place of the network `name`, which no other may have. `memo` is found by [`memos`] and asked for by
+    /// [`end`].
+    pub fn new(name: &str, memo: Option<&str>) -> Result<Self> {
+        Self::below(&base()?, name, memo)
     }
 
-    fn below(base: &Path, name: &str) -> Result<Self> {
+    fn below(base: &Path, name: &str, memo: Option<&str>) -> Result<Self> {
         make_private(base)?;
         let _lock = lock(base, FlockArg::LockExclusive)?;
         sweep(base);
@@ -63,27 +68,22 @@ impl Place {
             made => made.context("cannot make", directory.display())?,
         }
         let socket = directory.join(SOCKET);
-        let bound = UnixListener::bind(&socket).context("cannot listen on", socket.display());
-        let listener = bound.inspect_err(|_| {
-            let _ = fs::remove_dir(&directory);
-        })?;
+        // Nobody who reaches the network finds it without its memo.
+        let listener = memo
+            .map_or(Ok(()), |memo| remember(&directory, memo))
+            .and_then(|()| UnixListener::bind(&socket).context("cannot listen on", socket.display()))
+            .inspect_err(|_| remove(&directory))?;
         Ok(Self { directory, listener })
     }
 
     /// The place of the network `given`, or else of one that goes by a `number` and can do without a place.
-    pub fn of(given: Option<&str>, number: u32) -> Result<Option<Self>> {
+    pub fn of(given: Option<&str>, number: u32, memo: Option<&str>) -> Result<Option<Self>> {
         match given {
-            Some(name) => Self::new(name).map(Some),
-            None => Ok(Self::new(&number.to_string())
+            Some(name) => Self::new(name, memo).map(Some),
+            None => Ok(Self::new(&number.to_string(), memo)
                 .inspect_err(|error| tracing::info!(%error, "nobody can speak to this network"))
                 .ok()),
         }
-    }
-
-    /// Leaves `text`, which is found by [`memos`].
-    pub fn remember(&self, text: &str) -> Result<()> {
-        let path = self.directory.join(MEMO);
-        fs::write(&path, text).context("cannot write", path.display())
     }
 
     /// Where [`crate::container::hand_over`] comes in.
@@ -105,12 +105,45 @@ impl Drop for Place {
     }
 }
 
+/// A control socket at a path that somebody has chosen; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Socket {
+    /// Listens at `path`. A socket there that nobody answers at gives way; whatever else is there stays, and is an
+    /// error.
+    pub fn at(path: &Path) -> Result<Self> {
+        // A file that is no socket refuses connections, too.
+        let is_socket = fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket());
+        if is_socket && matches!(knock(path), Err(Errno::ECONNREFUSED)) {
+            // If it cannot be removed, binding tells why.
+            let _ = fs::remove_file(path);
+        }
+        let listener = UnixListener::bind(path).context("cannot listen on", path.display())?;
+        Ok(Self { path: path.to_owned(), listener })
+    }
+
+    /// The listening socket.
+    pub(super) fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// The door of the network `name`, whether or not there is one.
 pub fn door(name: &str) -> Result<PathBuf> {
     Ok(base()?.join(name).join(DOOR))
 }
 
-/// The names of this user's networks that remember something, those that were killed among them, with what it is.
+/// The names of this user's networks that have a memo, those that were killed among them, with what it says.
 pub fn memos() -> Result<Vec<(String, String)>> {
     let base = base()?;
     let entries = match fs::read_dir(&base) {
@@ -119,8 +152,7 @@ pub fn memos() -> Result<Vec<(String, String)>> {
     };
     let memo = |entry: io::Result<fs::DirEntry>| {
         let entry = entry.ok()?;
-        let mut text = String::new();
-        File::open(entry.path().join(MEMO)).ok()?.take(MAX_MEMO_BYTES).read_to_string(&mut text).ok()?;
+        let text = memo_in(&entry.path())?;
         Some((entry.file_name().into_string().ok()?, text))
     };
     Ok(entries.filter_map(memo).collect())
@@ -131,30 +163,52 @@ pub fn check() -> Result<()> {
     base().and_then(|base| make_private(&base))
 }
 
-/// Ends the network `name`, and returns when it is gone; what one that was killed has left is removed. `false` if there
-/// was none.
-pub fn end(name: &str) -> Result<bool> {
-    let base = base()?;
+/// Ends the network `name` that was made with `memo`, and returns when it is gone; what one that was killed has left is
+/// removed. `false` if there was none: one with another memo, or with none, is somebody else's and stays.
+pub fn end(name: &str, memo: &str) -> Result<bool> {
+    end_below(&base()?, name, memo)
+}
+
+fn end_below(base: &Path, name: &str, memo: &str) -> Result<bool> {
     let directory = base.join(name);
-    if !directory.exists() {
+    if !remembers(&directory, memo) {
         return Ok(false);
     }
-    if let Some(server) = server(&directory, name)? {
+    if let Some(server) = server(&directory, name, memo)? {
         end_process(&server).context("cannot end", format!("the network {name}"))?;
     }
-    let _lock = lock(&base, FlockArg::LockExclusive)?;
-    if is_left_over(&directory) {
+    let _lock = lock(base, FlockArg::LockExclusive)?;
+    if is_left_over(&directory) && remembers(&directory, memo) {
         remove(&directory);
     }
     Ok(true)
 }
 
-/// A descriptor of the process that serves the network in `directory`; `None` if it has ended.
-fn server(directory: &Path, name: &str) -> Result<Option<OwnedFd>> {
+fn remember(directory: &Path, memo: &str) -> Result<()> {
+    let path = directory.join(MEMO);
+    if memo.len() as u64 > MAX_MEMO_BYTES {
+        let cause = format!("it would have more than {MAX_MEMO_BYTES} bytes");
+        return Err(Error::new("cannot write", path.display(), cause));
+    }
+    fs::write(&path, memo).context("cannot write", path.display())
+}
+
+fn remembers(directory: &Path, memo: &str) -> bool {
+    memo_in(directory).is_some_and(|found| found == memo)
+}
+
+fn memo_in(directory: &Path) -> Option<String> {
+    let mut text = String::new();
+    File::open(directory.join(MEMO)).ok()?.take(MAX_MEMO_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// A descriptor of the process that serves the network in `directory` with `memo`; `None` if it has ended.
+fn server(directory: &Path, name: &str, memo: &str) -> Result<Option<OwnedFd>> {
     let about = format!("the network {name}");
-    let socket = directory.join(SOCKET);
-    let Ok(client) = UnixStream::connect(&socket) else {
-        return Ok(None);
+    let client = match knock(&directory.join(SOCKET)) {
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => return Ok(None),
+        client => client.context("cannot reach", &about)?,
     };
     // Of the process that listens: the one that made the socket.
     let peer = getsockopt(&client, sockopt::PeerCredentials).context("cannot ask for", &about)?;
@@ -163,8 +217,8 @@ fn server(directory: &Path, name: &str) -> Result<Option<OwnedFd>> {
         return Err(Error::new("cannot end", about, cause));
     }
     match process::watch(Pid::from_raw(peer.pid())) {
-        // Still listened on: the process is the same.
-        Ok(server) if UnixStream::connect(&socket).is_ok() => Ok(Some(server)),
+        // Still listened on, with the same memo: the process is the same, and its network is the one that was meant.
+        Ok(server) if !is_left_over(directory) && remembers(directory, memo) => Ok(Some(server)),
         Ok(_) | Err(Errno::ESRCH) => Ok(None),
         Err(errno) => Err(errno).context("cannot watch", about),
     }
@@ -191,6 +245,13 @@ pub(super) fn connect(name: &str) -> Result<UnixStream> {
     UnixStream::connect(&socket)
         .context("cannot reach the network", name)
         .map_err(|error| error.hint(format!("{} would be its socket; is it running?", socket.display())))
+}
+
+/// Connects to the network that has a socket at `path`.
+pub(super) fn connect_at(path: &Path) -> Result<UnixStream> {
+    UnixStream::connect(path)
+        .context("cannot reach the network at", path.display())
+        .map_err(|error| error.hint("it is the path that pasta was given with -c; is it running?"))
 }
 
 /// The directory of all networks of this user.
@@ -263,10 +324,16 @@ fn sweep(base: &Path) {
 }
 
 fn is_left_over(directory: &Path) -> bool {
-    match UnixStream::connect(directory.join(SOCKET)) {
-        Ok(_) => false,
-        Err(error) => matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound),
-    }
+    matches!(knock(&directory.join(SOCKET)), Err(Errno::ECONNREFUSED | Errno::ENOENT))
+}
+
+/// Connects to whoever listens at `path` without waiting for him, as he may be stopped: EAGAIN if too many wait
+/// already.
+fn knock(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect_to(client.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(client)
 }
 
 fn remove(directory: &Path) {
@@ -280,37 +347,95 @@ fn remove(directory: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 
     #[test]
     fn a_name_is_taken_while_its_network_runs_and_free_afterwards() {
         let base = tempfile::tempdir().expect("a directory");
         let base = base.path().join("rnet");
-        let place = Place::below(&base, "box").expect("a place");
-        let taken = Place::below(&base, "box").expect_err("taken").to_string();
+        let place = Place::below(&base, "box", None).expect("a place");
+        let taken = Place::below(&base, "box", None).expect_err("taken").to_string();
         assert!(taken.contains("a running network has it") && taken.contains("--name"), "{taken}");
-        Place::below(&base, "other").expect("another name");
+        Place::below(&base, "other", None).expect("another name");
         drop(place);
         assert!(!base.join("box").exists());
-        Place::below(&base, "box").expect("free again");
+        Place::below(&base, "box", None).expect("free again");
     }
 
     #[test]
     fn what_a_killed_network_has_left_is_removed() {
         let base = tempfile::tempdir().expect("a directory");
         let base = base.path().join("rnet");
-        let killed = Place::below(&base, "killed").expect("a place");
-        let lives = Place::below(&base, "lives").expect("a place");
-        // Closed, but not removed.
-        let Place { directory, listener } = &killed;
-        let directory = directory.clone();
-        nix::sys::socket::shutdown(
-            std::os::fd::AsRawFd::as_raw_fd(listener),
-            nix::sys::socket::Shutdown::Both,
-        )
-        .expect("a socket");
-        Place::below(&base, "next").expect("a place");
-        assert!(!directory.exists());
+        let killed = Place::below(&base, "killed", None).expect("a place");
+        let lives = Place::below(&base, "lives", None).expect("a place");
+        kill(&killed);
+        Place::below(&base, "next", None).expect("a place");
+        assert!(!killed.directory.exists());
         assert!(lives.directory.exists());
+    }
+
+    #[test]
+    fn a_chosen_path_is_taken_from_the_dead_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let socket = Socket::at(&path).expect("a free path");
+        let taken = Socket::at(&path).expect_err("taken").to_string();
+        assert!(taken.contains("in use"), "{taken}");
+        drop(socket);
+        assert!(!path.exists());
+        drop(UnixListener::bind(&path).expect("a free path"));
+        Socket::at(&path).expect("its owner is gone");
+        fs::write(&path, "text").expect("a free path");
+        Socket::at(&path).expect_err("no socket");
+        assert_eq!(fs::read_to_string(&path).expect("untouched"), "text");
+    }
+
+    #[test]
+    fn a_network_that_is_stopped_holds_up_no_other() {
+        let base = tempfile::tempdir().expect("a directory");
+        let base = base.path().join("rnet");
+        let stopped = Place::below(&base, "stopped", Some("ours")).expect("a place");
+        listen(&stopped.listener, Backlog::new(0).expect("a length")).expect("a socket");
+        let waits = knock(&stopped.directory.join(SOCKET)).expect("room for one");
+        Place::below(&base, "next", None).expect("a place");
+        assert!(stopped.directory.exists());
+        assert!(end_below(&base, "stopped", "ours").is_err(), "its process cannot be told");
+        drop(waits);
+    }
+
+    // Were the wrong network ended, it would be this process.
+    #[test]
+    fn a_network_is_ended_only_by_whom_it_was_made_for() {
+        let base = tempfile::tempdir().expect("a directory");
+        let base = base.path().join("rnet");
+        let plain = Place::below(&base, "plain", None).expect("a place");
+        let ours = Place::below(&base, "ours", Some("ours")).expect("a place");
+        for (place, name) in [(plain, "plain"), (ours, "ours")] {
+            assert!(!end_below(&base, name, "theirs").expect("no failure"), "{name}");
+            kill(&place);
+            assert!(!end_below(&base, name, "theirs").expect("no failure"), "{name}");
+            assert!(place.directory.exists(), "{name}");
+            assert_eq!(end_below(&base, name, "ours").expect("no failure"), name == "ours");
+            assert_eq!(place.directory.exists(), name == "plain");
+        }
+        assert!(!end_below(&base, "none", "ours").expect("no failure"));
+    }
+
+    #[test]
+    fn a_memo_that_could_not_be_read_whole_is_refused() {
+        let base = tempfile::tempdir().expect("a directory");
+        let base = base.path().join("rnet");
+        let longest = "x".repeat(MAX_MEMO_BYTES as usize);
+        let error =
+            Place::below(&base, "box", Some(&format!("{longest}x"))).expect_err("too long").to_string();
+        assert!(error.contains("65536") && !base.join("box").exists(), "{error}");
+        let place = Place::below(&base, "box", Some(&longest)).expect("just short enough");
+        assert!(remembers(&place.directory, &longest));
+    }
+
+    /// Closes its socket without removing it, as the end by a signal would.
+    fn kill(place: &Place) {
+        shutdown(place.listener.as_raw_fd(), Shutdown::Both).expect("a socket");
     }
 
     #[test]
@@ -331,7 +456,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let base = tempfile::tempdir().expect("a directory");
         fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).expect("ours");
-        let error = Place::below(base.path(), "box").expect_err("open to others").to_string();
+        let error = Place::below(base.path(), "box", None).expect_err("open to others").to_string();
         assert!(error.contains("XDG_RUNTIME_DIR"), "{error}");
     }
 }

@@ -8,8 +8,8 @@
 //! | `{"execute": "flows"}` | `{"flows": N, "described": [FLOW...], "counters": {...}}` |
 //!
 //! WANTED has `transport`, `guest_port` and, where they matter, `host_addr`, `host_port`, `host_interface` and
-//! `guest_addr`; PORT also the `number` and the `addresses` that it listens on. A failure is `{"error": {"text": ...}}`.
-//! Members that are not known are ignored.
+//! `guest_addr`; PORT also the `number` and the `addresses` that it listens on. A failure is `{"error": {"text":
+//! ...}}`. Members that are not known are ignored.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -83,6 +83,11 @@ pub(super) fn outcome(name: &str, reply: &mut Value) -> Result<Value, Error> {
     result.ok_or_else(|| {
         Error::new("cannot understand", format!("the network {name}"), "its reply returns nothing")
     })
+}
+
+/// What is published, by a network's answer to [`Request::Ports`].
+pub fn listed(answer: &Value) -> Result<Vec<Publish>, Error> {
+    wanted(answer).map_err(|cause| Error::new("cannot understand", "the network's ports", cause))
 }
 
 /// Ports of a network.
@@ -200,6 +205,8 @@ fn flow(flow: &FlowReport) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::MAX_LINE_BYTES;
+    use crate::io::command::PortNumber;
 
     #[test]
     fn requests_survive_the_way() {
@@ -218,6 +225,28 @@ mod tests {
             let line = request.to_json().to_string();
             assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");
         }
+    }
+
+    #[test]
+    fn the_longest_list_of_ports_is_one_line() {
+        let last = u16::MAX.to_string();
+        let longest = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let address = longest.parse().ok();
+        let port = Port {
+            number: PortNumber(u64::MAX),
+            publish: Publish {
+                host_addr: address,
+                host_port: last.parse().ok(),
+                // Each byte is written as `\u0001`.
+                host_interface: IfName::new(&"\u{1}".repeat(IfName::MAX_BYTES)),
+                guest_addr: address,
+                guest_port: u16::MAX,
+                transport: Transport::Tcp,
+            },
+            addresses: vec![format!("[{longest}]:{last}").parse().expect("an address"); 2],
+        };
+        let line = done(ports(&vec![port; MAX_PUBLISHED as usize])).to_string();
+        assert!((line.len() as u64) < MAX_LINE_BYTES, "{}", line.len());
     }
 
     #[test]

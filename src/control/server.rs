@@ -11,7 +11,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Uid;
 
 use super::protocol::{self, Request};
-use super::{MAX_LINE_BYTES, Place};
+use super::{MAX_LINE_BYTES, Place, Socket};
 use crate::error::{Context, Result};
 use crate::io::ports::Ports;
 
@@ -24,7 +24,16 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Answers at `place` for the network with `ports`, for as long as this process lives.
 pub fn serve(place: &Place, ports: Ports) -> Result<()> {
-    let listener = place.listener().context("cannot share", "the control socket")?;
+    answer_on(place.listener(), ports)
+}
+
+/// The same at a path.
+pub fn serve_at(socket: &Socket, ports: Ports) -> Result<()> {
+    answer_on(socket.listener(), ports)
+}
+
+fn answer_on(listener: io::Result<UnixListener>, ports: Ports) -> Result<()> {
+    let listener = listener.context("cannot share", "the control socket")?;
     thread::Builder::new()
         .name("rnet-control".into())
         .spawn(move || accept(&listener, &ports))

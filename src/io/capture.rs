@@ -1,8 +1,8 @@
 //! A record of frames in the classic pcap format (draft-ietf-opsawg-pcap): the machine's byte order, microseconds,
 //! Ethernet.
 //!
-//! Frames are recorded as they cross the link: a large segment is one frame, and a checksum that the kernel has still to
-//! finish is not finished. A record that cannot be written any more ends; the network does not.
+//! Frames are recorded as they cross the link: a large segment is one frame, and a checksum that the kernel has still
+//! to finish is not finished. A record that cannot be written any more ends; the network does not.
 
 use std::fs::File;
 use std::io::{self, Write};

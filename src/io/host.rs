@@ -71,9 +71,9 @@ fn leave_by(socket: &impl AsFd, exit: &Exit) -> io::Result<()> {
     }
 }
 
-/// Opens a guest's UDP socket.
-pub fn open_udp(outbound: &Outbound, family: Family) -> io::Result<OwnedFd> {
-    let Exit { address, interface } = *exit(outbound, family);
+/// Opens a guest's UDP socket, which leaves as `outbound` says if that is given.
+pub fn open_udp(outbound: Option<&Outbound>, family: Family) -> io::Result<OwnedFd> {
+    let Exit { address, interface } = outbound.map(|outbound| *exit(outbound, family)).unwrap_or_default();
     let any: IpAddr = match family {
         Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::V6 => Ipv6Addr::UNSPECIFIED.into(),

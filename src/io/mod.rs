@@ -9,4 +9,5 @@ pub mod ports;
 pub mod resolver;
 mod sockets;
 pub mod splice;
+pub mod stop;
 pub mod worker;

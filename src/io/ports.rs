@@ -48,7 +48,9 @@ impl Workers {
     }
 
     fn unpublish(&self, number: PortNumber) -> Result<()> {
-        self.0.iter().try_for_each(|worker| worker.unpublish(number))
+        // All hear of it before the first failure is told.
+        let told: Vec<Result<()>> = self.0.iter().map(|worker| worker.unpublish(number)).collect();
+        told.into_iter().collect()
     }
 
     fn look(&self) -> Result<Snapshot> {
@@ -83,14 +85,10 @@ impl Ports {
         self.table().ports.clone()
     }
 
-    /// Publishes all of `wanted`, or none if one fails. What is published already is left as it is and counts as done, but
-    /// for ports whose number the kernel chooses: they are always new.
+    /// Publishes all of `wanted`, or none if one fails. What is published already is left as it is and counts as done,
+    /// but for ports whose number the kernel chooses: they are always new.
     pub fn add(&self, wanted: &[Publish]) -> Result<Vec<Port>> {
         let mut table = self.table();
-        if table.ports.len() + wanted.len() > MAX_PUBLISHED as usize {
-            let cause = format!("a network publishes at most {MAX_PUBLISHED}");
-            return Err(Error::new("cannot publish", format!("{} ports more", wanted.len()), cause));
-        }
         let mut bound = Vec::new();
         let mut done = Vec::new();
         for publish in wanted {
@@ -100,14 +98,20 @@ impl Ports {
                 None => bound.push((*publish, host::listen(publish)?)),
             }
         }
+        if table.ports.len() + bound.len() > MAX_PUBLISHED as usize {
+            let cause = format!("a network publishes at most {MAX_PUBLISHED}");
+            return Err(Error::new("cannot publish", format!("{} ports more", bound.len()), cause));
+        }
         let before = table.ports.len();
         for (publish, listeners) in bound {
             let number = PortNumber(table.last.0 + 1);
             let port = Self::describe(number, &publish, &listeners);
             table.last = number;
             if let Err(error) = self.workers.publish(number, &publish, listeners) {
-                for port in table.ports.drain(before..) {
-                    self.workers.unpublish(port.number)?;
+                // One that was only late may serve it yet; one that cannot hear this serves nothing.
+                let added = table.ports.drain(before..).map(|port| port.number);
+                for number in added.chain([number]) {
+                    let _ = self.workers.unpublish(number);
                 }
                 return Err(error);
             }
@@ -117,8 +121,8 @@ impl Ports {
         Ok(done)
     }
 
-    /// Closes the listeners of all that is meant by `unwanted`; what was not published is an error, and nothing is closed
-    /// then. Established connections stay.
+    /// Closes the listeners of all that is meant by `unwanted`; what was not published is an error, and nothing is
+    /// closed then. Established connections stay.
     pub fn remove(&self, unwanted: &[Publish]) -> Result<()> {
         let numbers: Vec<PortNumber> = {
             let table = self.table();

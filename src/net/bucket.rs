@@ -1,7 +1,7 @@
 //! A token bucket: how fast a link may be (RFC 2697 section 3 has the idea, with one colour less).
 //!
-//! A frame may pass while there is credit, and may leave a debt: frames of 64 KiB pass buckets of any depth whole. Nothing is
-//! dropped; who asks waits.
+//! A frame may pass while there is credit, and may leave a debt: frames of 64 KiB pass buckets of any depth whole.
+//! Nothing is dropped; who asks waits.
 
 use smoltcp::time::{Duration, Instant};
 

@@ -262,7 +262,7 @@ fn ask_anew(core: &mut Core, mut flow: DnsFlow) {
     flow.socket = Some(family);
     flow.asked.clear();
     if let Some(id) = keep(core, flow, ATTEMPT_TIMEOUT) {
-        core.outbox.op(HostOp::OpenUdp { flow: id, family });
+        core.outbox.op(HostOp::OpenUdp { flow: id, family, to_loopback: server.ip().is_loopback() });
         send(core, id, server);
     }
 }
@@ -479,7 +479,7 @@ mod tests {
         bench.wait(2);
         let ops = bench.ops();
         assert!(matches!(ops[0], HostOp::Release { flow, .. } if flow == old));
-        assert!(matches!(ops[1], HostOp::OpenUdp { family: Family::V6, flow } if flow != old));
+        assert!(matches!(ops[1], HostOp::OpenUdp { family: Family::V6, flow, .. } if flow != old));
         assert!(matches!(ops[2], HostOp::Send { .. }));
     }
 

@@ -168,7 +168,8 @@ impl Gateway {
         Self { core: Core::new(network, shard, seed, now), reassembly: Reassembly::new() }
     }
 
-    /// Plugs a guest link in. The parts of one router share its `station`, which is [`MacAddr::BROADCAST`] until it is learned.
+    /// Plugs a guest link in. The parts of one router share its `station`, which is [`MacAddr::BROADCAST`] until it is
+    /// learned.
     pub fn add_port(&mut self, station: impl Into<Station>, offload: Offload) -> PortId {
         let station = station.into();
         let mac = station.mac();
@@ -407,8 +408,8 @@ impl Gateway {
         })
     }
 
-    /// What there is to tell about the first `limit` of them; those of the DNS forwarder and those that the kernel carries are left
-    /// out.
+    /// What there is to tell about the first `limit` of them; those of the DNS forwarder and those that the kernel
+    /// carries are left out.
     pub fn describe_flows(&self, limit: usize) -> Vec<FlowReport> {
         let described = self.core.table.iter().filter_map(|(id, flow)| {
             let key = self.core.table.key(id)?;

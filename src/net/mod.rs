@@ -106,6 +106,8 @@ pub enum HostOp {
         flow: FlowId,
         /// Its family.
         family: Family,
+        /// What it sends first goes to the host's loopback, where no exit leads.
+        to_loopback: bool,
     },
     /// Open a ping socket (ICMP echo as datagrams); only a failure is answered (`OpenFailed`).
     OpenPing {

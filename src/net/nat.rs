@@ -70,7 +70,8 @@ impl<'a> Refused<'a> {
 }
 
 /// Destinations that only the policy's permission opened (the host's loopback, link-local neighbours) or that have an
-/// alias, and under which address the guest knows each. What comes from such an address reaches the guest only if it is here.
+/// alias, and under which address the guest knows each. What comes from such an address reaches the guest only if it is
+/// here.
 #[derive(Debug, Default)]
 pub(super) struct Permits(Vec<Permit>);
 

@@ -1,9 +1,9 @@
 //! Who has which address on the guest's link: ARP and IPv6 neighbour discovery, the answering half.
 //!
 //! The gateway answers for its own addresses, the forwarder's and those that stand for the host's, and where the subnet
-//! is shared for everything but the guest's own, always with [`MacAddr::GATEWAY`], and advertises itself as the router to those who solicit. It keeps no cache and learns nothing: a guest's
-//! station is taken from its frames. Advertisements and redirects of guests are ignored, and nothing is sent
-//! unasked.
+//! is shared for everything but the guest's own, always with [`MacAddr::GATEWAY`], and advertises itself as the router
+//! to those who solicit. It keeps no cache and learns nothing: a guest's station is taken from its frames.
+//! Advertisements and redirects of guests are ignored, and nothing is sent unasked.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -144,8 +144,8 @@ fn solicited_neighbor(
     answer(ethernet, outbox, target, source, header, &body)
 }
 
-/// Whether the gateway answers for `target`. In a shared subnet it does not stand in the way of one who only asks whether
-/// an address is free.
+/// Whether the gateway answers for `target`. In a shared subnet it does not stand in the way of one who only asks
+/// whether an address is free.
 fn is_ours(network: &Network, target: IpAddr, is_probe: bool) -> bool {
     let stands_in = network.shares_subnet && !is_probe && !policy::is_guest(network, target);
     policy::is_own(network, target) || stands_in

@@ -197,8 +197,8 @@ impl Outbox {
         Some((slot.port, &self.arena[slot.start + HEADROOM..slot.start + slot.len], slot.offload))
     }
 
-    /// Appends `bytes` to the newest frame and lets `finish` make its headers right. `false`, and nothing done, if there
-    /// is no such frame or no room.
+    /// Appends `bytes` to the newest frame and lets `finish` make its headers right. `false`, and nothing done, if
+    /// there is no such frame or no room.
     pub fn extend_frame(&mut self, bytes: &[u8], finish: impl FnOnce(&mut [u8]) -> TxOffload) -> bool {
         let Some(slot) = self.frames.back_mut() else { return false };
         let end = self.used + bytes.len();

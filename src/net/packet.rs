@@ -272,7 +272,8 @@ impl Ethernet {
     }
 
     /// Sends a UDP datagram, in fragments if it exceeds the MTU; the checksum of one that does not is left to a link
-    /// that finishes it, and it joins the frame before it if the link cuts them apart again. `false` if it is too long for UDP, the families differ or the outbox is full.
+    /// that finishes it, and it joins the frame before it if the link cuts them apart again. `false` if it is too long
+    /// for UDP, the families differ or the outbox is full.
     pub fn udp(
         &self,
         outbox: &mut Outbox,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::config::{Alias, Network};
+use crate::config::{Alias, Network, Splicing};
 
 /// The decision about a new flow from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,11 +201,22 @@ pub struct Splice {
 /// Whether the kernel joins `client` with the guest's `service`: a client on the host's loopback, whose address the
 /// guest could not be shown anyway.
 pub fn splice(network: &Network, client: SocketAddr, service: Service) -> Option<Splice> {
-    if !network.splice || !client.ip().to_canonical().is_loopback() {
+    if network.splice == Splicing::Off || !client.ip().to_canonical().is_loopback() {
         return None;
+    }
+    if network.splice == Splicing::ToLoopback && service.addr.is_none() {
+        return Some(to_loopback(client, service.port));
     }
     let (way, fallback) = inbound(network, client, service);
     Some(Splice { guest: way.guest, fallback: fallback.map(|way| way.guest) })
+}
+
+/// The guest's loopback in the family of `client`, and in the other.
+fn to_loopback(client: SocketAddr, port: u16) -> Splice {
+    let v4 = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    let v6 = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port);
+    let (same, other) = if client.ip().to_canonical().is_ipv4() { (v4, v6) } else { (v6, v4) };
+    Splice { guest: same, fallback: Some(other) }
 }
 
 /// What the guest sees of `client`: what it can answer to.
@@ -448,7 +459,7 @@ mod tests {
     #[test]
     fn clients_of_the_hosts_loopback_alone_are_spliced() {
         let mut network = fixture::network();
-        network.splice = true;
+        network.splice = Splicing::ToAddress;
         let service = Service { addr: None, port: 80 };
         let (v4, v6) = (socket("10.0.2.100:80"), socket("[fd00::100]:80"));
         for (client, guest, fallback) in [
@@ -466,8 +477,24 @@ mod tests {
         network.ipv6 = None;
         let only = Some(Splice { guest: v4, fallback: None });
         assert_eq!(splice(&network, socket("[::1]:5000"), service), only);
-        network.splice = false;
+        network.splice = Splicing::Off;
         assert_eq!(splice(&network, socket("127.0.0.1:5000"), service), None);
+    }
+
+    #[test]
+    fn the_guests_loopback_is_for_loopback_clients_of_ports_without_an_address() {
+        let mut network = fixture::network();
+        network.splice = Splicing::ToLoopback;
+        let (v4, v6) = (socket("127.0.0.1:80"), socket("[::1]:80"));
+        let service = Service { addr: None, port: 80 };
+        for (client, guest, fallback) in [("127.8.0.1:5000", v4, v6), ("[::1]:5000", v6, v4)] {
+            let expected = Splice { guest, fallback: Some(fallback) };
+            assert_eq!(splice(&network, socket(client), service), Some(expected), "{client}");
+        }
+        assert_eq!(splice(&network, socket("198.51.100.7:5000"), service), None);
+        let named = Service { addr: Some(fixture::ip("10.89.0.2")), port: 80 };
+        let expected = Some(Splice { guest: socket("10.89.0.2:80"), fallback: None });
+        assert_eq!(splice(&network, socket("127.0.0.1:5000"), named), expected);
     }
 
     #[test]

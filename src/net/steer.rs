@@ -73,7 +73,7 @@ impl Shard {
         owner.unwrap_or(0)
     }
 
-    /// The worker of the datagram that the guest says it does not want.
+    /// The worker of what the guest says it does not want.
     fn of_refused(self, ip: &IpPacket<'_>) -> Option<usize> {
         let kind = *ip.payload().first()?;
         let refuses = match ip.protocol {
@@ -81,11 +81,15 @@ impl Shard {
             _ => Icmpv6Message::from(kind) == Icmpv6Message::DstUnreachable,
         };
         let quote = ip.payload().get(ICMP_HEADER_BYTES..).filter(|_| refuses)?;
-        let datagram = match quote.first()? >> 4 {
-            4 => quote.get(usize::from(quote[0] & 0x0f) * 4..)?,
-            _ => quote.get(IPV6_HEADER_BYTES..)?,
+        let (protocol, segment) = match quote.first()? >> 4 {
+            4 => (quote.get(9)?, quote.get(usize::from(quote[0] & 0x0f) * 4..)?),
+            _ => (quote.get(6)?, quote.get(IPV6_HEADER_BYTES..)?),
         };
-        ports(datagram).map(|(_, guest)| self.of_udp(guest))
+        let (remote, guest) = ports(segment)?;
+        Some(match IpProtocol::from(*protocol) {
+            IpProtocol::Tcp => self.of_tcp(guest, remote),
+            _ => self.of_udp(guest),
+        })
     }
 
     fn spread(self, number: u32) -> usize {
@@ -148,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_goes_where_the_datagram_came_from() {
+    fn a_refusal_goes_where_what_it_quotes_came_from() {
         for shard in shards() {
             for (guest, remote) in ENDS {
                 let (from, to) = (fixture::ip(remote), fixture::ip(guest));
@@ -161,6 +165,12 @@ mod tests {
                 let refusal = whole(to, from, protocol, &[kind, code, 0, 0, 0, 0, 0, 0], &to_guest);
                 let ip = fixture::parse(&refusal).expect("a packet");
                 assert_eq!(shard.of_packet(&ip), shard.of_udp(4001));
+
+                let ends = [5000_u16.to_be_bytes(), 4001_u16.to_be_bytes()].concat();
+                let syn = whole(from, to, IpProtocol::Tcp, &ends, &[0; 16]);
+                let refusal = whole(to, from, protocol, &[kind, code, 0, 0, 0, 0, 0, 0], &syn);
+                let ip = fixture::parse(&refusal).expect("a packet");
+                assert_eq!(shard.of_packet(&ip), shard.of_tcp(4001, 5000));
             }
         }
     }

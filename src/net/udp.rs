@@ -138,7 +138,7 @@ fn outward(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datagram<'_>, tar
     let Some(hop_limit) = nat::hop_limit_outward(core, packet, to_gateway) else {
         return;
     };
-    let Some(id) = find_or_open(core, packet, datagram) else {
+    let Some(id) = find_or_open(core, packet, datagram, target) else {
         return core.counters.drop(DropReason::Limit);
     };
     let Some(Flow::Udp(flow)) = core.table.get_mut(id) else {
@@ -154,7 +154,12 @@ fn outward(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datagram<'_>, tar
 }
 
 /// The flow of the guest's socket, made if there is none. `None` if the table is full.
-fn find_or_open(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datagram<'_>) -> Option<FlowId> {
+fn find_or_open(
+    core: &mut Core,
+    packet: &FromGuest<'_>,
+    datagram: &Datagram<'_>,
+    target: SocketAddr,
+) -> Option<FlowId> {
     let guest = datagram.source;
     let key = FlowKey::Udp { port: packet.port, guest };
     if let Some(id) = core.table.find(&key) {
@@ -170,7 +175,7 @@ fn find_or_open(core: &mut Core, packet: &FromGuest<'_>, datagram: &Datagram<'_>
     };
     let id = core.table.insert(Some(key), Flow::Udp(flow))?;
     let family = Family::of(guest.ip());
-    core.outbox.op(HostOp::OpenUdp { flow: id, family });
+    core.outbox.op(HostOp::OpenUdp { flow: id, family, to_loopback: target.ip().is_loopback() });
     tracing::debug!(%guest, destination = %datagram.destination, "UDP flow");
     Some(id)
 }
@@ -685,6 +690,19 @@ mod tests {
         let (kind, code, quoted) = got.icmp_error();
         assert_eq!((got.source, kind, code), (at("10.0.2.2:0").ip(), 3, 3));
         assert_eq!(quoted.udp(), (at(GUEST), at("10.0.2.2:9"), &b""[..]));
+    }
+
+    #[test]
+    fn a_socket_is_bound_to_no_exit_for_the_hosts_loopback() {
+        for (to, expected) in [("10.0.2.2:9", true), ("198.51.100.7:9", false)] {
+            let mut bench = Bench::with(|network| network.host_access.loopback = true);
+            bench.guest_udp(GUEST, to, b"hi");
+            let opened = bench.ops().into_iter().find_map(|op| match op {
+                HostOp::OpenUdp { to_loopback, .. } => Some(to_loopback),
+                _ => None,
+            });
+            assert_eq!(opened, Some(expected), "{to}");
+        }
     }
 
     #[test]

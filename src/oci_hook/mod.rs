@@ -1,9 +1,10 @@
-//! `rnet oci-hook`: a network for the containers of any OCI runtime (runtime specification 1.2, "POSIX-platform Hooks").
+//! `rnet oci-hook`: a network for the containers of any OCI runtime (runtime specification 1.2, "POSIX-platform
+//! Hooks").
 //!
-//! *createRuntime* starts the network in the background and returns when it stands. Where the runtime hides the container's
-//! process (crun and youki without root), it only prepares the network, and *createContainer*, which runs inside, hands the
-//! namespace over ([`crate::attach::await_guest`]). The network ends with the container's first process; *poststop* makes
-//! sure of it. An error of any of them ends the container.
+//! *createRuntime* starts the network in the background and returns when it stands. Where the runtime hides the
+//! container's process (crun and youki without root), it only prepares the network, and *createContainer*, which runs
+//! inside, hands the namespace over ([`crate::attach::await_guest`]). The network ends with the container's first
+//! process; *poststop* makes sure of it. An error of any of them ends the container.
 
 mod state;
 
@@ -23,8 +24,8 @@ use crate::sys::netlink::Route;
 /// Longest state, and longest `config.json`, in bytes.
 const MAX_TEXT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Does what a runtime asks for at `call`'s stage, or without one at the stage that its state shows; the exit status, which
-/// is 0. `seed` feeds the gateway's random choices.
+/// Does what a runtime asks for at `call`'s stage, or without one at the stage that its state shows; the exit status,
+/// which is 0. `seed` feeds the gateway's random choices.
 pub fn hook(call: &HookCall, surroundings: &Surroundings, seed: u64) -> Result<u8> {
     const STATE: &str = "the container's state on standard input";
     log::init(LOG);
@@ -36,7 +37,7 @@ pub fn hook(call: &HookCall, surroundings: &Surroundings, seed: u64) -> Result<u
     match call.stage.unwrap_or_else(|| state.stage()) {
         HookStage::CreateRuntime => create_runtime(&state, name, &call.prefix, surroundings, seed)?,
         HookStage::CreateContainer => create_container(&state, &name, &call.prefix, surroundings)?,
-        HookStage::Poststop => drop(control::end(&name)?),
+        HookStage::Poststop => drop(control::end(&name, &state.memo())?),
     }
     Ok(0)
 }
@@ -67,10 +68,11 @@ fn create_runtime(
         link: options.link,
         lifecycle: Lifecycle { detach: true, ..Lifecycle::default() },
         name: Some(name),
+        memo: Some(state.memo()),
         log: LOG,
     };
     if !is_hidden(process) {
-        return attach::attach(&config, seed, || Ok(|_: &_| Ok(()))).map(drop);
+        return attach::attach(&config, seed, || Ok(|_: &mut _| Ok(()))).map(drop);
     }
     if !bundle.has_hook_inside() {
         return Err(Error::new(

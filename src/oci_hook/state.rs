@@ -1,14 +1,15 @@
 //! What a runtime tells its hooks (OCI runtime specification 1.2, "State" and "POSIX-platform Hooks"), and what the
 //! container's annotations ask for; pure.
 //!
-//! Annotations are those of the state, or of the bundle's `config.json` where the state has none of that name. Only those
-//! that begin with the hook's prefix count, and of these none may be unknown: a misspelt one would leave something open, or
-//! closed.
+//! Annotations are those of the state, or of the bundle's `config.json` where the state has none of that name. Only
+//! those that begin with the hook's prefix count, and of these none may be unknown: a misspelt one would leave
+//! something open, or closed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::config::{HookStage, container_name};
 
@@ -22,7 +23,8 @@ pub(super) struct State {
     pub(super) id: String,
     /// `creating`, `created`, `running` or `stopped`.
     pub(super) status: String,
-    /// The container's first process; absent once it is gone. Inside its own namespaces it is 1, or 0 for some runtimes.
+    /// The container's first process; absent once it is gone. Inside its own namespaces it is 1, or 0 for some
+    /// runtimes.
     pub(super) pid: Option<i32>,
     /// Directory of the container's `config.json`.
     pub(super) bundle: PathBuf,
@@ -82,6 +84,11 @@ impl State {
     pub(super) fn network_name(&self) -> Result<String, String> {
         container_name(&self.id)
     }
+
+    /// What the network remembers of its container: ids of two runtimes may be the same, or shortened to the same name.
+    pub(super) fn memo(&self) -> String {
+        json!({"oci": {"id": self.id, "bundle": self.bundle}}).to_string()
+    }
 }
 
 impl Bundle {
@@ -115,6 +122,15 @@ mod tests {
         ] {
             let text = RUNNING.replacen(from, to, 1);
             assert_eq!(state(&text).stage(), stage, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_memo_is_the_same_at_every_stage_and_for_no_other_container() {
+        let stopped = RUNNING.replace("created", "stopped").replace(r#""pid": 4711,"#, "");
+        assert_eq!(state(&stopped).memo(), state(RUNNING).memo());
+        for (from, to) in [("box", "box2"), ("/b", "/b2")] {
+            assert_ne!(state(&RUNNING.replace(from, to)).memo(), state(RUNNING).memo(), "{to}");
         }
     }
 

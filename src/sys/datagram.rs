@@ -55,9 +55,9 @@ mod option {
     );
 }
 
-/// Opens a nonblocking UDP socket bound to `address`, and to `interface` if one is given; port 0 lets the kernel choose.
-/// An IPv6 one is for IPv6 only. Datagrams up to 65,507 bytes are sent, in fragments where the known path MTU asks for
-/// it.
+/// Opens a nonblocking UDP socket bound to `address`, and to `interface` if one is given; port 0 lets the kernel
+/// choose. An IPv6 one is for IPv6 only. Datagrams up to 65,507 bytes are sent, in fragments where the known path MTU
+/// asks for it.
 pub fn open_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<OwnedFd> {
     let fd = open_published_udp(address, interface)?;
     queue_errors(&fd, Family::of(address.ip()))?;

@@ -6,24 +6,21 @@
 //! host's, so that nothing in the guest can name, signal, trace or see it; and it keeps no capability in the guest's
 //! user namespace. It ends with its sockets, or with the thread that has started it.
 
-#![allow(unsafe_code)]
-
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use libc::c_int;
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::unistd::setsid;
-use sendfd::{RecvWithFd, SendWithFd};
+use nix::sys::stat::Mode;
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use sendfd::SendWithFd;
 
 use super::process::{self, Child};
-use super::stream;
+use super::{privilege, rights, stream};
 use crate::error::{Context, Error, Result, exit};
 use crate::net::Family;
 
@@ -34,6 +31,8 @@ const MAX_REPORT_BYTES: u64 = 16 * 1024;
 
 const V4: u8 = 4;
 const V6: u8 = 6;
+/// In an answer, beside the family: the guest's kernel does not have it.
+const MISSING: u8 = 0x80;
 /// A request that brings a further user's end.
 const ANOTHER: u8 = b'a';
 /// What the factory says once it stands; anything else is the beginning of a report.
@@ -45,20 +44,22 @@ pub struct Factory {
     socket: UnixStream,
 }
 
-/// An answer: fewer sockets than [`BATCH_SOCKETS`] if no more could be made, and perhaps none.
+/// An answer: fewer sockets than [`BATCH_SOCKETS`], and perhaps none, if no more could be made, or received, by now.
 #[derive(Debug)]
 pub struct Batch {
     /// Their family.
     pub family: Family,
+    /// The guest's kernel does not have that family, and there never are any.
+    pub missing: bool,
     /// Nonblocking, close-on-exec, unconnected.
     pub sockets: Vec<OwnedFd>,
 }
 
-/// Forks a factory, which first calls `enter`: that changes to the user and network namespaces of the guest, by names
-/// in `/proc` or the file system, as no descriptor is left to it. No other thread may exist.
+/// Forks a factory, which first calls `enter`: that changes to the user and network namespaces of the guest, and
+/// still has all descriptors of this process. No other thread may exist.
 pub(crate) fn start(enter: impl FnOnce() -> Result<()>) -> Result<(Child, Factory)> {
     let (ours, theirs) = UnixStream::pair().context("cannot create", "socket pair")?;
-    let child = process::spawn(CloneFlags::empty(), theirs, |socket| main(socket, enter));
+    let child = process::fork(move || main(theirs, enter));
     Ok((child.context("cannot start", "the socket factory")?, Factory { socket: ours }))
 }
 
@@ -98,24 +99,16 @@ impl Factory {
         (&self.socket).write_all(&[byte])
     }
 
-    /// The next answer. `WouldBlock` if there is none yet; `UnexpectedEof` if the factory is gone.
+    /// The next answer. `WouldBlock` if there is none yet; `UnexpectedEof` if the factory is gone, `ConnectionReset` if
+    /// it has left a request unread. A lack of descriptors here makes the batch smaller, and is no error.
     pub fn receive(&self) -> io::Result<Batch> {
         let mut byte = [0];
-        let mut space = nix::cmsg_space!([std::os::fd::RawFd; BATCH_SOCKETS]);
-        let mut buffers = [io::IoSliceMut::new(&mut byte)];
-        let socket = self.socket.as_raw_fd();
-        let message = recvmsg::<()>(socket, &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
-        let len = message.bytes;
-        let sockets = message.cmsgs()?.flat_map(|control| match control {
-            ControlMessageOwned::ScmRights(fds) => fds,
-            _ => Vec::new(),
-        });
-        // SAFETY: the kernel has just made these for us, and nothing else knows of them.
-        let sockets = sockets.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
-        match (len, family_of(byte[0])) {
+        let (len, sockets) = rights::receive::<BATCH_SOCKETS>(&self.socket, &mut byte)?;
+        let missing = byte[0] & MISSING != 0;
+        match (len, family_of(byte[0] & !MISSING)) {
             (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
             (_, None) => Err(io::ErrorKind::InvalidData.into()),
-            (_, Some(family)) => Ok(Batch { family, sockets }),
+            (_, Some(family)) => Ok(Batch { family, missing, sockets }),
         }
     }
 }
@@ -137,7 +130,9 @@ fn family_of(byte: u8) -> Option<Family> {
 
 /// The factory's process.
 fn main(mut socket: UnixStream, enter: impl FnOnce() -> Result<()>) -> u8 {
-    let stands = enter().and_then(|()| confine().context("cannot confine", "the socket factory"));
+    let entered = enter();
+    process::close_all_but(&[socket.as_raw_fd()]);
+    let stands = entered.and_then(|()| confine().context("cannot confine", "the socket factory"));
     if let Err(error) = stands {
         // Whoever does not listen any more needs no report.
         let _ = socket.write_all(error.encode().as_bytes());
@@ -149,14 +144,17 @@ fn main(mut socket: UnixStream, enter: impl FnOnce() -> Result<()>) -> u8 {
     }
 }
 
-/// A session of its own, as signals of the terminal are not meant for it; the death signal after the change of
-/// namespaces, which may clear it.
+/// A session of its own, as signals of the terminal are not meant for it; nothing of the caller's is kept busy, who may
+/// wait for the end of a stream; the death signal after the change of namespaces, which may clear it.
 fn confine() -> nix::Result<()> {
     setsid()?;
+    chdir("/")?;
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null))?;
     prctl::set_name(c"rnet-sockets")?;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     prctl::set_no_new_privs()?;
-    drop_capabilities()?;
+    privilege::drop_all()?;
     prctl::set_dumpable(false)
 }
 
@@ -183,34 +181,114 @@ fn serve(mut first: UnixStream) -> io::Result<()> {
 /// Answers one request; a further user, if that was what it brought. An error is the user's end.
 fn answer(user: &UnixStream) -> io::Result<Option<UnixStream>> {
     let mut byte = [0];
-    let mut fds = [-1];
-    let (len, received) = user.recv_with_fd(&mut byte, &mut fds)?;
-    // SAFETY: the kernel has just made this fd for us, and nothing else knows of it.
-    let another = (received > 0).then(|| unsafe { UnixStream::from_raw_fd(fds[0]) });
+    let (len, mut received) = rights::receive::<1>(user, &mut byte)?;
     if len == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     if let Some(family) = family_of(byte[0]) {
-        let sockets: Vec<OwnedFd> = (0..BATCH_SOCKETS).map_while(|_| stream::open(family).ok()).collect();
-        let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        user.send_with_fd(&byte, &fds)?;
+        pass_out(user, byte[0], &make(|| stream::open(family)))?;
     }
-    Ok(another)
+    Ok(received.pop().map(UnixStream::from))
 }
 
-/// `struct __user_cap_header_struct` and an empty pair of `__user_cap_data_struct` (capset(2), version 3).
-#[repr(C)]
-struct CapHeader {
-    version: u32,
-    pid: c_int,
+/// A batch, as far as it can be had; an error if the kernel does not have its family.
+fn make(open: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+    let is_missing = |error: &io::Error| error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32);
+    let mut sockets = Vec::new();
+    while sockets.len() < BATCH_SOCKETS {
+        match open() {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if is_missing(&error) => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(sockets)
 }
 
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+/// Answers `asked`.
+fn pass_out(mut user: &UnixStream, asked: u8, made: &io::Result<Vec<OwnedFd>>) -> io::Result<()> {
+    let Ok(sockets) = made else { return user.write_all(&[asked | MISSING]) };
+    let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+    match user.send_with_fd(&[asked], &fds) {
+        // As many are on their way as this user may have (ETOOMANYREFS), or there is no memory: none by now.
+        Err(_) => user.write_all(&[asked]),
+        Ok(_) => Ok(()),
+    }
+}
 
-fn drop_capabilities() -> nix::Result<()> {
-    let header = CapHeader { version: CAPABILITY_VERSION_3, pid: 0 };
-    let none = [[0u32; 3]; 2];
-    // SAFETY: both point to initialised memory of the layout that version 3 has, and are only read.
-    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const none) };
-    Errno::result(done).map(drop)
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A factory without a process.
+
+    use super::*;
+
+    impl Factory {
+        /// A line whose other end is the test's.
+        pub(crate) fn with_end() -> (Self, UnixStream) {
+            let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+            ours.set_nonblocking(true).expect("a flag");
+            (Self { socket: ours }, theirs)
+        }
+
+        /// A line to a thread that makes sockets in this network namespace. It ends with the line.
+        pub(crate) fn in_thread() -> Self {
+            let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+            let factory = Self { socket: ours };
+            std::thread::spawn(|| serve(theirs));
+            factory.await_ready().expect("it stands");
+            factory
+        }
+    }
+
+    /// Answers `asked` at the factory's `end` with sockets as far as `open` makes them.
+    pub(crate) fn answer_with(mut end: &UnixStream, asked: Family, open: impl Fn() -> io::Result<OwnedFd>) {
+        let mut byte = [0];
+        end.read_exact(&mut byte).expect("a request");
+        assert_eq!(family_of(byte[0]), Some(asked));
+        pass_out(end, byte[0], &make(open)).expect("the user is there");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::answer_with;
+    use super::*;
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_a_smaller_one() {
+        let (factory, end) = Factory::with_end();
+        let sockets: Vec<_> = (0..=BATCH_SOCKETS).map(|_| end.as_raw_fd()).collect();
+        end.send_with_fd(&[V4], &sockets).expect("room");
+        let batch = factory.receive().expect("an answer");
+        assert_eq!((batch.family, batch.missing, batch.sockets.len()), (Family::V4, false, BATCH_SOCKETS));
+    }
+
+    #[test]
+    fn none_by_now_is_not_none_ever() {
+        let (factory, end) = Factory::with_end();
+        for (errno, missing) in [(Errno::EMFILE, false), (Errno::ENOMEM, false), (Errno::EAFNOSUPPORT, true)]
+        {
+            factory.request(Family::V6).expect("room");
+            answer_with(&end, Family::V6, || Err(errno.into()));
+            let batch = factory.receive().expect("an answer");
+            assert_eq!(
+                (batch.family, batch.missing, batch.sockets.len()),
+                (Family::V6, missing, 0),
+                "{errno}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_user_gets_what_it_asks_for_until_it_leaves() {
+        let factory = Factory::in_thread();
+        let other = factory.another().expect("a second line");
+        for line in [&other, &factory, &other] {
+            line.request(Family::V4).expect("room");
+            let mut polled = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
+            poll(&mut polled, PollTimeout::from(5000u16)).expect("an answer in time");
+            let batch = line.receive().expect("an answer");
+            assert_eq!((batch.family, batch.sockets.len()), (Family::V4, BATCH_SOCKETS));
+        }
+    }
 }

@@ -1,20 +1,18 @@
 //! The guest's link: made and configured inside its network namespace, then passed out over a unix socket.
 
-#![allow(unsafe_code)]
-
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use sendfd::{RecvWithFd, SendWithFd};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use sendfd::SendWithFd;
 
 use super::netlink::{LinkChange, Refused, Route, is_family_missing};
 use super::packet::{self, FarEnd};
-use super::tun;
+use super::{rights, tun};
 use crate::config::{
     GuestRoute, Ipv4Plan, Ipv6Plan, LinkKind, LinkSpec, MAX_WORKERS, MacAddr, Network, Setup,
 };
@@ -45,8 +43,8 @@ pub struct LinkFd {
     pub notes: Vec<String>,
 }
 
-/// Makes the guest's interface and configures it as [`LinkSpec::setup`] says. Only a TAP with offloads has more than one queue. An
-/// IPv6 that the kernel does not have is a note.
+/// Makes the guest's interface and configures it as [`LinkSpec::setup`] says. Only a TAP with offloads has more than
+/// one queue. An IPv6 that the kernel does not have is a note.
 ///
 /// Runs in the guest's user and network namespaces, while a `/proc` is mounted.
 pub fn create(spec: &LinkSpec, network: &Network) -> Result<LinkFd> {
@@ -103,18 +101,9 @@ pub fn send(link: &LinkFd, socket: &UnixStream) -> io::Result<()> {
 /// Receives what [`send`] passed. `UnexpectedEof` if the other end closed without sending.
 pub fn receive(socket: &UnixStream) -> io::Result<LinkFd> {
     let mut preamble = [0; PREAMBLE_BYTES];
-    let mut fds: [RawFd; MAX_QUEUES] = [-1; MAX_QUEUES];
-    let (len, received) = socket.recv_with_fd(&mut preamble, &mut fds)?;
-    if received == 0 {
+    let (len, queues) = rights::receive::<MAX_QUEUES>(socket, &mut preamble)?;
+    if queues.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let mut queues = Vec::new();
-    for fd in &fds[..received] {
-        // SAFETY: the kernel has just made this fd for us, and nothing else knows of it.
-        queues.push(unsafe { OwnedFd::from_raw_fd(*fd) });
-    }
-    for queue in &queues {
-        fcntl(queue, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     }
     let [kind, udp_segmentation, m0, m1, m2, m3, m4, m5, a, b, c, d] = preamble;
     let mac = Some(MacAddr([m0, m1, m2, m3, m4, m5])).filter(|mac| !mac.is_group());

@@ -12,6 +12,7 @@ pub mod netlink;
 pub mod packet;
 pub(crate) mod privilege;
 pub(crate) mod process;
+mod rights;
 pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub mod stream;

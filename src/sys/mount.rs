@@ -27,16 +27,25 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// A copy of a mount and all mounts below it that is not attached anywhere yet.
+/// A mount; or a copy of one and all mounts below it, which is not attached anywhere yet.
 pub(crate) struct Tree(OwnedFd);
 
 impl Tree {
     /// Copies what is at `source`, a directory or a file, as a recursive bind mount would.
     pub(crate) fn copy(source: &Path) -> io::Result<Self> {
-        let source = c_path(source)?;
-        let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as c_uint | libc::AT_RECURSIVE as c_uint;
-        // SAFETY: `source` is a NUL-terminated string that outlives the call.
-        let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
+        Self::open(source, OPEN_TREE_CLONE | libc::AT_RECURSIVE as c_uint)
+    }
+
+    /// The mount at `place` itself, whatever may be mounted over it later; `place` is a mount point.
+    pub(crate) fn existing(place: &Path) -> io::Result<Self> {
+        Self::open(place, 0)
+    }
+
+    fn open(path: &Path, flags: c_uint) -> io::Result<Self> {
+        let path = c_path(path)?;
+        let flags = flags | libc::O_CLOEXEC as c_uint;
+        // SAFETY: `path` is a NUL-terminated string that outlives the call.
+        let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
         let fd = Errno::result(fd)?;
         // SAFETY: a descriptor that the kernel has just made and nobody else owns.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as c_int) }))

@@ -3,15 +3,16 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::CloneFlags;
 use nix::sys::stat::fstat;
 use nix::unistd::Uid;
-use sendfd::{RecvWithFd, SendWithFd};
+use sendfd::SendWithFd;
+
+use super::rights;
 
 mod ioctl {
     /// include/uapi/linux/nsfs.h
@@ -57,15 +58,8 @@ pub(crate) fn send(namespace: &impl AsFd, socket: &UnixStream) -> io::Result<()>
 
 /// Receives what [`send`] passed. `UnexpectedEof` if the other end closed without sending.
 pub(crate) fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
-    let mut fds: [RawFd; 1] = [-1];
-    let (_, received) = socket.recv_with_fd(&mut [0], &mut fds)?;
-    if received == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    // SAFETY: the kernel has just made this fd for us, and nothing else knows of it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
-    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    Ok(fd)
+    let (_, mut received) = rights::receive::<1>(socket, &mut [0])?;
+    received.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// Whether the kernel says by `errno` that a descriptor is no namespace.

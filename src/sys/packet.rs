@@ -85,8 +85,8 @@ impl FarEnd {
     }
 }
 
-/// Makes interface `ifname` with station `mac` (`None` is a random one) in the calling thread's network namespace, and a socket on its far
-/// end; the thread visits another namespace meanwhile.
+/// Makes interface `ifname` with station `mac` (`None` is a random one) in the calling thread's network namespace, and
+/// a socket on its far end; the thread visits another namespace meanwhile.
 pub fn open(ifname: &str, mac: Option<MacAddr>, mtu: u16) -> Result<PacketLink> {
     let guest = File::open(OWN_NAMESPACE).context("cannot open", OWN_NAMESPACE)?;
     unshare(CloneFlags::CLONE_NEWNET)

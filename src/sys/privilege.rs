@@ -5,6 +5,8 @@
 use libc::{c_int, c_ulong};
 use nix::errno::Errno;
 
+/// Binding to ports below 1024 (capabilities(7)).
+pub(crate) const CAP_NET_BIND_SERVICE: u32 = 10;
 /// Capabilities that a kernel may have: the numbers end before this one.
 const CAPABILITIES: u32 = 64;
 /// `_LINUX_CAPABILITY_VERSION_3`, the one with 64 bits.
@@ -24,9 +26,9 @@ struct Sets {
     inheritable: u32,
 }
 
-/// Gives up every capability but those of `kept` (one bit for each, at its number) of this thread, which must be the only
-/// one. Of them those stay that were there, and of what is executed later none gets others.
-pub(crate) fn keep_capabilities(kept: u64) -> nix::Result<()> {
+/// Of what is executed from now on nothing gets another capability than those of `kept`, one bit for each at its number,
+/// be it root's or have a file them. Needs CAP_SETPCAP, or has no effect.
+pub(crate) fn bound_capabilities(kept: u64) -> nix::Result<()> {
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong)?;
     for capability in (0..CAPABILITIES).filter(|capability| kept & (1 << capability) == 0) {
         match prctl(libc::PR_CAPBSET_DROP, c_ulong::from(capability)) {
@@ -35,7 +37,18 @@ pub(crate) fn keep_capabilities(kept: u64) -> nix::Result<()> {
             done => done?,
         }
     }
+    Ok(())
+}
+
+/// Gives up every capability but those of `kept` of this thread, which must be the only one. Of them those stay that were
+/// there.
+pub(crate) fn keep_capabilities(kept: u64) -> nix::Result<()> {
     set(kept & permitted()?)
+}
+
+/// Gives up every capability of this thread, which must be the only one.
+pub(crate) fn drop_all() -> nix::Result<()> {
+    set(0)
 }
 
 /// The permitted capabilities.

@@ -68,8 +68,8 @@ pub(crate) fn spawn<K: AsFd>(
     }
 }
 
-/// Forks a child that keeps every descriptor, runs `child` and exits with what it returns: one that ends soon, or goes
-/// on in this process's place. Fails with EAGAIN while other threads exist.
+/// Forks a child that keeps every descriptor, runs `child` and exits with what it returns: one that ends soon, goes on
+/// in this process's place, or soon closes what it does not need. Fails with EAGAIN while other threads exist.
 pub(crate) fn fork(child: impl FnOnce() -> u8) -> io::Result<Child> {
     match clone(CloneFlags::empty())? {
         Some(child) => Ok(child),
@@ -181,7 +181,8 @@ pub(crate) fn signal(process: BorrowedFd<'_>, signal: c_int) -> nix::Result<()> 
     Errno::result(sent).map(drop)
 }
 
-/// A descriptor of any process (pidfd_open(2), Linux 5.3): readable once it has ended. ESRCH if there is none, EINVAL if
+/// A descriptor of any process (pidfd_open(2), Linux 5.3): readable once it has ended. ESRCH if there is none, EINVAL
+/// if
 /// `pid` is a thread other than a process's first.
 pub(crate) fn watch(pid: Pid) -> nix::Result<OwnedFd> {
     // SAFETY: takes no pointers.
@@ -193,7 +194,7 @@ pub(crate) fn watch(pid: Pid) -> nix::Result<OwnedFd> {
 
 /// Closes every descriptor from 3 up but `kept`: callers leak theirs.
 ///
-/// To be called before anything is opened.
+/// To be called before anything is opened, or in a child that uses no other any more.
 pub(crate) fn close_all_but(kept: &[c_int]) {
     let mut kept: Vec<c_uint> = kept.iter().filter_map(|fd| c_uint::try_from(*fd).ok()).collect();
     kept.sort_unstable();

@@ -1,8 +1,8 @@
 //! Options of TCP sockets that rnet connects and accepts.
 //!
-//! Stream sockets are without Nagle's delay, and with keepalive: after 75 idle seconds the remote end is asked every 15,
-//! and given up after five unanswered questions. That holds in every state, so that a socket whose remote end vanished
-//! does not stay in FIN_WAIT2, where Linux waits without end for the peer of a socket that is still open.
+//! Stream sockets are without Nagle's delay, and with keepalive: after 75 idle seconds the remote end is asked every
+//! 15, and given up after five unanswered questions. That holds in every state, so that a socket whose remote end
+//! vanished does not stay in FIN_WAIT2, where Linux waits without end for the peer of a socket that is still open.
 
 #![allow(unsafe_code)]
 

@@ -64,6 +64,22 @@ play_add_gives_a_network_and_del_takes_it() {
     is "$(cni DEL box)" ""
 }
 
+play_del_leaves_networks_of_others() {
+    local net='{"cniVersion": "1.1.0", "name": "net"}'
+    space
+    plugin ADD "$net" CNI_CONTAINERID=a-b >/dev/null
+    is "$(plugin DEL "$net" CNI_CONTAINERID=a CNI_IFNAME=b-eth0)" ""
+    is "$(plugin DEL "${net/net/other}" CNI_CONTAINERID=a-b)" ""
+    "$RNET" port ls a-b-eth0
+    is "$(plugin DEL "$net" CNI_CONTAINERID=a-b)" ""
+    nothing_left
+    "$RNET" attach --name a-b-eth0 --detach "$SPACE"
+    is "$(plugin DEL "$net" CNI_CONTAINERID=a-b)" ""
+    "$RNET" port ls a-b-eth0
+    kill "$SPACE"
+    nothing_left
+}
+
 play_capabilities_count() {
     local result wish
     space

@@ -162,6 +162,29 @@ play_poststop_again_is_no_failure() {
     has "$(refuses "$RNET" oci-hook </dev/null)" "state on standard input"
 }
 
+play_poststop_leaves_networks_of_others() {
+    space
+    "$RNET" attach --name box --detach "$SPACE"
+    echo '{"ociVersion": "1.0.2", "id": "box", "status": "stopped", "bundle": "/nowhere"}' >state
+    "$RNET" oci-hook poststop <state
+    "$RNET" port ls box
+    kill "$SPACE"
+    nothing_left
+}
+
+play_poststop_of_another_bundle_leaves_the_network() {
+    needs runc
+    bundle b "sleep 1000"
+    timeout 20 runc create --bundle b box </dev/null >said 2>&1 || fail "$(<said)"
+    echo '{"ociVersion": "1.0.2", "id": "box", "status": "stopped", "bundle": "/nowhere"}' >state
+    "$RNET" oci-hook poststop <state
+    "$RNET" port ls box
+    sed -i "s|/nowhere|$PWD/b|" state
+    "$RNET" oci-hook poststop <state
+    nothing_left
+    runc delete --force box
+}
+
 # with_hooks ARGUMENT...: podman with the hook of the documentation, whose word is `word`.
 with_hooks() {
     mkdir -p hooks.d

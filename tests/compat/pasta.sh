@@ -14,6 +14,7 @@ unlike pasta rootlesskits_question_is_answered "version 2023-03 has no --host-lo
 unlike pasta a_mapping_may_be_switched_off "version 2023-03 has no --map-host-loopback"
 unlike pasta a_port_in_use_is_told_in_the_words_that_are_looked_for "version 2023-03 does not say which option"
 unlike pasta buildahs_path_below_proc_works "version 2023-03 stays when the process of the path has ended"
+unlike pasta what_is_sent_to_the_loopback_before_the_end_arrives "it ends with the command, and what it still held is lost"
 unlike pasta frames_are_recorded "version 2023-03 does not come to an end there"
 unlike pasta ranges_and_translations_reach_the_guest "version 2023-03 accepts before its guest listens and holds on"
 
@@ -250,6 +251,63 @@ play_ports_of_the_guests_loopback_lead_to_the_hosts() {
     refuses asks 127.0.0.1 7003 in_space >/dev/null
 }
 
+play_a_descriptor_names_the_namespace() {
+    answers 127.0.0.1 7002 loopback
+    space
+    timeout 20 "$PROGRAM" --config-net -t none -u none -T 7002 -U none --userns "/proc/$SPACE/ns/user" \
+        --netns /proc/self/fd/5 5<"/proc/$SPACE/ns/net"
+    has "$(asks 127.0.0.1 7002 in_space)" "loopback 127.0.0.1"
+}
+
+play_what_is_sent_to_the_loopback_before_the_end_arrives() {
+    # Nothing is taken before the command has filled all buffers on the way, and then most of it after its end.
+    python3 -c 'import os, socket, time
+listener = socket.create_server(("127.0.0.1", 7002)); open("listens", "w")
+stream = listener.accept()[0]
+while not os.path.exists("filled"): time.sleep(0.01)
+slowly = lambda: (time.sleep(0.002), stream.recv(1 << 16))[1]
+print(len(b"".join(iter(slowly, b""))))' >count &
+    local reader=$!
+    becomes test -e listens
+    # shellcheck disable=SC2016
+    "$PROGRAM" --config-net -t none -u none -T 7002 -U none -- sh -c 'python3 -c "$1" && touch filled' sh \
+        'import select, socket
+stream = socket.create_connection(("127.0.0.1", 7002)); stream.setblocking(False); sent = 0
+while select.select([], [stream], [], 0.5)[1]: sent += stream.send(b"w" * 65536)
+open("sent", "w").write(str(sent))'
+    wait "$reader"
+    is "$(cat count)" "$(cat sent)"
+}
+
+play_streams_are_released_with_ports_of_the_guests_loopback_too() {
+    space
+    is "$(timeout 20 "$PROGRAM" --config-net --quiet -t none -u none -T 7002 -U none "$SPACE" 2>&1)" ""
+}
+
+unlike pasta loopback_clients_appear_as_the_guest_itself "version 2023-03 has no --no-splice"
+play_loopback_clients_appear_as_the_guest_itself() {
+    space
+    timeout 20 "$PROGRAM" --config-net -t 6001 -u none -T none -U none "$SPACE"
+    answers 0.0.0.0 6001 guest in_space
+    has "$(asks 127.0.0.1 6001)" "guest 192.0.2.2"
+    kill "$SPACE"
+    becomes none_running pasta
+    space
+    timeout 20 "$PROGRAM" --config-net --no-splice -t 6001 -u none -T none -U none "$SPACE"
+    answers 0.0.0.0 6001 guest in_space
+    has "$(asks 127.0.0.1 6001)" "guest 192.0.2.1"
+}
+
+unlike pasta the_guests_loopback_is_reached_if_asked_for "version 2023-03 has no --host-lo-to-ns-lo"
+play_the_guests_loopback_is_reached_if_asked_for() {
+    space
+    timeout 20 "$PROGRAM" --config-net --host-lo-to-ns-lo -t 6001 -u none -T none -U none "$SPACE"
+    answers 127.0.0.1 6001 private in_space
+    has "$(asks 127.0.0.1 6001)" "private 127.0.0.1"
+    has "$(asks ::1 6001)" "private 127.0.0.1"
+    refuses asks 192.0.2.2 6001 >/dev/null
+}
+
 play_frames_are_recorded() {
     "$PROGRAM" --config-net --pcap frames -t none -u none -T none -U none -- bash -c 'echo >/dev/tcp/192.0.2.1/9' || true
     is "$(head -c 4 frames | od -An -tx4 | tr -d ' ')" a1b2c3d4
@@ -260,4 +318,123 @@ play_a_log_file_is_kept() {
     space
     "$PROGRAM" --config-net --log-file log -t none -u none -T none -U none "$SPACE"
     has "$(head -n 1 log)" pasta
+}
+
+# Ports of a running network. Debian's pasta has neither -c nor pesto; these are played with rnet alone.
+
+# pesto ARGUMENT...
+pesto() {
+    [ "$UNDER_TEST" = rnet ] || fail "there is no pesto"
+    timeout 20 bash -c 'exec -a pesto "$@"' bash "$PROGRAM" "$@"
+}
+
+# changeable OPTION...: a network for a new space whose ports can be changed at $SOCKET.
+changeable() {
+    SOCKET=$PWD/control
+    space
+    timeout 20 "$PROGRAM" --config-net -T none -U none -c control "$@" "$SPACE"
+}
+
+# echoes PORT TEXT: a UDP server in the space that answers every datagram with TEXT.
+echoes() {
+    in_space python3 - "$1" "$2" <<'PYTHON' &
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", int(sys.argv[1])))
+while True:
+    _, peer = server.recvfrom(2048)
+    server.sendto(sys.argv[2].encode(), peer)
+PYTHON
+    becomes in_space grep -qi ":$(printf %04x "$1") " /proc/self/net/udp
+}
+
+# sends ADDRESS PORT: prints what a UDP server answers; an error if it does not.
+sends() {
+    python3 - "$1" "$2" <<'PYTHON'
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(2)
+client.connect((sys.argv[1], int(sys.argv[2])))
+client.send(b"?")
+print(client.recv(2048).decode())
+PYTHON
+}
+
+NO_RULES="Inbound forwarding rules (HOST): none"
+NO_PESTO="version 2023-03 has no pesto"
+
+unlike pasta ports_are_added_and_deleted_as_podman_does "$NO_PESTO"
+play_ports_are_added_and_deleted_as_podman_does() {
+    changeable -t none -u none
+    is "$(pesto "$SOCKET")" "$NO_RULES"
+    in_space ip addr add 10.89.0.2/32 dev lo
+    answers 10.89.0.2 80 container in_space
+    local turn
+    for turn in {1..5}; do
+        is "$(pesto -A -t 192.0.2.2/8080:10.89.0.2/80 "$SOCKET")" ""
+        # What is there is no mistake.
+        is "$(pesto -A -t 192.0.2.2/8080:10.89.0.2/80 "$SOCKET")" ""
+        has "$(asks 192.0.2.2 8080)" container
+        has "$(pesto -s "$SOCKET")" "TCP [192.0.2.2]:8080 => [10.89.0.2]:80"
+        is "$(pesto -D -t 192.0.2.2/8080:10.89.0.2/80 "$SOCKET")" ""
+        refuses asks 192.0.2.2 8080 >/dev/null
+    done
+    is "$(pesto -s "$SOCKET")" "$NO_RULES"
+    has "$(refuses pesto -D -t 192.0.2.2/8080:10.89.0.2/80 "$SOCKET")" "it is not there"
+}
+
+unlike pasta added_ports_are_reached_over_tcp_and_udp "$NO_PESTO"
+play_added_ports_are_reached_over_tcp_and_udp() {
+    changeable -t none -u none
+    answers 0.0.0.0 7001 stream in_space
+    echoes 7002 datagram
+    pesto --add --tcp-ports 6001-6002:7001-7002 -u 6002:7002 "$SOCKET"
+    local address
+    for address in 127.0.0.1 192.0.2.2; do
+        has "$(asks "$address" 6001)" stream
+        is "$(sends "$address" 6002)" datagram
+    done
+    has "$(asks 127.0.0.1 6001)" "stream 192.0.2.2"
+    has "$(asks ::1 6001)" "stream 192.0.2.2"
+    pesto -D -u 6002:7002 "$SOCKET"
+    refuses sends 127.0.0.1 6002 >/dev/null
+    has "$(asks 127.0.0.1 6001)" stream
+}
+
+unlike pasta plain_ports_replace_all_and_clear_removes_all "$NO_PESTO"
+play_plain_ports_replace_all_and_clear_removes_all() {
+    changeable -t 6001 -u 6001
+    answers 0.0.0.0 6001 first in_space
+    answers 0.0.0.0 6002 second in_space
+    has "$(pesto -t 6001:6002 -t 6003:6001 -s "$SOCKET")" "TCP [*]:6001 => 6002"
+    has "$(asks 127.0.0.1 6001)" second
+    has "$(asks 127.0.0.1 6003)" first
+    lacks "$(pesto "$SOCKET")" UDP
+    is "$(pesto -s -C HOST "$SOCKET")" "$NO_RULES"
+    refuses asks 127.0.0.1 6001 >/dev/null
+}
+
+unlike pasta a_change_that_fails_changes_nothing "$NO_PESTO"
+play_a_change_that_fails_changes_nothing() {
+    answers 0.0.0.0 6002 taken
+    changeable -t 6001 -u none
+    answers 0.0.0.0 6001 guest in_space
+    local said
+    said=$(refuses pesto -A -t 6003,6002 "$SOCKET")
+    has "$said" ":6002"
+    has "$said" "Address already in use"
+    has "$(refuses pesto -t 6003,6002 "$SOCKET")" "Address already in use"
+    has "$(refuses pesto -A -t 6001:7000 "$SOCKET")" "TCP [*]:6001 => 6001 is there"
+    has "$(refuses pesto -A -T 80 "$SOCKET")" "cannot be changed while the network runs"
+    is "$(pesto "$SOCKET" | grep -c =)" 1
+    has "$(asks 127.0.0.1 6001)" guest
+}
+
+unlike pasta the_control_socket_goes_with_the_network "$NO_PESTO"
+play_the_control_socket_goes_with_the_network() {
+    changeable -t none -u none
+    has "$(refuses "$PROGRAM" --config-net -t none -u none -T none -U none -c control true)" "in use"
+    kill "$SPACE"
+    becomes test ! -e "$SOCKET"
+    has "$(refuses pesto "$SOCKET")" "cannot reach the network at $SOCKET"
 }

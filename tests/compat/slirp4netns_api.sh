@@ -10,6 +10,7 @@ unlike slirp4netns a_silent_client_holds_up_nobody "it serves one client after t
 unlike slirp4netns ipv6_can_be_published "it knows IPv4 only"
 unlike slirp4netns the_list_has_the_manuals_shape "it leaves out what its manual promises"
 unlike slirp4netns a_closed_guest_port_refuses_the_client "it accepts first, and asks the guest afterwards"
+unlike slirp4netns a_file_in_the_place_of_the_socket_is_kept "it removes whatever is there"
 unlike slirp4netns a_client_from_the_closed_loopback_is_answered "it drops the answer as one to the host's loopback"
 
 # api REQUEST: prints the reply, as rootlesskit and podman ask for it.
@@ -196,8 +197,15 @@ play_the_socket_is_gone_after_an_orderly_end() {
     [ ! -e /mnt/home/api ] || fail "it is still there"
 }
 
+play_a_file_in_the_place_of_the_socket_is_kept() {
+    space
+    echo precious >/mnt/home/api
+    has "$(refuses "$PROGRAM" -c --api-socket /mnt/home/api "$SPACE" tap0)" /mnt/home/api
+    is "$(</mnt/home/api)" precious
+}
+
 play_an_old_socket_is_replaced() {
-    touch /mnt/home/api
+    python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("/mnt/home/api")'
     network
     is "$(add tcp 127.0.0.1 8080 80)" '{"return":{"id":1}}'
 }

@@ -1,7 +1,7 @@
 //! `rnet attach`: namespaces that others have made, and everything that ends their network.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -15,7 +15,12 @@ const SERVE: &str = include_str!("../guest/serve.py");
 const TAP_FD: &str = include_str!("../guest/tap_fd.py");
 const BWRAP: &str = "/usr/bin/bwrap";
 
-over_links![a_process_gets_a_network, a_published_port_reaches_the_process, detached_once_all_is_there];
+over_links![
+    a_process_gets_a_network,
+    a_published_port_reaches_the_process,
+    loopback_clients_appear_as_the_guest_itself,
+    detached_once_all_is_there,
+];
 over_any_link![
     a_descriptor_names_the_namespace,
     its_end_is_that_of_its_path,
@@ -64,6 +69,20 @@ fn a_published_port_reaches_the_process(host: &Host) {
     guest.wait_for_output(&REMOTE.to_string());
 }
 
+fn loopback_clients_appear_as_the_guest_itself(host: &Host) {
+    let spliced = ["client 10.0.2.100\n", "client fd00::100\n"];
+    let over_the_link = ["client 10.0.2.2\n", "client fd00::2\n"];
+    for (options, appear_as) in [(&[][..], spliced), (&["--no-splice"][..], over_the_link)] {
+        let (mut guest, pid) = serving(host);
+        let _rnet = attach(host, &[options, &["-p", "8080:80", pid.as_str()]].concat());
+        let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+        for (client, appears_as) in loopbacks.into_iter().zip(appear_as) {
+            host.dial((client, 8080)).expect("published");
+            guest.wait_for_output(appears_as);
+        }
+    }
+}
+
 fn a_random_port_is_printed(host: &Host) {
     let (_guest, pid) = serving(host);
     let rnet = attach(host, &["-p", "127.0.0.1::80", &pid]);
@@ -100,7 +119,7 @@ fn detached_once_all_is_there(host: &Host) {
 }
 
 fn a_descriptor_names_the_namespace(host: &Host) {
-    let (_guest, pid) = serving(host);
+    let (mut guest, pid) = serving(host);
     let script = "exec 5</proc/$PID/ns/net; exec \"$@\" 3>&1 1>&2";
     let mut rnet = shell_start(
         host,
@@ -110,7 +129,8 @@ fn a_descriptor_names_the_namespace(host: &Host) {
     );
     rnet.wait_for_output("1");
     assert_eq!(rnet.stdout(), "1", "one byte");
-    host.dial((HOST, 8080)).expect("published");
+    host.dial((Ipv4Addr::LOCALHOST, 8080)).expect("published");
+    guest.wait_for_output("client 10.0.2.100\n");
 }
 
 fn its_end_is_that_of_its_path(host: &Host) {

@@ -11,6 +11,7 @@ over_any_link![
     generated_files_leave_the_rootfs_alone,
     dangling_resolv_conf_is_no_trap,
     writes_go_to_the_rootfs,
+    overlay_takes_the_writes_and_can_keep_them,
     volume_is_shared,
     read_only_volume_refuses_writes,
     volume_can_be_one_file,
@@ -72,6 +73,20 @@ fn writes_go_to_the_rootfs(host: &Host) {
     host.sh(&[], "echo kept >/kept; mkdir /dir");
     assert_eq!(host.read("/mnt/rootfs/kept"), "kept\n");
     assert_eq!(host.sh(&[], "cat /kept; rmdir /dir && rm /kept"), "kept\n");
+}
+
+fn overlay_takes_the_writes_and_can_keep_them(host: &Host) {
+    let list = ["/bin/sh", "-c", "cd /mnt/rootfs && find . | sort | xargs ls -ld"];
+    let before = host.tool(&list).success();
+    assert_eq!(host.sh(&["--overlay"], "echo forgotten >/x; cat /x"), "forgotten\n");
+    let kept = "--overlay=/mnt/home/layer";
+    assert_eq!(host.sh(&[kept], "cat /x 2>/dev/null; echo kept >/x"), "");
+    let closed = [kept, "--read-only", "--tmpfs", "/t:size=1m"];
+    assert_eq!(
+        host.sh(&closed, "cat /x; touch /z 2>/dev/null || echo refused; touch /t/z"),
+        "kept\nrefused\n"
+    );
+    assert_eq!(host.tool(&list).success(), before);
 }
 
 fn volume_is_shared(host: &Host) {

@@ -1,6 +1,7 @@
 //! Many flows at once, and many one after the other.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -25,6 +26,11 @@ fn five_hundred_clients_at_once_are_served(host: &Host) {
     guest.wait_for_output("ready\n");
     let clients: Vec<_> =
         (0..500).map(|_| host.dial((HOST, 8080)).expect("a place in the backlog")).collect();
+    assert_each_has_its_own_echo(&clients);
+}
+
+/// Every client gets back its own number, and no other's.
+pub(crate) fn assert_each_has_its_own_echo(clients: &[TcpStream]) {
     for (number, mut client) in clients.iter().enumerate() {
         client.write_all(&number.to_be_bytes()).expect("connected");
     }

@@ -129,7 +129,11 @@ print(len(b''.join(iter(lambda: stream.recv(65536), b''))))",
         &[],
     );
     let guest = ready(guest);
-    let mut client = host.dial((HOST, 8080)).expect("published");
+    send_back_what_a_half_closed_guest_sent(guest, host.dial((HOST, 8080)).expect("published"));
+}
+
+/// The guest sends a million bytes, finishes, and counts what comes back.
+pub(crate) fn send_back_what_a_half_closed_guest_sent(guest: Process, mut client: TcpStream) {
     let mut got = Vec::new();
     client.read_to_end(&mut got).expect("connected");
     assert_eq!(got.len(), 1_000_000);

@@ -8,8 +8,11 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use crate::lab::{Host, Root};
+use crate::many::assert_each_has_its_own_echo;
 use crate::process::{Process, descendants, is_alive, open_fds, wait_for};
-use crate::published::{assert_echo, assert_reset, ready, serve, wait_for_client};
+use crate::published::{
+    assert_echo, assert_reset, ready, send_back_what_a_half_closed_guest_sent, serve, wait_for_client,
+};
 use crate::stream;
 
 const STREAM: &str = include_str!("../guest/stream.py");
@@ -42,6 +45,7 @@ over_any_link![
     factory_has_no_rights,
     factory_ends_with_the_container,
     without_its_factory_clients_take_the_link,
+    a_moment_without_descriptors_passes,
     nothing_is_made_for_nobody,
 ];
 
@@ -86,13 +90,7 @@ fn guest_may_close_its_direction_first(host: &Host) {
         "stream.sendall(b'x' * 1000000); stream.shutdown(socket.SHUT_WR)
 print(len(b''.join(iter(lambda: stream.recv(65536), b''))))",
     ));
-    let mut client = dial(host);
-    let mut got = Vec::new();
-    client.read_to_end(&mut got).expect("connected");
-    assert_eq!(got.len(), 1_000_000);
-    client.write_all(&got).expect("the other direction is open");
-    drop(client);
-    assert_eq!(guest.wait().success(), "ready\n1000000\n");
+    send_back_what_a_half_closed_guest_sent(guest, dial(host));
 }
 
 /// A guest whose queue is full drops the SYN, which is repeated after a second.
@@ -257,14 +255,7 @@ except ConnectionResetError: print('reset')";
 fn five_hundred_clients_at_once_are_served(host: &Host) {
     let _guest = serve(host, &["-p", "8080:80"], "80");
     let clients: Vec<_> = (0..500).map(|_| dial(host)).collect();
-    for (number, mut client) in clients.iter().enumerate() {
-        client.write_all(&number.to_be_bytes()).expect("connected");
-    }
-    for (number, mut client) in clients.iter().enumerate() {
-        let mut echoed = [0; 8];
-        client.read_exact(&mut echoed).unwrap_or_else(|error| panic!("client {number}: {error}"));
-        assert_eq!(usize::from_be_bytes(echoed), number);
-    }
+    assert_each_has_its_own_echo(&clients);
 }
 
 fn every_worker_splices(host: &Host) {
@@ -352,6 +343,34 @@ fn without_its_factory_clients_take_the_link(host: &Host) {
     wait_for("a word about it", || guest.stderr().contains("socket factory is gone").then_some(()));
     assert_echo(&dial(host));
     wait_for_client(&guest, "10.0.2.2");
+}
+
+fn a_moment_without_descriptors_passes(host: &Host) {
+    const CLIENTS: usize = 24;
+    let guest = serve(host, &["-p", "8080:80"], "80");
+    assert_echo(&dial(host));
+    // Each client takes one, and the sockets that the factory sends in the place of those used up find no room.
+    limit_fds(host, &guest, &(open_fds(guest.pid()) + CLIENTS).to_string());
+    let clients: Vec<_> = (0..CLIENTS).map(|_| dial(host)).collect();
+    clients[..CLIENTS / 2].iter().for_each(assert_echo);
+    drop(clients);
+    limit_fds(host, &guest, "");
+    let spliced = || guest.stdout().lines().filter(|line| *line == "client 10.0.2.100").count();
+    let before = spliced();
+    let clients: Vec<_> = (0..50).map(|_| dial(host)).collect();
+    clients.iter().for_each(assert_echo);
+    wait_for("spliced clients", || (spliced() >= before + 50).then_some(()));
+    assert!(!guest.stderr().contains("socket factory is gone"), "{}", guest.stderr());
+}
+
+/// Sets how many descriptors rnet may have; nothing is what it may have at most.
+fn limit_fds(host: &Host, guest: &Process, soft: &str) {
+    let hard = std::fs::read_to_string(format!("/proc/{}/limits", guest.pid())).expect("it runs");
+    let hard = hard.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+    let hard = hard.split_whitespace().nth(1).expect("a hard limit");
+    let soft = if soft.is_empty() { hard } else { soft };
+    let (pid, limit) = (guest.pid().to_string(), format!("--nofile={soft}:{hard}"));
+    host.start_as_user(&["prlimit", "--pid", &pid, &limit]).wait().success();
 }
 
 fn nothing_is_made_for_nobody(host: &Host) {

@@ -310,7 +310,7 @@ impl Host {
     pub(crate) fn execute(&mut self, op: HostOp, payload: &[u8], now: Instant) {
         match op {
             HostOp::Connect { flow, to } => self.connect(flow, to, now),
-            HostOp::OpenUdp { flow, family: Family::V4 | Family::V6 } => {
+            HostOp::OpenUdp { flow, family: Family::V4 | Family::V6, .. } => {
                 self.open_datagram(flow, Socket::Udp, now)
             }
             HostOp::OpenPing { flow, family: Family::V4 | Family::V6 } => {

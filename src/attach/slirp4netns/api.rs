@@ -1,7 +1,6 @@
 //! slirp4netns' API socket: one request and one reply for each connection, a thread for each client, so that none
 //! holds up another or the traffic.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::protocol::{self, Parsed, Request};
+use crate::attach::make_way;
 use crate::config::Publish;
 use crate::error::{Context, Error, Result};
 use crate::io::command::PortNumber;
@@ -30,10 +30,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 pub(super) struct Api(UnixListener);
 
 impl Api {
-    /// Makes it at `path`; what was there is removed.
+    /// Makes it at `path`; a socket that was there is removed.
     pub(super) fn bind(path: &Path) -> Result<Self> {
-        // If it cannot be removed, binding tells why.
-        let _ = fs::remove_file(path);
+        make_way(path)?;
         UnixListener::bind(path).map(Self).context("cannot listen on the API socket", path.display())
     }
 

@@ -40,17 +40,19 @@ fn carry_out(mut config: Slirp4netns, seed: u64) -> Result<u8> {
     }
     let Slirp4netns { attach: config, api_socket, confinement, greeting, .. } = config;
     let guest = config.network.ipv4.guest;
+    let mut made = None;
     let ended = attach(&config, seed, || {
         let api = api_socket.as_deref().map(Api::bind).transpose()?;
+        made = api_socket.as_deref();
         container::confine(confinement)?;
-        Ok(move |serving: &Serving| {
+        Ok(move |serving: &mut Serving| {
             api.map_or(Ok(()), |api| api.serve(serving.ports().clone(), guest))?;
             // Whether anybody reads it does not matter.
             let _ = std::io::stdout().write_all(greeting.as_bytes());
             Ok(())
         })
     });
-    if let Some(path) = api_socket {
+    if let Some(path) = made {
         // In a sandbox it cannot be removed.
         let _ = std::fs::remove_file(path);
     }

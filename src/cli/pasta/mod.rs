@@ -5,6 +5,7 @@
 //! joins them with what the host has. What an option means to rnet beyond that is in docs/compat.md.
 
 mod options;
+pub(super) mod pesto;
 mod ports;
 mod settle;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 use std::ffi::OsString;
 
 use self::options::{HELP, Options, Stop};
+pub use self::pesto::{Change, Pesto};
 use super::{Surroundings, Usage};
 use crate::config::{HostNetwork, Pasta};
 

@@ -35,6 +35,7 @@ connect it via pasta.
   -I, --ns-ifname NAME    name of the interface (default: that of the host's)
   -p, --pcap FILE         record frames
   -P, --pid FILE          write own PID to the given file
+  -c, --conf-path PATH    make a socket there at which pesto changes ports
   -m, --mtu MTU           assign MTU (default: 65520)
   -a, --address ADDR      assign this IPv4 or IPv6 address (default: those of the host's interface)
   -n, --netmask MASK      assign this IPv4 netmask, dot-decimal or bits
@@ -65,8 +66,8 @@ connect it via pasta.
   -u, --udp-ports SPEC    the same for UDP
   -T, --tcp-ns SPEC       TCP ports of the guest's loopback that lead to the host's
   -U, --udp-ns SPEC       the same for UDP
-      --no-splice, --host-lo-to-ns-lo
-                          no effect
+      --no-splice         bring clients on the host's loopback over the link
+      --host-lo-to-ns-lo  lead clients of TCP ports on the host's loopback to the guest's
       --userns NSPATH     enter this user namespace
       --netns PATH|NAME   the network namespace
       --netns-only        don't join or create a user namespace
@@ -94,6 +95,7 @@ pub(super) enum Is {
     Fd,
     Pcap,
     Pid,
+    ConfPath,
     Mtu,
     Address,
     Netmask,
@@ -157,6 +159,7 @@ pub(super) const OPTIONS: &[Opt<Is>] = &[
     value(Is::Fd, "fd", Some(b'F')),
     value(Is::Pcap, "pcap", Some(b'p')),
     value(Is::Pid, "pid", Some(b'P')),
+    value(Is::ConfPath, "conf-path", Some(b'c')),
     value(Is::Mtu, "mtu", Some(b'm')),
     value(Is::Address, "address", Some(b'a')),
     value(Is::Netmask, "netmask", Some(b'n')),
@@ -249,6 +252,7 @@ pub(super) struct Options {
     pub(super) ifname: Option<IfName>,
     pub(super) pcap: Option<PathBuf>,
     pub(super) pid: Option<PathBuf>,
+    pub(super) conf_path: Option<PathBuf>,
     pub(super) mtu: Option<u16>,
     pub(super) address: Pair,
     pub(super) netmask: Option<u8>,
@@ -268,6 +272,8 @@ pub(super) struct Options {
     pub(super) no_dhcp: bool,
     pub(super) no_dhcpv6: bool,
     pub(super) no_ra: bool,
+    pub(super) no_splice: bool,
+    pub(super) host_lo_to_ns_lo: bool,
     pub(super) ipv4_only: bool,
     pub(super) ipv6_only: bool,
     pub(super) tcp_in: Said,
@@ -329,6 +335,7 @@ impl Options {
             // The last one wins.
             Is::Pcap => self.pcap = Some(argument.into()),
             Is::Pid => self.pid = Some(argument.into()),
+            Is::ConfPath => once(&mut self.conf_path, PathBuf::from(argument), "--conf-path")?,
             Is::Userns => self.userns = Some(argument.into()),
             Is::Netns => self.netns = Some(argument.to_owned()),
             Is::NetnsOnly => self.netns_only = true,
@@ -376,6 +383,8 @@ impl Options {
             Is::NoMapGw => self.no_map_gw = true,
             Is::Ipv4Only => self.ipv4_only = true,
             Is::Ipv6Only => self.ipv6_only = true,
+            Is::NoSplice => self.no_splice = true,
+            Is::HostLoToNsLo => self.host_lo_to_ns_lo = true,
             Is::Mac => {
                 let _: MacAddr = text.parse().map_err(|_| format!("Invalid MAC address: {text}"))?;
                 self.without_effect.push("--mac-addr: the gateway's MAC address is rnet's own");

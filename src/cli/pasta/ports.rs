@@ -1,10 +1,10 @@
-//! How pasta(1) writes ports: `[BIND/]ITEM[,ITEM]...`, where an item is `PORT[-PORT][:PORT[-PORT]]` or `~PORT[-PORT]`,
-//! or one of the words `none`, `auto` and `all`.
+//! How pasta(1) writes ports: `[BIND/]ITEM[,ITEM]...`, where an item is `PORT[-PORT][:[ADDR/]PORT[-PORT]]` or
+//! `~PORT[-PORT]`, or one of the words `none`, `auto` and `all`.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use crate::config::IfName;
+use crate::config::{IfName, Publish, Transport};
 
 /// The ports that are given to clients if the kernel does not say.
 const EPHEMERAL: (u16, u16) = (32_768, 60_999);
@@ -25,10 +25,37 @@ pub(super) enum Spec {
 pub(super) struct Ports {
     /// Where they are bound.
     pub(super) bind: Bind,
-    /// Pairs of the port that is bound and the one that it leads to, in order.
-    pub(super) pairs: Vec<(u16, u16)>,
+    /// In the order in which they were written.
+    pub(super) pairs: Vec<Pair>,
     /// Only exclusions were given: all that can be had is meant.
     pub(super) all_but: bool,
+}
+
+impl Ports {
+    /// What is to be published for them; port 0 is nothing.
+    pub(super) fn published(&self, transport: Transport) -> impl Iterator<Item = Publish> {
+        let Bind { address, interface } = self.bind;
+        let pairs = self.pairs.iter().filter(|pair| pair.from != 0 && pair.to != 0);
+        pairs.map(move |pair| Publish {
+            host_addr: address,
+            host_port: Some(pair.from),
+            host_interface: interface,
+            guest_addr: pair.target,
+            guest_port: pair.to,
+            transport,
+        })
+    }
+}
+
+/// A port, and where it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    /// The port that is bound.
+    pub(super) from: u16,
+    /// The one that it leads to.
+    pub(super) to: u16,
+    /// The address that has it; `None` is the guest's own.
+    pub(super) target: Option<IpAddr>,
 }
 
 /// Where ports are bound.
@@ -40,7 +67,7 @@ pub(super) struct Bind {
     pub(super) interface: Option<IfName>,
 }
 
-/// Understands `text`; `may_bind` says whether an address may stand in it, `ephemeral` which ports are left out where
+/// Understands `text`; `may_bind` says whether addresses may stand in it, `ephemeral` which ports are left out where
 /// only exclusions are given. `None` if it is not of this form.
 pub(super) fn parse(text: &str, may_bind: bool, ephemeral: Option<(u16, u16)>) -> Option<Spec> {
     match text {
@@ -49,11 +76,12 @@ pub(super) fn parse(text: &str, may_bind: bool, ephemeral: Option<(u16, u16)>) -
         "" => return None,
         _ => {}
     }
-    let (bind, items) = match text.split_once('/') {
-        Some((bind, items)) if may_bind => (self::bind(bind)?, items),
-        Some(_) => return None,
-        None => (Bind::default(), text),
-    };
+    if !may_bind && text.contains('/') {
+        return None;
+    }
+    // Behind a colon it is the target's address.
+    let bound = text.split_once('/').and_then(|(bind, items)| Some((self::bind(bind)?, items)));
+    let (bind, items) = bound.unwrap_or((Bind::default(), text));
     let mut wanted = Vec::new();
     let mut excluded = Vec::new();
     for item in items.split(',') {
@@ -66,10 +94,14 @@ pub(super) fn parse(text: &str, may_bind: bool, ephemeral: Option<(u16, u16)>) -
     if all_but {
         let (first, last) = ephemeral.unwrap_or(EPHEMERAL);
         let others = [Some((1, first.saturating_sub(1))), last.checked_add(1).map(|next| (next, u16::MAX))];
-        wanted.extend(others.into_iter().flatten().map(|(first, last)| (first..=last, first..=last)));
+        wanted.extend(others.into_iter().flatten().map(|(first, last)| Mapped {
+            from: first..=last,
+            to: first..=last,
+            target: None,
+        }));
     }
     let is_excluded = |port: &u16| excluded.iter().any(|range| range.contains(port));
-    let pairs = wanted.into_iter().flat_map(|(from, to)| from.zip(to)).filter(|(from, _)| !is_excluded(from));
+    let pairs = wanted.into_iter().flat_map(Mapped::pairs).filter(|pair| !is_excluded(&pair.from));
     Some(Spec::Ports(Ports { bind, pairs: pairs.collect(), all_but }))
 }
 
@@ -79,23 +111,46 @@ fn bind(text: &str) -> Option<Bind> {
         Some((address, interface)) => (address, Some(IfName::new(interface)?)),
         None => (text, None),
     };
-    let address = match address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        _ if address.is_empty() && interface.is_some() => None,
-        Some(inner) => Some(IpAddr::from(inner.parse::<Ipv6Addr>().ok()?)),
-        None => Some(address.parse().ok()?),
+    let address = match address {
+        "" if interface.is_some() => None,
+        text => Some(self::address(text)?),
     };
     Some(Bind { address, interface })
 }
 
+/// One of IPv6 may stand in brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inner) => Some(inner.parse::<Ipv6Addr>().ok()?.into()),
+        None => text.parse().ok(),
+    }
+}
+
 /// A range, and the one that it leads to.
-fn mapped(text: &str) -> Option<(RangeInclusive<u16>, RangeInclusive<u16>)> {
+struct Mapped {
+    from: RangeInclusive<u16>,
+    to: RangeInclusive<u16>,
+    target: Option<IpAddr>,
+}
+
+impl Mapped {
+    fn pairs(self) -> impl Iterator<Item = Pair> {
+        self.from.zip(self.to).map(move |(from, to)| Pair { from, to, target: self.target })
+    }
+}
+
+fn mapped(text: &str) -> Option<Mapped> {
     let Some((from, to)) = text.split_once(':') else {
         let from = range(text)?;
-        return Some((from.clone(), from));
+        return Some(Mapped { to: from.clone(), from, target: None });
+    };
+    let (target, to) = match to.split_once('/') {
+        Some((target, to)) => (Some(address(target)?), to),
+        None => (None, to),
     };
     let (from, to) = (range(from)?, range(to)?);
     let length = |range: &RangeInclusive<u16>| range.end() - range.start();
-    (length(&from) == length(&to)).then_some((from, to))
+    (length(&from) == length(&to)).then_some(Mapped { from, to, target })
 }
 
 fn range(text: &str) -> Option<RangeInclusive<u16>> {
@@ -134,9 +189,13 @@ mod tests {
             ("127.0.0.1/5044-5044:5045-5045", "127.0.0.1", "5044>5045"),
             ("65535", "", "65535>65535"),
             ("0", "", "0>0"),
+            ("22:10.88.0.2/23", "", "22>10.88.0.2 23"),
+            ("192.0.2.1/22-23:10.88.0.2/32-33", "192.0.2.1", "22>10.88.0.2 32 23>10.88.0.2 33"),
+            ("22:[fd00::2]/23,24", "", "22>fd00::2 23 24>24"),
+            ("::1/22:fd00::2/23", "::1", "22>fd00::2 23"),
         ] {
             let Some(Spec::Ports(ports)) = parse(text, true, None) else { panic!("{text}") };
-            let told: Vec<String> = ports.pairs.iter().map(|(from, to)| format!("{from}>{to}")).collect();
+            let told: Vec<String> = ports.pairs.iter().map(told).collect();
             assert_eq!((shown(ports.bind).as_str(), told.join(" ").as_str()), (bind, pairs), "{text}");
             assert!(!ports.all_but);
         }
@@ -151,7 +210,8 @@ mod tests {
     #[test]
     fn exclusions_alone_mean_all_others_that_are_not_for_clients() {
         let Some(Spec::Ports(ports)) = parse("~2-65530", true, Some((100, 65_533))) else { panic!("ports") };
-        assert_eq!(ports.pairs, [(1, 1), (65_534, 65_534), (65_535, 65_535)]);
+        let told: Vec<String> = ports.pairs.iter().map(told).collect();
+        assert_eq!(told, ["1>1", "65534>65534", "65535>65535"]);
         assert!(ports.all_but);
     }
 
@@ -184,10 +244,20 @@ mod tests {
             "[127.0.0.1]/80",
             "none,80",
             "1.2.3.4%aaaaaaaaaaaaaaaa/80",
+            "80:/81",
+            "80:10.88.0.2/",
+            "80:10.88.0.2%eth0/81",
+            "80:10.88.0.2/81/82",
         ] {
             assert_eq!(parse(text, true, None), None, "{text}");
         }
         assert_eq!(parse("127.0.0.1/80", false, None), None, "where no address may stand");
+        assert_eq!(parse("80:127.0.0.1/80", false, None), None, "where no address may stand");
+    }
+
+    fn told(pair: &Pair) -> String {
+        let target = pair.target.map(|target| format!("{target} ")).unwrap_or_default();
+        format!("{}>{target}{}", pair.from, pair.to)
     }
 
     fn shown(bind: Bind) -> String {

@@ -13,7 +13,7 @@ use crate::config::{
     Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
     HostInterface, HostNetwork, IfName, Ipv4Plan, Ipv6Plan, Lifecycle, LinkKind, LinkSpec, Log, LogFormat,
     LogLevel, LoopbackForward, MAX_PUBLISHED, Network, Outbound, Pasta, PastaGuest, Privileges, Protocols,
-    Publish, RootFs, Setup, Target, Transport,
+    Publish, RootFs, Setup, Splicing, Target, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -42,10 +42,14 @@ pub(super) fn settle(
     let link = link(&options, &families, surroundings);
     let (inbound, outbound, automatic) = ports(&options, host, mtu.ipv6 && families.v6.is_some())?;
     network.loopback_forwards = outbound;
+    network.splice = splicing(&options);
+    let is_tcp = |forward: &Forward| forward.publish.transport == Transport::Tcp;
+    network.publishes_later = options.conf_path.is_some() || inbound.iter().any(is_tcp);
     notes.extend(not_opened(&options, automatic, &network.loopback_forwards));
     let log = Log { level: log_level(&options, target.is_none()), format: LogFormat::Text };
     let absolute = |path: &PathBuf| surroundings.cwd.join(path);
     let log_file = options.log_file();
+    let control = options.conf_path.as_ref().map(absolute);
     let guest = match target {
         Some(target) => PastaGuest::Attached(Box::new(Attach {
             network,
@@ -58,6 +62,7 @@ pub(super) fn settle(
                 ..Lifecycle::default()
             },
             name: None,
+            memo: None,
             log,
         })),
         None => PastaGuest::Command(Box::new(Config {
@@ -68,7 +73,7 @@ pub(super) fn settle(
             log,
         })),
     };
-    let config = Box::new(Pasta { guest, inbound, automatic, log_file });
+    let config = Box::new(Pasta { guest, inbound, automatic, control, log_file });
     Ok(Request { config, notes })
 }
 
@@ -297,6 +302,15 @@ fn network(options: &Options, families: &Families, mtu: Mtu) -> Network {
     }
 }
 
+/// Without TCP on the link there is none past it.
+fn splicing(options: &Options) -> Splicing {
+    match (options.no_splice || options.no_tcp, options.host_lo_to_ns_lo) {
+        (true, _) => Splicing::Off,
+        (false, true) => Splicing::ToLoopback,
+        (false, false) => Splicing::ToAddress,
+    }
+}
+
 /// Without IPv4 the plan is there, but nothing of it in the guest.
 fn ipv4_plan(family: Option<&Family>, options: &Options) -> Ipv4Plan {
     let local = local_family();
@@ -397,6 +411,8 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
         workdir: None,
         hostname: hostname(&surroundings.hostname),
         volumes: Vec::new(),
+        tmpfs: Vec::new(),
+        read_only: false,
         init: false,
         privileges: Privileges::unconfined(),
     }
@@ -456,9 +472,9 @@ fn ports(options: &Options, host: &HostNetwork, has_ipv6: bool) -> Result<Direct
             Transport::Udp => automatic.udp_out = direction.automatic,
         }
         let pairs = direction.ports.into_iter().flat_map(|(ports, _)| ports.pairs);
-        outbound.extend(pairs.map(|(guest_port, host_port)| LoopbackForward {
-            guest_port,
-            host_port,
+        outbound.extend(pairs.map(|pair| LoopbackForward {
+            guest_port: pair.from,
+            host_port: pair.to,
             transport,
         }));
     }
@@ -519,15 +535,8 @@ fn forwards<'p>(
     transport: Transport,
     only: Option<IpAddr>,
 ) -> impl Iterator<Item = Forward> + 'p {
-    ports.pairs.iter().filter(|(from, _)| *from != 0).map(move |(from, to)| Forward {
-        publish: Publish {
-            host_addr: ports.bind.address.or(only),
-            host_port: Some(*from),
-            host_interface: ports.bind.interface,
-            guest_addr: None,
-            guest_port: *to,
-            transport,
-        },
+    ports.published(transport).map(move |publish| Forward {
+        publish: Publish { host_addr: publish.host_addr.or(only), ..publish },
         option: (!ports.all_but).then(|| option.to_owned()),
     })
 }

@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::config::{
-    Alias, Attach, Forward, GuestRoute, HostInterface, HostRoute, LogLevel, PastaGuest, Setup, Target,
-    Transport,
+    Alias, Attach, Forward, GuestRoute, HostInterface, HostRoute, LogLevel, PastaGuest, Setup, Splicing,
+    Target, Transport,
 };
 use std::net::IpAddr;
+use std::path::Path;
 
 /// As podman 6 starts it for a container with `-p 127.0.0.1:5044:5045`.
 const PODMAN: &str = "--config-net -t 127.0.0.1/5044-5044:5045-5045 --dns-forward 169.254.1.1 -u none -T none -U none \
@@ -164,6 +165,10 @@ fn every_other_option_has_its_place() {
     assert!(!attach("--no-ra").network.autoconfiguration.router_advertisements);
     assert!(!attach("--no-ndp").network.autoconfiguration.router_advertisements);
     assert!(attach("").network.autoconfiguration.router_advertisements);
+    assert_eq!(attach("").network.splice, Splicing::ToAddress);
+    assert_eq!(attach("--host-lo-to-ns-lo").network.splice, Splicing::ToLoopback);
+    assert_eq!(attach("--no-splice --host-lo-to-ns-lo").network.splice, Splicing::Off);
+    assert_eq!(attach("--no-tcp").network.splice, Splicing::Off);
     assert!(!attach("-f").lifecycle.detach);
     assert!(attach("--no-netns-quit").lifecycle.outlives_target);
     assert_eq!(attach("-d").log.level, LogLevel::Debug);
@@ -172,6 +177,20 @@ fn every_other_option_has_its_place() {
     assert_eq!(attach("").link.setup, Setup::Nothing);
     let log = settled("-l /x/log --log-size 5000 1").log_file.map(|file| (file.path, file.max_bytes));
     assert_eq!(log, Some(("/x/log".into(), 5000)));
+}
+
+#[test]
+fn sockets_inside_are_wanted_for_tcp_ports_now_or_later() {
+    for (line, wanted) in [
+        ("-t none -u none 1", false),
+        ("-t none -u 53 1", false),
+        ("-t 80 -u none 1", true),
+        ("-t 80 -u none --no-splice 1", false),
+        ("-t none -u none -c socket 1", true),
+    ] {
+        assert_eq!(attached(&settled(line)).network.wants_socket_factory(), wanted, "{line}");
+    }
+    assert_eq!(settled("-c socket 1").control.as_deref(), Some(Path::new("/home/me/socket")));
 }
 
 #[test]
@@ -188,14 +207,7 @@ fn what_has_no_effect_is_said() {
         let request = request(&format!("-t none -u none -T none -U none {line} 1")).expect("accepted");
         assert_eq!(request.notes.len(), 1, "{line}");
     }
-    for line in [
-        "-e",
-        "--no-splice",
-        "--host-lo-to-ns-lo",
-        "--netns-only",
-        "-D none",
-        "--config-net --no-copy-routes",
-    ] {
+    for line in ["-e", "--netns-only", "-D none", "--config-net --no-copy-routes"] {
         assert!(
             request(&format!("-t none -u none -T none -U none {line} 1")).expect("accepted").notes.is_empty(),
             "{line}"

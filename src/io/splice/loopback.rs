@@ -1,16 +1,17 @@
 //! Ports of the guest's loopback that lead to the host's: listened on inside the guest's network namespace, and joined
 //! with the host by splice(2) like published connections, in the other direction.
 //!
-//! It has a thread of its own, which lasts as long as the process. A connection that the host refuses is reset.
+//! It wants a thread of its own. A connection that the host refuses is reset.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::thread;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
@@ -20,23 +21,36 @@ use super::{ALL, Factory};
 use crate::config::{LoopbackForward, Outbound, Transport};
 use crate::error::{Context, Error, Result};
 use crate::io::host;
-use crate::net::Family;
+use crate::io::stop::{DRAIN, Orders, Stop};
+use crate::net::{Family, HostError};
 
 /// Events taken from one poll.
 const EVENTS: usize = 256;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
+/// Connections accepted at one port before other sources have their turn.
+const ACCEPTS_PER_TURN: usize = 256;
+/// When a port that could not accept all who wait does so again: the process is out of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 4096;
 /// How long the factory may take for a batch, in milliseconds.
 const PATIENCE_MS: u16 = 5000;
 /// Tokens from here on are connections', two each.
 const CONNECTION_TOKENS: usize = 1 << 20;
+const WAKER_TOKEN: Token = Token(CONNECTION_TOKENS - 1);
 
 /// The forwarded ports, listened on.
 pub struct Loopback {
     poll: Poll,
+    orders: Arc<Orders>,
+    waker: Arc<Waker>,
     listeners: Vec<(TcpListener, u16)>,
+    /// Listeners at which clients may wait that the poll does not tell of again.
+    resting: BTreeSet<usize>,
+    resting_until: Option<Instant>,
+    /// Set once it drains.
+    drains_until: Option<Instant>,
     pairs: HashMap<usize, Pair>,
     next: usize,
     pipes: Pipes,
@@ -45,9 +59,7 @@ pub struct Loopback {
 impl Loopback {
     /// Listens on the TCP ports of `forwards`, with sockets from `factory`. A guest without IPv6 listens without it.
     pub fn listen(factory: &Factory, forwards: &[LoopbackForward]) -> Result<Self> {
-        let poll = Poll::new().context("cannot create", "an epoll instance")?;
-        let mut loopback =
-            Self { poll, listeners: Vec::new(), pairs: HashMap::new(), next: 0, pipes: Pipes::default() };
+        let mut loopback = Self::new()?;
         let tcp: Vec<_> = forwards.iter().filter(|forward| forward.transport == Transport::Tcp).collect();
         for (family, address) in
             [(Family::V4, IpAddr::from(Ipv4Addr::LOCALHOST)), (Family::V6, IpAddr::from(Ipv6Addr::LOCALHOST))]
@@ -62,6 +74,23 @@ impl Loopback {
             }
         }
         Ok(loopback)
+    }
+
+    fn new() -> Result<Self> {
+        let poll = Poll::new().context("cannot create", "an epoll instance")?;
+        let waker = Waker::new(poll.registry(), WAKER_TOKEN).context("cannot create", "an eventfd")?;
+        Ok(Self {
+            poll,
+            orders: Arc::default(),
+            waker: Arc::new(waker),
+            listeners: Vec::new(),
+            resting: BTreeSet::new(),
+            resting_until: None,
+            drains_until: None,
+            pairs: HashMap::new(),
+            next: 0,
+            pipes: Pipes::default(),
+        })
     }
 
     fn bind(&mut self, socket: OwnedFd, at: SocketAddr, host_port: u16) -> Result<()> {
@@ -82,17 +111,17 @@ impl Loopback {
         Ok(())
     }
 
-    /// Serves from now on.
-    pub fn start(self) -> Result<()> {
-        let thread = thread::Builder::new().name("rnet-loopback".into());
-        thread.spawn(move || self.serve()).map(drop).context("cannot start", "the loopback's thread")
+    /// The handle that ends it.
+    pub fn stopper(&self) -> Stop {
+        Stop::new(Arc::clone(&self.orders), Arc::clone(&self.waker))
     }
 
-    fn serve(mut self) {
+    /// Serves until stopped or drained.
+    pub fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         let mut busy: Vec<usize> = Vec::new();
-        loop {
-            let timeout = if busy.is_empty() { None } else { Some(std::time::Duration::ZERO) };
+        while !self.orders.says_stop() && !self.has_drained() {
+            let timeout = if busy.is_empty() { self.wait() } else { Some(Duration::ZERO) };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     tracing::error!(%error, "the guest's loopback is not served any more");
@@ -102,6 +131,7 @@ impl Loopback {
             }
             for event in &events {
                 match event.token().0.checked_sub(CONNECTION_TOKENS) {
+                    None if event.token() == WAKER_TOKEN => {}
                     None => self.accept(event.token().0),
                     Some(token) => {
                         let side = if token % 2 == 0 { Side::Client } else { Side::Guest };
@@ -112,15 +142,45 @@ impl Loopback {
                     }
                 }
             }
+            self.accept_rested();
             busy.sort_unstable();
             busy.dedup();
             busy.retain(|number| self.carry(*number));
         }
     }
 
-    /// Takes all who wait. The poll tells only of new ones.
+    /// How long nothing is due; `None` without end.
+    fn wait(&self) -> Option<Duration> {
+        let due = [self.resting_until, self.drains_until].into_iter().flatten().min();
+        due.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether it drains, and there is nothing more to deliver, or no more time for it. Once told to, it takes all who
+    /// wait: the guest's programs have ended, so there will be no more.
+    fn has_drained(&mut self) -> bool {
+        if !self.orders.says_drain() {
+            return false;
+        }
+        if self.drains_until.is_none() {
+            (0..self.listeners.len()).for_each(|listener| self.accept(listener));
+        }
+        let now = Instant::now();
+        let until = *self.drains_until.get_or_insert(now + DRAIN);
+        let owes = !self.resting.is_empty() || self.pairs.values().any(Pair::owes_guest);
+        !owes || until <= now
+    }
+
+    fn accept_rested(&mut self) {
+        if self.resting_until.is_some_and(|until| until <= Instant::now()) {
+            self.resting_until = None;
+            std::mem::take(&mut self.resting).into_iter().for_each(|listener| self.accept(listener));
+        }
+    }
+
+    /// Takes all who wait, now or after a rest. The poll tells only of new ones.
     fn accept(&mut self, listener: usize) {
-        while let Some((socket, host_port)) = self.listeners.get(listener) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some((socket, host_port)) = self.listeners.get(listener) else { return };
             match socket.accept() {
                 // One too many is closed.
                 Ok(_) if self.pairs.len() >= MAX_CONNECTIONS => {}
@@ -130,10 +190,14 @@ impl Loopback {
                         tracing::debug!(%error, %to, "cannot join the guest's loopback");
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if host::host_error(&error) == HostError::Exhausted => break,
+                // The client left before its turn came (accept(2): treat it like no connection).
+                Err(_) => {}
             }
         }
+        self.resting.insert(listener);
+        self.resting_until = Some(Instant::now() + ACCEPT_RETRY);
     }
 
     fn join(&mut self, mut client: TcpStream, to: SocketAddr) -> io::Result<()> {
@@ -179,9 +243,73 @@ fn batch(factory: &Factory, family: Family) -> Result<Vec<OwnedFd>> {
         let mut polled = [PollFd::new(factory.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut polled, PollTimeout::from(PATIENCE_MS)).context("cannot wait for", TARGET)?;
         match factory.receive() {
+            Ok(batch) if batch.sockets.is_empty() && !batch.missing => {
+                return Err(Error::new("cannot make", "sockets in the guest", "no more files may be open"));
+            }
             Ok(batch) => return Ok(batch.sockets),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready > 0 => {}
             Err(error) => return Err(Error::new("cannot hear from", TARGET, error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::stream;
+    use std::io::{Read, Write};
+    use std::net;
+    use std::thread;
+
+    /// More than all buffers on the way.
+    const BYTES: usize = 64_000_000;
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn what_was_sent_before_the_end_is_delivered() {
+        let (loopback, guest, host) = loopback();
+        let (stop, serving) = (loopback.stopper(), thread::spawn(|| loopback.run()));
+        let mut first = net::TcpStream::connect(guest).expect("listened on");
+        let sending = thread::spawn(move || first.write_all(&vec![7; BYTES]));
+        let (mut received, _) = host.accept().expect("the first");
+        let mut last = net::TcpStream::connect(guest).expect("listened on");
+        last.write_all(b"last").expect("room");
+        drop(last);
+        stop.drain();
+        let mut bytes = Vec::new();
+        received.read_to_end(&mut bytes).expect("an end without a reset");
+        assert_eq!(bytes.len(), BYTES);
+        bytes.clear();
+        host.accept().and_then(|(mut last, _)| last.read_to_end(&mut bytes)).expect("the last");
+        assert_eq!(bytes, b"last");
+        sending.join().expect("no panic").expect("all is taken");
+        serving.join().expect("it ends");
+    }
+
+    #[test]
+    fn who_had_to_wait_is_accepted_after_a_rest() {
+        let (mut loopback, guest, host) = loopback();
+        let _client = net::TcpStream::connect(guest).expect("listened on");
+        let mut events = Events::with_capacity(EVENTS);
+        loopback.poll.poll(&mut events, Some(PATIENCE)).expect("told once");
+        assert!(events.iter().any(|event| event.token() == Token(0)));
+        // As if there had been no descriptor for it.
+        (loopback.resting, loopback.resting_until) = (BTreeSet::from([0]), Some(Instant::now()));
+        let (stop, serving) = (loopback.stopper(), thread::spawn(|| loopback.run()));
+        host.accept().expect("the client's");
+        stop.stop();
+        serving.join().expect("it ends");
+    }
+
+    /// One port of a guest that is this host itself, where it is, and the host's port to which it leads.
+    fn loopback() -> (Loopback, SocketAddr, net::TcpListener) {
+        let host = net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        SockRef::from(&host).set_read_timeout(Some(PATIENCE)).expect("an option");
+        let mut loopback = Loopback::new().expect("a poll");
+        let socket = stream::open(Family::V4).expect("a socket");
+        let host_port = host.local_addr().expect("bound").port();
+        loopback.bind(socket, SocketAddr::from(([127, 0, 0, 1], 0)), host_port).expect("a port");
+        let guest = loopback.listeners[0].0.local_addr().expect("bound");
+        (loopback, guest, host)
     }
 }

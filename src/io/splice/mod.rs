@@ -27,7 +27,7 @@ use self::pipe::Pipes;
 use crate::error::{Context, Result};
 use crate::net::policy::{Service, Splice};
 use crate::net::{Family, FlowId, PortId};
-use crate::sys::factory::{BATCH_SOCKETS, Factory};
+use crate::sys::factory::{BATCH_SOCKETS, Batch, Factory};
 
 /// A further batch is asked for when fewer sockets than this are left.
 const LOW_STOCK: usize = BATCH_SOCKETS / 2;
@@ -137,44 +137,47 @@ impl Splices {
     /// Opens a socket towards the guest for `id`, at once or when there is one.
     fn connect(&mut self, id: FlowId, registry: &Registry) {
         let token = self.token(id, Side::Guest);
-        while let Some(flow) = self.flows.get_mut(&id) {
-            let stock = match Family::of(flow.guest.ip()) {
-                Family::V4 => &mut self.stock_v4,
-                Family::V6 => &mut self.stock_v6,
-            };
-            match stock.take(Family::of(flow.guest.ip()), self.factory.as_ref()) {
-                Taken::Socket(socket) => match connect(socket, flow.guest, registry, token) {
-                    Ok(guest) => {
-                        flow.pair.set_guest(guest);
-                        return self.queue(id);
-                    }
-                    Err(error) => tracing::debug!(%error, guest = %flow.guest, "cannot splice"),
-                },
-                Taken::Later => return stock.waiting.push_back(id),
-                Taken::Never => {}
-            }
-            match flow.fallback.take() {
-                Some(other) => flow.guest = other,
-                None => return self.give_up(id, registry),
-            }
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let family = Family::of(flow.guest.ip());
+        let stock = match family {
+            Family::V4 => &mut self.stock_v4,
+            Family::V6 => &mut self.stock_v6,
+        };
+        match stock.take(family, self.factory.as_ref()) {
+            Taken::Socket(socket) => match connect(socket, flow.guest, registry, token) {
+                Ok(guest) => {
+                    flow.pair.set_guest(guest);
+                    self.queue(id);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, guest = %flow.guest, "cannot splice");
+                    self.connect_otherwise(id, registry);
+                }
+            },
+            Taken::Later => stock.waiting.push_back(id),
+            Taken::Never => self.connect_otherwise(id, registry),
         }
     }
 
-    /// Hands the client back, unless some of what it said is gone.
+    /// Tries the other family; hands the client back if that was the other.
+    fn connect_otherwise(&mut self, id: FlowId, registry: &Registry) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        match flow.fallback.take() {
+            Some(other) => {
+                flow.guest = other;
+                self.connect(id, registry);
+            }
+            None => self.give_up(id, registry),
+        }
+    }
+
+    /// Hands the client back, of whom nothing was read yet.
     fn give_up(&mut self, id: FlowId, registry: &Registry) {
         let Some(Flow { pair, address, port, service, .. }) = self.flows.remove(&id) else { return };
-        let end = match pair.into_untouched_client() {
-            Ok(mut stream) => {
-                // It is registered, or it would not be here.
-                let _ = registry.deregister(&mut stream);
-                End::NotSpliced(id, Client { stream, address, port, service })
-            }
-            Err(pair) => {
-                pair.reset(&mut self.pipes);
-                End::Over(id)
-            }
-        };
-        self.ends.push_back(end);
+        let mut stream = pair.into_client();
+        // It is registered, or it would not be here.
+        let _ = registry.deregister(&mut stream);
+        self.ends.push_back(End::NotSpliced(id, Client { stream, address, port, service }));
     }
 
     /// Remembers what an event of one of our tokens says, given in its two halves.
@@ -190,23 +193,32 @@ impl Splices {
     /// Takes what the factory has answered.
     pub(super) fn restock(&mut self, registry: &Registry) {
         while let Some(factory) = &self.factory {
-            let waiting = match factory.receive() {
-                Ok(batch) => match batch.family {
-                    Family::V4 => self.stock_v4.add(batch.sockets),
-                    Family::V6 => self.stock_v6.add(batch.sockets),
-                },
+            match factory.receive() {
+                Ok(batch) => self.add(batch, registry),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     tracing::warn!(%error, "the socket factory is gone; loopback clients take the link from now on");
                     self.factory = None;
                     let mut waiting = std::mem::take(&mut self.stock_v4.waiting);
                     waiting.append(&mut self.stock_v6.waiting);
-                    waiting
+                    waiting.into_iter().for_each(|flow| self.connect_otherwise(flow, registry));
                 }
-            };
-            for flow in waiting {
-                self.connect(flow, registry);
+            }
+        }
+    }
+
+    /// Serves those who wait from `batch`. If it is empty they do not wait for another one, which might be, too.
+    fn add(&mut self, batch: Batch, registry: &Registry) {
+        let is_empty = batch.sockets.is_empty();
+        let stock = match batch.family {
+            Family::V4 => &mut self.stock_v4,
+            Family::V6 => &mut self.stock_v6,
+        };
+        for flow in stock.add(batch) {
+            match is_empty {
+                true => self.connect_otherwise(flow, registry),
+                false => self.connect(flow, registry),
             }
         }
     }
@@ -237,13 +249,8 @@ impl Splices {
                 Outcome::Alive(true) => self.queue(id),
                 Outcome::Closed => self.end(id, false),
                 Outcome::Failed => self.end(id, true),
-                Outcome::Refused => match flow.fallback.take() {
-                    Some(other) => {
-                        flow.guest = other;
-                        self.connect(id, registry);
-                    }
-                    None => self.end(id, true),
-                },
+                Outcome::Refused if flow.fallback.is_some() => self.connect_otherwise(id, registry),
+                Outcome::Refused => self.end(id, true),
             }
         }
     }
@@ -296,10 +303,10 @@ impl Stock {
     }
 
     /// Adds a batch; who has waited for it.
-    fn add(&mut self, batch: Vec<OwnedFd>) -> VecDeque<FlowId> {
+    fn add(&mut self, batch: Batch) -> VecDeque<FlowId> {
         self.requested = false;
-        self.missing = batch.is_empty();
-        self.sockets.extend(batch);
+        self.missing = batch.missing;
+        self.sockets.extend(batch.sockets);
         std::mem::take(&mut self.waiting)
     }
 }
@@ -313,4 +320,115 @@ fn connect(socket: OwnedFd, to: SocketAddr, registry: &Registry, token: Token) -
     let mut stream = TcpStream::from_std(socket.into());
     registry.register(&mut stream, token, ALL)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::factory::testing::answer_with;
+    use crate::sys::stream;
+    use mio::{Events, Poll};
+    use std::io::{Read, Write};
+    use std::net::{self, Ipv4Addr, Ipv6Addr};
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+    use std::time::Duration;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const FACTORY: Token = Token(1);
+    const TURNS: usize = 100;
+
+    #[test]
+    fn a_factory_that_has_none_by_now_is_asked_again() {
+        let mut bench = Bench::new();
+        for (index, errno) in [(1, Errno::EMFILE), (2, Errno::EAFNOSUPPORT)] {
+            bench.open(index, (Ipv4Addr::LOCALHOST, 9), None);
+            answer_with(&bench.factory, Family::V4, || Err(errno.into()));
+            bench.await_unspliced(index);
+        }
+        bench.open(3, (Ipv4Addr::LOCALHOST, 9), None);
+        assert!(bench.splices.has_ended(), "a family that is missing is not asked for");
+    }
+
+    #[test]
+    fn a_client_that_cannot_be_spliced_loses_nothing_that_it_said() {
+        let closed = net::TcpListener::bind("127.0.0.1:0").and_then(|closed| closed.local_addr());
+        let mut bench = Bench::new();
+        let fallback = SocketAddr::from((Ipv6Addr::LOCALHOST, 9));
+        let mut client = bench.open(1, closed.expect("loopback"), Some(fallback));
+        client.write_all(b"hello").expect("room");
+        // What it says is known before there is a socket towards the guest.
+        bench.turn();
+        let factory = bench.factory.try_clone().expect("a copy");
+        let answers = thread::spawn(move || {
+            answer_with(&factory, Family::V4, || stream::open(Family::V4));
+            answer_with(&factory, Family::V6, || Err(Errno::EAFNOSUPPORT.into()));
+        });
+        let mut unspliced = bench.await_unspliced(1);
+        answers.join().expect("both families were tried");
+        let mut said = [0; 5];
+        unspliced.stream.read_exact(&mut said).expect("it waits");
+        assert_eq!(&said, b"hello");
+    }
+
+    /// Spliced connections whose factory is the test.
+    struct Bench {
+        poll: Poll,
+        splices: Splices,
+        factory: UnixStream,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let poll = Poll::new().expect("a poll");
+            let (factory, end) = Factory::with_end();
+            end.set_read_timeout(Some(PATIENCE)).expect("not zero");
+            let mut splices = Splices::new(1 << 31);
+            splices.supply(factory, poll.registry(), FACTORY).expect("polled");
+            Self { poll, splices, factory: end }
+        }
+
+        /// Opens a flow to `guest`; its client's own end.
+        fn open(
+            &mut self,
+            index: u32,
+            guest: impl Into<SocketAddr>,
+            fallback: Option<SocketAddr>,
+        ) -> net::TcpStream {
+            let listener = net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+            let client = net::TcpStream::connect(listener.local_addr().expect("bound")).expect("room");
+            let (stream, address) = listener.accept().expect("the client");
+            stream.set_nonblocking(true).expect("a flag");
+            let service = Service { addr: None, port: 80 };
+            let accepted = Client { stream: TcpStream::from_std(stream), address, port: PortId(0), service };
+            let splice = Splice { guest: guest.into(), fallback };
+            self.splices.open(FlowId::from_parts(index, 0), splice, accepted, self.poll.registry());
+            client
+        }
+
+        fn turn(&mut self) {
+            let mut events = Events::with_capacity(16);
+            self.poll.poll(&mut events, Some(PATIENCE)).expect("events");
+            for event in &events {
+                match event.token() {
+                    FACTORY => self.splices.restock(self.poll.registry()),
+                    Token(token) => self.splices.note(token as u32, (token >> 32) as u32, event),
+                }
+            }
+            self.splices.serve(self.poll.registry());
+        }
+
+        fn await_unspliced(&mut self, index: u32) -> Client {
+            for _ in 0..TURNS {
+                match self.splices.next_end() {
+                    None => self.turn(),
+                    Some(End::NotSpliced(flow, client)) if flow == FlowId::from_parts(index, 0) => {
+                        return client;
+                    }
+                    Some(_) => panic!("{index} is over"),
+                }
+            }
+            panic!("{index} has no end");
+        }
+    }
 }

@@ -63,10 +63,9 @@ impl Pair {
         self.to_guest.writable = true;
     }
 
-    /// The client, if nothing of it was lost here.
-    pub(super) fn into_untouched_client(self) -> Result<TcpStream, Self> {
-        let untouched = self.to_guest.carried_bytes == 0 && self.to_guest.is_empty() && !self.to_guest.ended;
-        if untouched { Ok(self.client) } else { Err(self) }
+    /// The client, of whom nothing was read if the guest has not accepted.
+    pub(super) fn into_client(self) -> TcpStream {
+        self.client
     }
 
     /// Bytes carried to the guest and to the client.
@@ -77,6 +76,11 @@ impl Pair {
     /// Whether the client has yet to take what the guest has said, or will say.
     pub(super) fn owes_client(&self) -> bool {
         self.guest.is_some() && !self.to_client.is_over()
+    }
+
+    /// The same the other way round.
+    pub(super) fn owes_guest(&self) -> bool {
+        self.guest.is_some() && !self.to_guest.is_over()
     }
 
     /// Remembers what the poll said of one socket.
@@ -115,9 +119,10 @@ impl Pair {
         let Self { client, guest: Some(guest), connected, to_guest, to_client, suspect } = self else {
             return Ok(Outcome::Alive(false));
         };
+        // Nothing is read before somebody takes it: a guest that refuses leaves the client as it was.
+        let to_guest_more = if *connected { to_guest.carry(client, guest, pipes) } else { Ok(false) };
         // Both, before an error counts: a side that has reset may have said something before.
-        let (to_guest_more, to_client_more) =
-            (to_guest.carry(client, guest, pipes), to_client.carry(guest, client, pipes));
+        let to_client_more = to_client.carry(guest, client, pipes);
         let more = to_guest_more? | to_client_more?;
         // A side that has said all is not read any more, which would tell of its error.
         if std::mem::take(suspect) {
@@ -132,10 +137,7 @@ impl Pair {
         if to_guest.is_over() && to_client.is_over() {
             return Ok(Outcome::Closed);
         }
-        // To shut a socket down that still connects would call that off (shutdown(2) does not say so).
-        if *connected {
-            to_guest.finish(guest);
-        }
+        to_guest.finish(guest);
         to_client.finish(client);
         Ok(Outcome::Alive(more))
     }
@@ -236,17 +238,15 @@ impl Way {
         if read == 0 {
             return Ok(0);
         }
-        let wrote = to.write(&buffer[..read]);
-        let written = *wrote.as_ref().unwrap_or(&0);
+        let written = match to.write(&buffer[..read]) {
+            Err(error) if is_passing(&error) => 0,
+            wrote => wrote?,
+        };
         self.carried_bytes += written as u64;
         if written < read {
-            // After an error too: a guest that refuses may be asked once more.
             self.pipe = Some(pipes.holding(&buffer[written..read])?);
         }
-        match wrote {
-            Err(error) if !is_passing(&error) => Err(error),
-            _ => Ok(read),
-        }
+        Ok(read)
     }
 
     /// Writes what the pipe holds; whether some was written.

@@ -54,8 +54,16 @@ impl Pipes {
     /// A pipe with `bytes`, a page at most.
     pub(super) fn holding(&mut self, bytes: &[u8]) -> io::Result<Pipe> {
         let mut pipe = self.take()?;
-        pipe.held_bytes = write(&pipe.write, bytes)?;
-        Ok(pipe)
+        match write(&pipe.write, bytes) {
+            Ok(written) => {
+                pipe.held_bytes = written;
+                Ok(pipe)
+            }
+            Err(errno) => {
+                self.put(pipe);
+                Err(errno.into())
+            }
+        }
     }
 
     /// Takes back any pipe from [`Self::take`], and keeps it if it is empty.
@@ -121,5 +129,17 @@ mod tests {
         pipes.put(empty);
         assert_eq!(pipes.spare.len(), 1);
         assert!(pipes.take().is_ok_and(|pipe| pipe.is_empty()) && pipes.spare.is_empty());
+    }
+
+    #[test]
+    fn a_pipe_that_takes_nothing_still_counts() {
+        let mut pipes = Pipes::default();
+        let mut pipe = pipes.take().expect("a pipe");
+        // Its reader is gone: a write fails with EPIPE.
+        pipe.read = pipe.write.try_clone().expect("a copy");
+        (pipe.is_large, pipes.large) = (true, 1);
+        pipes.put(pipe);
+        assert!(pipes.holding(b"no").is_err());
+        assert_eq!(pipes.spare.iter().filter(|pipe| pipe.is_large).count(), pipes.large);
     }
 }

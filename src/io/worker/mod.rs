@@ -5,8 +5,8 @@
 //! edge-triggered, so readiness is remembered until a call says `WouldBlock`; whoever ran out of budget stays on a
 //! list and the next poll does not wait.
 //!
-//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts. A link whose
-//! rate is limited is left alone until it may be used again, in either direction.
+//! A link that takes no more frames stops every input: nothing is dropped, the sources wait, unless it lasts. A link
+//! whose rate is limited is left alone until it may be used again, in either direction.
 //!
 //! A link with several queues has a worker for each: a [`Worker::team`], whose members share nothing. A flow belongs
 //! to one of them, which every worker can tell from a packet; what another one gets of it is handed over. As the owner
@@ -25,7 +25,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant as Clock};
@@ -45,6 +44,7 @@ use super::link::Link;
 use super::resolver::Resolver;
 use super::sockets::{Cutting, Datagrams, Socket, Sockets, connection_result};
 use super::splice::Splices;
+use super::stop::{DRAIN, Orders, Stop};
 use crate::config::{MacAddr, Network, Outbound, Rate, Rates};
 use crate::error::{Context, Result};
 use crate::net::bucket::Bucket;
@@ -73,8 +73,6 @@ const LINK_RETRY: Duration = Duration::from_millis(1);
 const LINK_PATIENCE: Duration = Duration::from_millis(250);
 /// How much later than asked the worker may be woken.
 const TIMER_SLACK_NS: u64 = 1000;
-/// What a guest that has ended has left to be delivered is given up after this time.
-const DRAIN: Duration = Duration::from_secs(10);
 /// Longest wait, so that a clock that jumps costs little.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -118,39 +116,6 @@ pub struct Worker {
     moderation: Moderation,
 }
 
-/// Ends a worker from another thread.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    orders: Arc<Orders>,
-    waker: Arc<Waker>,
-}
-
-/// What a worker was told.
-#[derive(Debug, Default)]
-struct Orders {
-    stop: AtomicBool,
-    drain: AtomicBool,
-}
-
-impl Stop {
-    /// Asks the worker to return.
-    pub fn stop(&self) {
-        self.order(&self.orders.stop);
-    }
-
-    /// Asks the worker to return once what its guest has sent is delivered, or was not for ten seconds. The guest's
-    /// programs have ended; nobody is let in any more.
-    pub fn drain(&self) {
-        self.order(&self.orders.drain);
-    }
-
-    fn order(&self, order: &AtomicBool) {
-        order.store(true, Ordering::Release);
-        // The worker that can no longer be woken has ended already.
-        let _ = self.waker.wake();
-    }
-}
-
 struct LinkPort {
     link: Link,
     readable: bool,
@@ -189,8 +154,9 @@ enum Outcome {
 }
 
 impl Worker {
-    /// The workers of `network`, one for each of `queues`, the queues of one link to the guest's station `mac`, if that is
-    /// known. Each wants a thread. `resolver` knows the host's DNS servers, which count unless the network names its own.
+    /// The workers of `network`, one for each of `queues`, the queues of one link to the guest's station `mac`, if that
+    /// is known. Each wants a thread. `resolver` knows the host's DNS servers, which count unless the network names its
+    /// own.
     /// `seed` feeds the gateways' random choices.
     pub fn team(
         network: Network,
@@ -317,7 +283,7 @@ impl Worker {
 
     /// The handle that ends this worker.
     pub fn stopper(&self) -> Stop {
-        Stop { orders: Arc::clone(&self.orders), waker: Arc::clone(&self.waker) }
+        Stop::new(Arc::clone(&self.orders), Arc::clone(&self.waker))
     }
 
     /// Serves until stopped, drained, or until every link is gone.
@@ -336,7 +302,7 @@ impl Worker {
                 }
                 _ => {}
             }
-            if self.is_cut_off() || self.orders.stop.load(Ordering::Acquire) {
+            if self.is_cut_off() || self.orders.says_stop() {
                 return Ok(());
             }
             self.obey();
@@ -344,7 +310,7 @@ impl Worker {
                 self.note(event);
             }
             self.turn();
-            if self.orders.drain.load(Ordering::Acquire) && self.has_drained() {
+            if self.orders.says_drain() && self.has_drained() {
                 return Ok(());
             }
         }
@@ -624,8 +590,9 @@ impl Worker {
     fn execute(&mut self, op: HostOp) {
         match op {
             HostOp::Connect { flow, to } => self.connect(flow, to),
-            HostOp::OpenUdp { flow, family } => {
-                self.open(flow, family, host::open_udp(&self.outbound, family));
+            HostOp::OpenUdp { flow, family, to_loopback } => {
+                let exit = Some(&self.outbound).filter(|_| !to_loopback);
+                self.open(flow, family, host::open_udp(exit, family));
             }
             HostOp::OpenPing { flow, family } => {
                 self.open(flow, family, host::open_ping(&self.outbound, family));

@@ -322,8 +322,8 @@ fn rearm(core: &mut Core, id: FlowId, more: bool) {
     core.table.set_deadline(id, if due { Some(now + POLL_AGAIN) } else { next });
 }
 
-/// An ICMP "destination unreachable" from the guest about a segment to it: a firewall that rejects, most likely. It ends
-/// a connection that is still opening as a reset would (RFC 1122 section 4.2.3.9), unless it may pass.
+/// An ICMP "destination unreachable" from the guest about a segment to it: a firewall that rejects, most likely. It
+/// ends a connection that is still opening as a reset would (RFC 1122 section 4.2.3.9), unless it may pass.
 pub(super) fn guest_refused(core: &mut Core, port: PortId, refused: &Refused<'_>) {
     let key = FlowKey::Tcp { port, guest: refused.guest, remote: refused.remote };
     let now = core.now;

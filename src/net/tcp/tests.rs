@@ -11,7 +11,7 @@ use smoltcp::wire::{
 };
 
 use super::HostStream;
-use crate::config::{MacAddr, Network, Transport};
+use crate::config::{MacAddr, Network, Splicing, Transport};
 use crate::net::fixture::{self, GUEST_MAC, Random};
 use crate::net::gateway::Gateway;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM};
@@ -31,7 +31,7 @@ const OTHER_MAC: MacAddr = MacAddr([0x52, 0x55, 0x0a, 0, 2, 0x65]);
 #[test]
 fn a_spliced_flow_counts_until_it_ends() {
     let mut network = fixture::network();
-    network.splice = true;
+    network.splice = Splicing::ToAddress;
     let mut gateway = Gateway::new(Arc::new(network), 1, Instant::ZERO);
     gateway.add_port(GUEST_MAC, Offload::None);
     let (flow, splice) =
