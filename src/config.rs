@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod life;
 mod limits;
 mod pasta;
 mod privileges;
@@ -20,6 +21,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use life::Life;
 pub use limits::{Limit, Resource};
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
@@ -704,6 +706,8 @@ pub struct Config {
     pub container: Container,
     /// What others call it; `None` is rnet's process id.
     pub name: Option<String>,
+    /// How long it is kept.
+    pub life: Life,
     /// Logging.
     pub log: Log,
 }

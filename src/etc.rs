@@ -184,7 +184,7 @@ mod tests {
             cores: 1,
             stdin_is_tty: false,
             host_subnets: Vec::new(),
-            random: [0; 16],
+            random: [0; cli::RANDOM_BYTES],
         };
         let args = std::iter::once("rnet").chain(words.split_whitespace());
         match cli::parse(args.map(Into::into), &surroundings) {

@@ -6,6 +6,7 @@
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`oci_hook`], [`cni`]: the calls of container runtimes, carried out through [`attach`] and [`control`].
+//! - [`state`]: what is known of containers, as a record of each.
 //! - [`control`], [`port`], [`pesto`]: how other programs speak to a running network, and the commands that do.
 //! - [`io`]: the shell around the core: links, host sockets and the worker's event loop.
 //! - [`net`]: the core: a user-mode router as a pure state machine, without fd, thread, clock or file.
@@ -15,7 +16,7 @@
 //! - [`config`], [`error`]: plain values that the others share.
 //!
 //! Dependencies point one way: `main -> cli -> {config, etc}`, `main -> run -> container -> sys`,
-//! `run -> io -> {net, sys, etc}`, `run -> control -> {io, sys}`, `net -> config`.
+//! `run -> io -> {net, sys, etc}`, `run -> state -> control -> {io, sys}`, `net -> config`.
 
 pub mod attach;
 pub mod cli;
@@ -35,4 +36,5 @@ pub mod pesto;
 pub mod port;
 pub mod run;
 pub mod serve;
+pub mod state;
 pub mod sys;

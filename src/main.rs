@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
-use rnet::cli::{self, Command, Note, Request, Surroundings};
+use rnet::cli::{self, Command, Note, RANDOM_BYTES, Request, Surroundings};
 use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
@@ -95,8 +95,8 @@ fn surroundings(with_subnets: bool) -> Result<Surroundings> {
     })
 }
 
-fn random() -> Result<[u8; 16]> {
-    let mut bytes = [0; 16];
+fn random() -> Result<[u8; RANDOM_BYTES]> {
+    let mut bytes = [0; RANDOM_BYTES];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("cannot read", "/dev/urandom")?;
@@ -104,7 +104,7 @@ fn random() -> Result<[u8; 16]> {
 }
 
 /// What feeds the gateway's random choices.
-fn seed(random: &[u8; 16]) -> u64 {
+fn seed(random: &[u8; RANDOM_BYTES]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *random;
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }

@@ -52,6 +52,11 @@ const PARTS: &[Part] = &[
         parts: &["config", "control", "error", "io", "net", "sys"],
         crates: &["nix", "serde_json", "tracing"],
     },
+    Part {
+        at: "src/state",
+        parts: &["config", "control", "error", "state", "sys"],
+        crates: &["nix", "serde", "serde_json", "tracing"],
+    },
     Part { at: "src/oci_hook/state.rs", parts: &["config", "oci_hook"], crates: &["serde", "serde_json"] },
     Part { at: "src/cni/request.rs", parts: &["cni", "config"], crates: &["serde", "serde_json"] },
     Part { at: "src/cni/answer.rs", parts: &["cni", "config", "error"], crates: &["serde_json"] },

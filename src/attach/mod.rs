@@ -239,7 +239,8 @@ fn not_open(fd: RawFd) -> Error {
         .hint(format!("a shell opens it with a redirection, such as {fd}>FILE or {fd}<FILE"))
 }
 
-fn write_pid(path: &Path) -> Result<()> {
+/// Writes this process's id to the file at `path`.
+pub(crate) fn write_pid(path: &Path) -> Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
     file.and_then(|mut file| writeln!(file, "{}", std::process::id()))
         .context("cannot write", format!("the pid file {}", path.display()))

@@ -9,6 +9,7 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValu
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::confinement::ConfinementArgs;
+use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
@@ -221,9 +222,8 @@ pub(super) struct RunArgs {
     #[arg(long, help_heading = CONTAINER)]
     pub(super) init: bool,
 
-    /// What `rnet port` calls the network [default: rnet's process id].
-    #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = CONTAINER)]
-    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) life: LifeArgs,
 
     /// No effect: standard input always reaches the command.
     #[arg(short, long, help_heading = CONTAINER)]
@@ -232,10 +232,6 @@ pub(super) struct RunArgs {
     /// No effect: the command always has the terminal that rnet has.
     #[arg(short, long, help_heading = CONTAINER)]
     tty: bool,
-
-    /// No effect: nothing of a container is kept.
-    #[arg(long, help_heading = CONTAINER)]
-    rm: bool,
 
     #[command(flatten)]
     pub(super) log: LogArgs,

@@ -8,6 +8,7 @@ mod args;
 mod confinement;
 mod docker;
 mod getopt;
+mod life;
 mod mounts;
 mod options;
 pub mod pasta;
@@ -45,9 +46,12 @@ pub struct Surroundings {
     pub cores: usize,
     /// Networks that the host has routes or addresses in; default routes may be among them.
     pub host_subnets: Vec<IpNet>,
-    /// Random bytes, for the guest's MAC address and host name.
-    pub random: [u8; 16],
+    /// Random bytes, for the guest's MAC address and the container's id.
+    pub random: [u8; RANDOM_BYTES],
 }
+
+/// Random bytes of [`Surroundings`]: 16 that stay secret, and the 32 of an id.
+pub const RANDOM_BYTES: usize = 48;
 
 /// What the user wants done.
 #[derive(Debug)]

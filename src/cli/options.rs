@@ -89,6 +89,7 @@ fn renamed(mistake: &str, prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::RANDOM_BYTES;
 
     #[test]
     fn options_mean_what_they_mean_on_the_command_line() {
@@ -145,7 +146,7 @@ mod tests {
             hostname: "host".to_owned(),
             stdin_is_tty: false,
             host_subnets: Vec::new(),
-            random: [7; 16],
+            random: [7; RANDOM_BYTES],
             cores: 1,
         };
         named("io.rnet.", &options, &surroundings)

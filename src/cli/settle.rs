@@ -14,11 +14,11 @@ use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Lifecycle, LinkSpec, Log, LogLevel,
-    MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Overlay, Privileges, Publish, RootFs, Setup,
-    Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
+    Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec, Log,
+    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Overlay, Privileges, Publish,
+    RootFs, Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -40,9 +40,10 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
+    let life = life::settle(&args.life, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
-        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => random_hostname(surroundings),
+        RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
     let container = Container {
@@ -58,7 +59,8 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         privileges: confinement::privileges(args.confinement),
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
-    request.config.name = args.name;
+    request.config.name = args.life.name;
+    request.config.life = life;
     Ok(request)
 }
 
@@ -162,6 +164,7 @@ fn request(
         link: link(args, surroundings),
         container,
         name: None,
+        life: Life::default(),
         log: Log { level: log_level(log), format: log.log_format },
     };
     Request { config: Box::new(config), notes }
@@ -512,10 +515,6 @@ fn random_mac(surroundings: &Surroundings) -> MacAddr {
     let [a, b, c, d, ..] = surroundings.random;
     // Locally administered; the second octet keeps it apart from the gateway's.
     MacAddr([0x52, 0x56, a, b, c, d])
-}
-
-fn random_hostname(surroundings: &Surroundings) -> String {
-    surroundings.random[10..].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn log_level(args: &LogArgs) -> LogLevel {

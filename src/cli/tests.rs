@@ -57,7 +57,7 @@ fn a_directory_gets_dockers_environment() {
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME=/x",
             "TERM=screen",
-            "HOSTNAME=aaabacadaeaf",
+            "HOSTNAME=b0b1b2b3b4b5",
             "container=rnet",
             "A=2",
             "EDITOR=vi"

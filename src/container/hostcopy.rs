@@ -9,7 +9,7 @@
 //! that name: so the upper levels ([`SKELETON_DEPTH`]) of every overlay are made there beforehand.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirEntry};
+use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -112,7 +112,8 @@ pub(super) fn plan(copy: &HostCopy) -> Vec<Step> {
 /// Looks at the host's root. `hidden` (the overlays' own storage, if on disk) stays out of the copy.
 pub(super) fn survey(hidden: Option<&Path>) -> Result<Vec<Node>> {
     let obstacles = Obstacles { mounts: mounts_of_the_host()?, hidden: hidden.map(Path::to_owned) };
-    let mut walk = Walk { obstacles, nodes: Vec::new(), skeleton_left: SKELETON_DIRECTORIES };
+    let user = Uid::effective().as_raw();
+    let mut walk = Walk { obstacles, user, nodes: Vec::new(), skeleton_left: SKELETON_DIRECTORIES };
     let entries = entries_of(Path::new("/")).context("cannot read directory", "/")?;
     for entry in entries {
         walk.visit(&entry, 1);
@@ -156,6 +157,11 @@ fn can_list(directory: &Path) -> bool {
     eaccess(directory, AccessFlags::R_OK | AccessFlags::X_OK).is_ok()
 }
 
+/// Whether everybody can; seldom wrong, and the kernel need not be asked.
+fn all_can_list(metadata: &Metadata) -> bool {
+    metadata.mode() & 0o005 == 0o005
+}
+
 impl Obstacles {
     fn treatment(&self, path: &Path, depth: usize, readable: bool) -> Treatment {
         if FRESH.iter().any(|fresh| path == Path::new(fresh)) || self.hidden.as_deref() == Some(path) {
@@ -175,6 +181,8 @@ impl Obstacles {
 
 struct Walk {
     obstacles: Obstacles,
+    /// The caller.
+    user: u32,
     nodes: Vec<Node>,
     skeleton_left: usize,
 }
@@ -224,7 +232,7 @@ impl Walk {
         let mut queue = VecDeque::from([(PathBuf::new(), 0)]);
         while let Some((directory, depth)) = queue.pop_front() {
             for entry in entries_of(&top.join(&directory)).unwrap_or_default() {
-                let Some(mode) = foreign_directory(&entry) else {
+                let Some(mode) = self.foreign_directory(&entry) else {
                     continue;
                 };
                 if self.skeleton_left == 0 {
@@ -240,16 +248,16 @@ impl Walk {
         }
         skeleton
     }
-}
 
-/// The mode of a directory that the caller can list but does not own.
-fn foreign_directory(entry: &DirEntry) -> Option<u32> {
-    if !entry.file_type().ok()?.is_dir() {
-        return None;
+    /// The mode of a directory that the caller can list but does not own.
+    fn foreign_directory(&self, entry: &DirEntry) -> Option<u32> {
+        if !entry.file_type().ok()?.is_dir() {
+            return None;
+        }
+        let metadata = entry.metadata().ok()?;
+        let takes_part = metadata.uid() != self.user && (all_can_list(&metadata) || can_list(&entry.path()));
+        takes_part.then_some(metadata.mode() & 0o7777 | 0o700)
     }
-    let metadata = entry.metadata().ok()?;
-    let foreign = metadata.uid() != Uid::effective().as_raw();
-    (foreign && can_list(&entry.path())).then_some(metadata.mode() & 0o7777 | 0o700)
 }
 
 #[cfg(test)]

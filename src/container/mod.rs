@@ -205,6 +205,11 @@ fn take_signals() -> Result<(SignalFd, SigSet)> {
 }
 
 impl Running {
+    /// The first process, as the host numbers it; its number is not used again before [`Self::wait`] returns.
+    pub fn pid(&self) -> i32 {
+        self.child.pid.as_raw()
+    }
+
     /// The guest's link, made inside and passed out. Taken once.
     pub fn take_link(&mut self) -> Option<LinkFd> {
         self.link.take()

@@ -23,6 +23,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Pid, Uid};
 
+use crate::config::is_network_name;
 use crate::error::{Context, Error, Result};
 use crate::sys::process;
 
@@ -34,6 +35,8 @@ const DOOR: &str = "door";
 const MEMO: &str = "memo";
 /// Longest memo, in bytes: several times the longest path, which may be a part of it.
 const MAX_MEMO_BYTES: u64 = 64 * 1024;
+/// What says that a directory is a container's ([`crate::state`]), and then also stays when nobody listens there.
+pub(crate) const RECORD: &str = "container.json";
 /// Held while directories are made and removed.
 const LOCK: &str = ".lock";
 /// Left-over directories that one start removes at most.
@@ -62,8 +65,7 @@ impl Place {
         let directory = base.join(name);
         match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::new("cannot use the name", name, "a running network has it")
-                    .hint("choose another with --name"));
+                return Err(taken(name, &directory));
             }
             made => made.context("cannot make", directory.display())?,
         }
@@ -84,6 +86,16 @@ impl Place {
                 .inspect_err(|error| tracing::info!(%error, "nobody can speak to this network"))
                 .ok()),
         }
+    }
+
+    /// The directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What the network is called.
+    pub(crate) fn name(&self) -> String {
+        self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Where [`crate::container::hand_over`] comes in.
@@ -156,6 +168,30 @@ pub fn memos() -> Result<Vec<(String, String)>> {
         Some((entry.file_name().into_string().ok()?, text))
     };
     Ok(entries.filter_map(memo).collect())
+}
+
+/// The directories of this user's containers, those that have ended among them, in no order.
+pub(crate) fn directories() -> Result<Vec<PathBuf>> {
+    let base = base()?;
+    let entries = match fs::read_dir(&base) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context("cannot read", base.display())?,
+    };
+    Ok(entries.flatten().map(|entry| entry.path()).filter(|path| is_a_containers(path)).collect())
+}
+
+/// The directory of the container `name`; `None` if there is none.
+pub(crate) fn directory(name: &str) -> Result<Option<PathBuf>> {
+    if !is_network_name(name) {
+        return Ok(None);
+    }
+    Ok(Some(base()?.join(name)).filter(|path| is_a_containers(path)))
+}
+
+/// Removes what a network has in `directory`, and that too if nothing else is in it.
+pub(crate) fn clear(directory: &Path) {
+    let _lock = directory.parent().map(|base| lock(base, FlockArg::LockExclusive));
+    remove(directory);
 }
 
 /// Sees to it that networks can have a place.
@@ -318,8 +354,21 @@ fn lock(base: &Path, how: FlockArg) -> Result<Flock<File>> {
 fn sweep(base: &Path) {
     let Ok(entries) = fs::read_dir(base) else { return };
     let directories = entries.flatten().filter(|entry| entry.file_name() != OsStr::new(LOCK));
-    for directory in directories.map(|entry| entry.path()).filter(|path| is_left_over(path)).take(MAX_SWEPT) {
-        remove(&directory);
+    let left =
+        directories.map(|entry| entry.path()).filter(|path| !is_a_containers(path) && is_left_over(path));
+    left.take(MAX_SWEPT).for_each(|directory| remove(&directory));
+}
+
+fn is_a_containers(directory: &Path) -> bool {
+    directory.join(RECORD).exists()
+}
+
+/// Why the name of `directory` cannot be had.
+fn taken(name: &str, directory: &Path) -> Error {
+    let free = |cause, hint: &str| Error::new("cannot use the name", name, cause).hint(hint);
+    match is_left_over(directory) {
+        true => free("a container that has ended has it", &format!("`rnet rm {name}`, or another --name")),
+        false => free("a running network has it", "choose another with --name"),
     }
 }
 

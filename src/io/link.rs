@@ -18,7 +18,7 @@ use crate::config::LinkKind;
 use crate::net::outbox::{ETHERNET_BYTES, HEADROOM, MAX_FRAME_BYTES};
 use crate::net::{Offload, RxOffload, TxOffload};
 use crate::sys::link::LinkFd;
-use crate::sys::tun::VNET_HEADER_BYTES;
+use crate::sys::tun::{self, VNET_HEADER_BYTES};
 
 /// Space for an 802.1Q tag in a frame that a guest sends.
 const VLAN_TAG_BYTES: usize = 4;
@@ -117,6 +117,11 @@ impl Link {
             Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(io::ErrorKind::WouldBlock.into()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Is over at once, as everything in the guest's namespace is, which takes the link's interface with it.
+    pub fn abandon(self) {
+        tun::leave_to_namespace(&self.fd);
     }
 
     fn header_bytes(&self) -> usize {

@@ -153,12 +153,3 @@ PYTHON
 
 # resolv_conf TEXT: what the host's /etc/resolv.conf says from now on.
 resolv_conf() { echo "$1" >/mnt/etc/resolv.conf; }
-
-# original_of SUITE: the program whose place rnet takes there.
-original_of() (
-    unlike() { :; }
-    # shellcheck disable=SC1090
-    . "$(dirname "${BASH_SOURCE[0]}")/$1.sh"
-    # shellcheck disable=SC2154
-    echo "$original"
-)

@@ -22,6 +22,7 @@ mod files;
 mod hello;
 mod last_words;
 mod launcher;
+mod life;
 mod link;
 mod many;
 mod outbound;

@@ -211,7 +211,8 @@ fn all_workers_end_with_the_command(host: &Host) {
         Link::Queues(workers) => workers.parse().expect("a number"),
         other => panic!("{other:?} has one queue"),
     };
-    assert_eq!(workers(&guest), expected);
+    // A thread gives itself its name, which it may not have come to yet.
+    wait_for("every worker", || (workers(&guest) == expected).then_some(()));
     guest.write("go\n");
     let ended = wait_within(Duration::from_secs(5), || guest.has_ended().then_some(()));
     assert!(ended.is_some(), "the workers stay");

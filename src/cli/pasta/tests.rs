@@ -366,7 +366,7 @@ fn surroundings() -> Surroundings {
         hostname: "here".into(),
         stdin_is_tty: false,
         host_subnets: Vec::new(),
-        random: [7; 16],
+        random: [7; crate::cli::RANDOM_BYTES],
         cores: 2,
     }
 }

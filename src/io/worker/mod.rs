@@ -35,7 +35,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::prctl::set_timerslack;
 
 use self::datagrams::Source;
-use self::exchange::{Exchange, Parcel};
+use self::exchange::{Exchange, Parcel, Settled};
 use self::listen::Published;
 use self::moderation::Moderation;
 use super::command::{COMMANDS_PER_TURN, Command, Commands, MAX_FLOWS_TOLD, Snapshot};
@@ -311,6 +311,7 @@ impl Worker {
             }
             self.turn();
             if self.orders.says_drain() && self.has_drained() {
+                self.links.into_iter().for_each(|port| port.link.abandon());
                 return Ok(());
             }
         }
@@ -321,14 +322,14 @@ impl Worker {
         self.drains_until.is_none() && self.links.iter().all(|port| port.gone)
     }
 
-    /// Whether there is nothing more to deliver, or no more time for it. Asked first, it begins to drain.
+    /// Whether the team has nothing more to deliver, or no more time for it. Asked first, it begins to drain.
     fn has_drained(&mut self) -> bool {
         let now = now(self.clock);
         let Some(until) = self.drains_until else {
             self.drains_until = Some(now + DRAIN.into());
             self.unpublish_all();
             // What the guest sent last may not have been announced yet.
-            self.links.iter_mut().for_each(|port| port.readable = true);
+            self.look_again();
             return false;
         };
         let has_frames = self.links.iter().any(|port| port.readable && !port.gone);
@@ -338,7 +339,16 @@ impl Worker {
             || self.exchange.is_readable()
             || self.gateway.owes_host(may_say_more)
             || self.splices.owes_clients();
-        !owes || until <= now
+        let settled = self.exchange.settle(owes);
+        if settled == Settled::LookAgain {
+            self.look_again();
+        }
+        settled == Settled::All || until <= now
+    }
+
+    /// Has the next turn try all links, whatever the poll says.
+    fn look_again(&mut self) {
+        self.links.iter_mut().for_each(|port| port.readable = true);
     }
 
     /// How long nothing is due.

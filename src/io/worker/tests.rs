@@ -45,6 +45,60 @@ fn a_flow_is_answered_on_its_workers_queue_wherever_it_comes_in() {
     }
 }
 
+#[test]
+fn what_one_worker_reads_before_the_end_is_delivered_by_another() {
+    let (host, port) = receiver();
+    let (_guest, mut team) = draining(&[&[udp_frame(port_of(1), port)], &[]]);
+    // The second has nothing to do until the first has looked.
+    go_on(&mut team, &[1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 1]);
+    host.recv(&mut []).expect("the last word");
+    assert!(team.iter().all(Option::is_none), "they have ended");
+}
+
+#[test]
+fn what_the_guest_sends_when_all_have_looked_is_delivered() {
+    let (host, port) = receiver();
+    let (guest, mut team) = draining(&[&[], &[]]);
+    go_on(&mut team, &[0, 1, 0, 1]);
+    // As with a datagram that has waited for the answer to an ARP request.
+    guest[1].send(&udp_frame(port_of(0), port)).expect("room");
+    go_on(&mut team, &[0, 1, 0, 1, 0]);
+    host.recv(&mut []).expect("the last word");
+    assert!(team.iter().all(Option::is_none), "they have ended");
+}
+
+/// A port of the host's loopback, at which datagrams are there or not.
+fn receiver() -> (std::net::UdpSocket, u16) {
+    let host = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    host.set_nonblocking(true).expect("a flag");
+    let port = host.local_addr().expect("bound").port();
+    (host, port)
+}
+
+/// A guest's port whose datagrams belong to `worker` of two.
+fn port_of(worker: usize) -> u16 {
+    let shard = Shard::all(2).next().expect("two");
+    (4096..).find(|port| shard.of_udp(*port) == worker).expect("every other one")
+}
+
+/// A team that was told to drain, and waits for its turns.
+fn draining(frames: &[&[Vec<u8>]]) -> (Vec<UnixDatagram>, Vec<Option<Worker>>) {
+    let (guest, team) = team(frames);
+    team.iter().for_each(|worker| worker.stopper().drain());
+    (guest, team.into_iter().map(Some).collect())
+}
+
+/// Turns of workers that were woken, but of those that have ended.
+fn go_on(team: &mut [Option<Worker>], workers: &[usize]) {
+    for worker in workers {
+        team[*worker].take_if(|worker| {
+            worker.exchange.note();
+            worker.turn();
+            worker.has_drained()
+        });
+    }
+}
+
 fn closed_port() -> u16 {
     let closed = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
     closed.expect("loopback").port()
@@ -63,21 +117,9 @@ struct Guest {
 impl Guest {
     /// Starts a worker for each queue when the guest has sent `frames` on them.
     fn start(frames: &[&[Vec<u8>]]) -> Self {
-        let (queues, far): (Vec<_>, Vec<_>) = frames.iter().map(|frames| queue(frames)).unzip();
-        let plan = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan");
-        let mut network = Network { mtu: 1500, ..Network::new(plan, None) };
-        network.host_access.loopback = true;
-        let resolver = Resolver::new("/nonexistent");
-        let link = LinkFd {
-            kind: LinkKind::TapPlain,
-            udp_segmentation: false,
-            mac: None,
-            queues: far,
-            notes: Vec::new(),
-        };
-        let team = Worker::team(network, Link::queues(link), Some(MAC), &resolver, 1);
+        let (queues, team) = team(frames);
         let start = |worker: Worker| (worker.stopper(), thread::spawn(|| worker.run()));
-        Self { queues, workers: team.expect("workers").into_iter().map(start).collect() }
+        Self { queues, workers: team.into_iter().map(start).collect() }
     }
 
     fn receive(&self, queue: usize) -> io::Result<Vec<u8>> {
@@ -97,6 +139,18 @@ impl Drop for Guest {
             }
         }
     }
+}
+
+/// The guest's ends of its queues, on which it has sent `frames`, and a worker for each.
+fn team(frames: &[&[Vec<u8>]]) -> (Vec<UnixDatagram>, Vec<Worker>) {
+    let (queues, far): (Vec<_>, Vec<_>) = frames.iter().map(|frames| queue(frames)).unzip();
+    let plan = Ipv4Plan::new("10.0.2.0/24".parse().expect("a subnet")).expect("a plan");
+    let mut network = Network { mtu: 1500, ..Network::new(plan, None) };
+    network.host_access.loopback = true;
+    let resolver = Resolver::new("/nonexistent");
+    let (kind, notes) = (LinkKind::TapPlain, Vec::new());
+    let link = LinkFd { kind, udp_segmentation: false, mac: None, queues: far, notes };
+    (queues, Worker::team(network, Link::queues(link), Some(MAC), &resolver, 1).expect("workers"))
 }
 
 /// Both ends of a queue, on which the guest has sent `frames`.
