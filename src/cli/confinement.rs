@@ -1,5 +1,7 @@
 //! Options of what the command may do: docker's, and podman's where docker has none.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 
 use crate::config::{Capabilities, Limit, Privileges, Resource, Seccomp};
@@ -21,8 +23,12 @@ pub(super) struct ConfinementArgs {
     #[arg(long, help_heading = CONFINEMENT)]
     privileged: bool,
 
+    /// Leave the command those system calls that a profile in JSON allows, in the form of docker or of OCI bundles.
+    #[arg(long, value_name = "FILE", help_heading = CONFINEMENT)]
+    seccomp: Option<PathBuf>,
+
     /// no-new-privileges[=true|false] [default: true], unmask=ALL for all of /proc and /sys, or
-    /// seccomp=unconfined for all system calls. Repeatable.
+    /// seccomp=unconfined for all system calls, =FILE for those of a profile. Repeatable.
     #[arg(long, value_name = "OPT", value_parser = security_opt, help_heading = CONFINEMENT)]
     security_opt: Vec<SecurityOpt>,
 
@@ -41,7 +47,7 @@ enum SecurityOpt {
 }
 
 /// The defaults, and what the options change; of two limits of one resource the later.
-pub(super) fn privileges(args: ConfinementArgs) -> Privileges {
+pub(super) fn privileges(args: ConfinementArgs, cwd: &Path) -> Privileges {
     let mut privileges = if args.privileged { Privileges::unconfined() } else { Privileges::default() };
     let all_of = |sets: &[Capabilities]| sets.iter().copied().fold(Capabilities::NONE, Capabilities::with);
     let (add, drop) = (all_of(&args.cap_add), all_of(&args.cap_drop));
@@ -55,6 +61,12 @@ pub(super) fn privileges(args: ConfinementArgs) -> Privileges {
             SecurityOpt::Unmask => privileges.masks = false,
             SecurityOpt::Seccomp(seccomp) => privileges.seccomp = seccomp,
         }
+    }
+    if let Some(path) = args.seccomp {
+        privileges.seccomp = Seccomp::Profile(path);
+    }
+    if let Seccomp::Profile(path) = &mut privileges.seccomp {
+        *path = cwd.join(&*path);
     }
     for limit in args.ulimit {
         privileges.limits.retain(|earlier| earlier.resource != limit.resource);
@@ -78,13 +90,14 @@ fn security_opt(text: &str) -> Result<SecurityOpt, String> {
         ("unmask", Some("ALL" | "all")) | ("systempaths", Some("unconfined")) => Ok(SecurityOpt::Unmask),
         ("seccomp", Some("unconfined")) => Ok(SecurityOpt::Seccomp(Seccomp::Unconfined)),
         ("seccomp", Some("builtin" | "default")) => Ok(SecurityOpt::Seccomp(Seccomp::Docker)),
-        ("seccomp", Some(_)) => {
-            Err("there is the built-in list, or seccomp=unconfined; files are not read".to_owned())
+        ("seccomp", Some(path)) if !path.is_empty() => {
+            Ok(SecurityOpt::Seccomp(Seccomp::Profile(path.into())))
         }
         ("apparmor" | "label", _) => {
             Err("the command keeps the AppArmor or SELinux label that rnet has".to_owned())
         }
-        _ => Err("expected no-new-privileges[=true|false], unmask=ALL or seccomp=unconfined".to_owned()),
+        _ => Err("expected no-new-privileges[=true|false], unmask=ALL, seccomp=unconfined or seccomp=FILE"
+            .to_owned()),
     }
 }
 
@@ -122,7 +135,8 @@ mod tests {
 
     fn settled(options: &str) -> Privileges {
         let line = Line::try_parse_from(["run"].into_iter().chain(options.split_whitespace()));
-        privileges(line.unwrap_or_else(|error| panic!("{error}")).confinement)
+        let line = line.unwrap_or_else(|error| panic!("{error}"));
+        privileges(line.confinement, Path::new("/home/me"))
     }
 
     fn refusal(options: &str) -> String {
@@ -149,7 +163,9 @@ mod tests {
         assert!(!settled("--security-opt unmask=ALL").masks);
         assert!(!settled("--security-opt systempaths=unconfined").masks);
         assert_eq!(settled("--security-opt seccomp=unconfined").seccomp, Seccomp::Unconfined);
-        assert!(refusal("--security-opt seccomp=./file.json").contains("seccomp=unconfined"));
+        let profile = Seccomp::Profile("/home/me/a.json".into());
+        assert_eq!(settled("--security-opt seccomp=a.json").seccomp, profile);
+        assert_eq!(settled("--seccomp /home/me/a.json").seccomp, profile);
         assert!(refusal("--security-opt label=disable").contains("SELinux"));
         assert!(refusal("--security-opt unmask").contains("unmask=ALL"));
     }

@@ -56,7 +56,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
-        privileges: confinement::privileges(args.confinement),
+        privileges: confinement::privileges(args.confinement, &surroundings.cwd),
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.life.name;

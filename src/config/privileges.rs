@@ -1,5 +1,7 @@
 //! What a container's command may do; capabilities by name.
 
+use std::path::PathBuf;
+
 use super::Limit;
 
 /// What the command is left with.
@@ -37,6 +39,8 @@ pub enum Seccomp {
     Docker,
     /// All.
     Unconfined,
+    /// Those that a profile in JSON leaves: docker's and podman's form, or `linux.seccomp` of OCI's.
+    Profile(PathBuf),
 }
 
 /// A set of capabilities, by their numbers.

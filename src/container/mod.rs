@@ -22,6 +22,7 @@ mod hostcopy;
 mod init;
 mod join;
 mod plan;
+mod profile;
 mod restrict;
 mod run;
 mod storage;

@@ -3,15 +3,20 @@
 //! [`prepare`] looks at the host, and [`Restriction::apply`] is the last thing before execve, in whichever process that
 //! is: a container's first one, or one that joins it later. It needs no file but those of /proc.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use nix::errno::Errno;
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{self, setrlimit};
+use nix::sys::utsname::uname;
 
-use super::calls;
+use super::{calls, profile};
 use crate::config::{Capabilities, Limit, Privileges, Resource, Seccomp};
 use crate::error::{Context, Error, Result};
 use crate::sys::privilege;
-use crate::sys::seccomp::{self, Filter, Program};
+use crate::sys::seccomp::{self, Filter, MAX_INSTRUCTIONS, Program};
 
 /// [`Privileges`], ready to be all that a process has.
 #[derive(Debug)]
@@ -25,24 +30,54 @@ pub(crate) struct Restriction {
 /// Makes ready what `privileges` say. To be called where the host's files are, before any namespace is entered; what this
 /// machine does not hold of it is warned of.
 pub(crate) fn prepare(privileges: &Privileges) -> Result<Restriction> {
-    let filter = filter(privileges).map(|filter| filter.compile()).transpose();
+    let filter = filter(privileges)?.map(|filter| compile(&filter)).transpose()?;
     Ok(Restriction {
         limits: privileges.limits.clone(),
         no_new_privileges: privileges.no_new_privileges,
         capabilities: privileges.capabilities,
-        filter: filter.context("cannot make", "a filter of system calls")?,
+        filter,
     })
 }
 
-fn filter(privileges: &Privileges) -> Option<Filter> {
-    match privileges.seccomp {
-        Seccomp::Unconfined => None,
+fn filter(privileges: &Privileges) -> Result<Option<Filter>> {
+    let capabilities = privileges.capabilities;
+    match &privileges.seccomp {
+        Seccomp::Unconfined => Ok(None),
         Seccomp::Docker if !seccomp::is_known_machine() => {
             tracing::warn!("system calls are not filtered: there is no list for this kind of machine");
-            None
+            Ok(None)
         }
-        Seccomp::Docker => Some(calls::of_docker(privileges.capabilities)),
+        Seccomp::Docker => Ok(Some(calls::of_docker(capabilities))),
+        Seccomp::Profile(path) => profile(path, capabilities).map(Some),
     }
+}
+
+fn profile(path: &Path, capabilities: Capabilities) -> Result<Filter> {
+    const OPERATION: &str = "cannot use the seccomp profile";
+    let mut text = Vec::new();
+    let file = File::open(path).context(OPERATION, path.display())?;
+    file.take(profile::MAX_BYTES + 1).read_to_end(&mut text).context(OPERATION, path.display())?;
+    if text.len() as u64 > profile::MAX_BYTES {
+        return Err(Error::new(OPERATION, path.display(), "it is longer than 1 MiB"));
+    }
+    let host = profile::Host { capabilities, kernel: kernel() };
+    profile::parse(&text, host).map_err(|cause| Error::new(OPERATION, path.display(), cause))
+}
+
+/// The first two numbers of its release; one that cannot be read is the newest.
+fn kernel() -> (u32, u32) {
+    let name = uname().ok();
+    let release = name.as_ref().and_then(|name| name.release().to_str());
+    release.and_then(profile::release).unwrap_or((u32::MAX, 0))
+}
+
+fn compile(filter: &Filter) -> Result<Program> {
+    filter.compile().context("cannot make", "the filter of system calls").map_err(|error| {
+        error.hint(format!(
+            "a profile may come to {MAX_INSTRUCTIONS} instructions of the kernel's at most; --security-opt \
+             seccomp=unconfined goes without"
+        ))
+    })
 }
 
 impl Restriction {

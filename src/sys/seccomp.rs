@@ -37,7 +37,7 @@ pub(crate) struct Filter {
 pub(crate) struct Rule {
     /// Such as `openat`.
     pub(crate) calls: Vec<Cow<'static, str>>,
-    /// What all have to hold; at most [`MAX_CONDITIONS`].
+    /// What all have to hold; at most one for each argument.
     pub(crate) conditions: Vec<Condition>,
     /// What happens then.
     pub(crate) action: Action,
@@ -69,8 +69,6 @@ pub(crate) enum Test {
 
 /// A system call has so many arguments at most.
 pub(crate) const ARGUMENTS: u8 = 6;
-/// One for each argument.
-pub(crate) const MAX_CONDITIONS: usize = ARGUMENTS as usize;
 /// The longest program that the kernel takes (BPF_MAXINSNS).
 pub(crate) const MAX_INSTRUCTIONS: usize = 4096;
 /// No machine has system calls from here on but for private ones of its own.
@@ -155,6 +153,23 @@ const MACHINES: &[Machine] = &[Machine {
 }];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 const MACHINES: &[Machine] = &[];
+
+/// What docker calls this machine.
+pub(crate) const DOCKERS_ARCHITECTURE: &str = if cfg!(target_arch = "x86_64") {
+    "amd64"
+} else if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    std::env::consts::ARCH
+};
+/// What libseccomp calls this machine, and that of its 32-bit programs.
+pub(crate) const ARCHITECTURES: Option<[&str; 2]> = if cfg!(target_arch = "x86_64") {
+    Some(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"])
+} else if cfg!(target_arch = "aarch64") {
+    Some(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"])
+} else {
+    None
+};
 
 /// Whether filters can be made for this kind of machine.
 pub(crate) const fn is_known_machine() -> bool {
