@@ -6,9 +6,9 @@
 
 use std::env;
 use std::error::Error;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::thread::sleep;
@@ -47,6 +47,10 @@ const TESTS: &[(&str, Test)] = &[
     ("executing_gives_no_new_privileges", executing_gives_no_new_privileges),
     ("facts_of_the_machine_are_masked", facts_of_the_machine_are_masked),
     ("system_calls_are_filtered", system_calls_are_filtered),
+    ("profiles_decide_about_system_calls", profiles_decide_about_system_calls),
+    ("podmans_profile_holds_what_it_says", podmans_profile_holds_what_it_says),
+    #[cfg(target_arch = "x86_64")]
+    ("programs_of_32_bits_run_by_the_same_list", programs_of_32_bits_run_by_the_same_list),
     ("limits_are_set_and_can_only_shrink", limits_are_set_and_can_only_shrink),
 ];
 
@@ -326,6 +330,84 @@ fn system_calls_are_filtered(rootfs: &Path) -> Outcome {
     expect(&run(&[&rootfs, "--init", "--", "grep", "Seccomp:", "/proc/1/status"])?, 0, "Seccomp:\t2\n")
 }
 
+fn profiles_decide_about_system_calls(rootfs: &Path) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("profile.json");
+    let rootfs = path(rootfs);
+    let script = "mkdir /tmp/made; mkdir -p /tmp/kept/made; cat /proc/self/status | grep Seccomp:";
+    fs::write(
+        &file,
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["mkdir", "mkdirat", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}"#,
+    )?;
+    for options in [["--seccomp", &path(&file)].as_slice(), &["--init", "--seccomp", &path(&file)]] {
+        let out = run(&[&[rootfs.as_str()], options, &["--", "sh", "-c", script]].concat())?;
+        expect(&out, 0, "Seccomp:\t2\n")?;
+        assert!(String::from_utf8_lossy(&out.stderr).contains("Operation not permitted"), "{out:?}");
+    }
+    fs::write(&file, "{\n\"defaultAction\": 1}")?;
+    let out = run(&[&rootfs, "--seccomp", &path(&file), "--", "true"])?;
+    expect(&out, 125, "")?;
+    assert!(String::from_utf8_lossy(&out.stderr).contains("profile.json"), "{out:?}");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("line 2"), "{out:?}");
+    Ok(())
+}
+
+/// What Debian's package golang-github-containers-common installs, for podman.
+fn podmans_profile_holds_what_it_says(rootfs: &Path) -> Outcome {
+    const PROFILE: &str = "/usr/share/containers/seccomp.json";
+    if !Path::new(PROFILE).exists() {
+        return Err("skipped: golang-github-containers-common is not installed".into());
+    }
+    let rootfs = path(rootfs);
+    let script = "unshare -r true && mkdir /tmp/made && echo made; grep Seccomp: /proc/self/status";
+    for root in [rootfs.as_str(), "/"] {
+        let out = run(&[root, "--seccomp", PROFILE, "--", "sh", "-c", script])?;
+        // Unlike docker's it leaves namespaces to everybody.
+        expect(&out, 0, "made\nSeccomp:\t2\n")?;
+    }
+    Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn programs_of_32_bits_run_by_the_same_list(rootfs: &Path) -> Outcome {
+    // keyctl(2) is 288; its error, 1 for EPERM, becomes the exit status.
+    let code = b"\xb8\x20\x01\0\0\x31\xdb\xcd\x80\xf7\xd8\x89\xc3\xb8\x01\0\0\0\xcd\x80";
+    let program = rootfs.join("bin/narrow");
+    fs::write(&program, elf_of_32_bits(code))?;
+    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    if Command::new(&program).status().is_err() {
+        return Err("skipped: this kernel runs no 32-bit programs".into());
+    }
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("profile.json");
+    fs::write(&file, r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#)?;
+    let rootfs = path(rootfs);
+    expect(&run(&[&rootfs, "--", "narrow"])?, 1, "")?;
+    // Without a word of them they end, by SIGSYS.
+    expect(&run(&[&rootfs, "--init", "--seccomp", &path(&file), "--", "narrow"])?, 128 + 31, "")
+}
+
+/// One loadable segment with `code` behind its headers.
+#[cfg(target_arch = "x86_64")]
+fn elf_of_32_bits(code: &[u8]) -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 84;
+    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0\x01\0\0\0".to_vec();
+    for word in [BASE + HEADERS, 52, 0, 0] {
+        elf.extend(u32::to_le_bytes(word));
+    }
+    for half in [52_u16, 32, 1, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    let len = HEADERS + code.len() as u32;
+    for word in [1, 0, BASE, BASE, len, len, 5, 0x1000] {
+        elf.extend(u32::to_le_bytes(word));
+    }
+    elf.extend(code);
+    elf
+}
+
 fn limits_are_set_and_can_only_shrink(rootfs: &Path) -> Outcome {
     let rootfs = path(rootfs);
     for root in [rootfs.as_str(), "/"] {
@@ -449,8 +531,8 @@ fn busybox_rootfs(directory: &Path) -> Outcome {
     fs::create_dir(directory.join("bin"))?;
     fs::copy(busybox, directory.join("bin/busybox"))?;
     let names = [
-        "cat", "grep", "hostname", "id", "mount", "ps", "readlink", "rm", "sh", "sleep", "touch", "true",
-        "umount", "unshare",
+        "cat", "grep", "hostname", "id", "mkdir", "mount", "ps", "readlink", "rm", "sh", "sleep", "touch",
+        "true", "umount", "unshare",
     ];
     names.iter().try_for_each(|name| symlink("busybox", directory.join("bin").join(name)))?;
     Ok(())
@@ -537,6 +619,7 @@ fn privilege<'a>(option: &str, values: &mut impl Iterator<Item = &'a String>, pr
     match option {
         "--new-privileges" => privileges.no_new_privileges = false,
         "--unmask" => privileges.masks = false,
+        "--seccomp" => privileges.seccomp = Seccomp::Profile(values.next().expect("a file").into()),
         "--unfiltered" => privileges.seccomp = Seccomp::Unconfined,
         "--nofile" => privileges.limits.extend(values.next().map(|text| open_files(text))),
         "--cap-add" => privileges.capabilities = privileges.capabilities.with(capability()),
