@@ -11,8 +11,10 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod identity;
 mod life;
 mod limits;
+mod mode;
 mod pasta;
 mod privileges;
 mod slirp4netns;
@@ -21,8 +23,10 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use life::Life;
 pub use limits::{Limit, Resource};
+pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
@@ -436,6 +440,8 @@ pub struct Network {
     pub publishes_later: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
+    /// Ports that are open because somebody listens on them at the other side.
+    pub automatic: Automatic,
     /// Opened parts of the host.
     pub host_access: HostAccess,
     /// The guest's subnet is one that the host is in: its other stations are reached like the rest of the world, and
@@ -477,6 +483,7 @@ impl Network {
             publishes_later: false,
             aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
+            automatic: Automatic::default(),
             host_access: HostAccess::default(),
             shares_subnet: false,
             further_guest_addresses: Vec::new(),
@@ -499,7 +506,12 @@ impl Network {
     pub fn wants_socket_factory(&self) -> bool {
         let is_tcp = |publish: &Publish| publish.transport == Transport::Tcp;
         let published = self.publishes_later || self.publish.iter().any(is_tcp);
-        (self.splice != Splicing::Off && published) || !self.loopback_forwards.is_empty()
+        (self.splice != Splicing::Off && published) || self.wants_entrances()
+    }
+
+    /// Whether something of the guest's loopback leads to the host, or is to follow the host's ports, or the guest's.
+    pub fn wants_entrances(&self) -> bool {
+        self.automatic.any() || !self.loopback_forwards.is_empty()
     }
 }
 
@@ -633,7 +645,8 @@ pub struct Container {
     pub rootfs: RootFs,
     /// Command and arguments; never empty.
     pub command: Vec<OsString>,
-    /// The whole environment of the command, in order; a later name replaces an earlier one.
+    /// The environment of the command, in order; a later name replaces an earlier one. Without a HOME it gets that of
+    /// the user who it becomes.
     pub env: Vec<(OsString, OsString)>,
     /// Working directory inside; `None` is `/` (for [`RootFs::HostCopy`] the caller's own, if it exists inside).
     pub workdir: Option<PathBuf>,
@@ -649,6 +662,8 @@ pub struct Container {
     pub init: bool,
     /// What it may do.
     pub privileges: Privileges,
+    /// Its ids, and who the command is.
+    pub identity: Identity,
 }
 
 /// Contents of the generated files of a container.
@@ -698,7 +713,9 @@ pub enum LogFormat {
 /// All that `rnet run` needs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The network.
+    /// Whose network it is.
+    pub mode: NetworkMode,
+    /// The network, if rnet carries it.
     pub network: Network,
     /// The link.
     pub link: LinkSpec,

@@ -1,15 +1,22 @@
-//! The formats of `/etc`: the host's resolver configuration is read, the guest's files are written. Pure.
+//! The formats of `/etc`: the host's resolver configuration is read, the guest's files are written. Users and groups of
+//! both are in `accounts`. Pure.
 //!
 //! Of resolv.conf(5) what a stub needs is understood: `nameserver`, `search`, `domain` and `options`. Lines
 //! in any other form are skipped, as the C libraries do.
 
+mod accounts;
+
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 
+pub use self::accounts::{Account, SubordinateRange, account, subordinate_ranges};
 use crate::config::{Config, EtcFiles, MAX_DNS_SERVERS};
 
 /// Names under which a guest finds the gateway, rnet's own and those that other runtimes made a habit.
 const HOST_NAMES: &str = "host.rnet.internal host.containers.internal host.docker.internal";
+
+const LOOPBACK4: &str = "127.0.0.1\tlocalhost\n";
+const LOOPBACK6: &str = "::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 /// What a resolv.conf says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +82,32 @@ pub fn files(config: &Config, host: &ResolvConf) -> EtcFiles {
     }
 }
 
+/// The files of a container without a network.
+pub fn files_alone(config: &Config) -> EtcFiles {
+    let hostname = &config.container.hostname;
+    EtcFiles {
+        resolv_conf: String::new(),
+        hosts: format!("{LOOPBACK4}{LOOPBACK6}127.0.0.1\t{hostname}\n::1\t{hostname}\n"),
+        hostname: format!("{hostname}\n"),
+    }
+}
+
+/// The files of a container in a network whose others have these.
+pub fn files_shared(config: &Config, resolv_conf: String, mut hosts: String) -> EtcFiles {
+    let hostname = &config.container.hostname;
+    let names = |line: &str| {
+        let entry = line.split('#').next().unwrap_or_default();
+        entry.split_ascii_whitespace().skip(1).any(|name| name == hostname)
+    };
+    if !hosts.lines().any(names) {
+        if !hosts.is_empty() && !hosts.ends_with('\n') {
+            hosts.push('\n');
+        }
+        push(&mut hosts, format_args!("127.0.0.1\t{hostname}\n"));
+    }
+    EtcFiles { resolv_conf, hosts, hostname: format!("{hostname}\n") }
+}
+
 fn resolv_conf(config: &Config, host: &ResolvConf) -> String {
     let network = &config.network;
     let mut text = String::new();
@@ -93,9 +126,9 @@ fn resolv_conf(config: &Config, host: &ResolvConf) -> String {
 fn hosts(config: &Config) -> String {
     let network = &config.network;
     let hostname = &config.container.hostname;
-    let mut text = String::from("127.0.0.1\tlocalhost\n");
+    let mut text = String::from(LOOPBACK4);
     if network.ipv6.is_some() {
-        text.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
+        text.push_str(LOOPBACK6);
     }
     push(&mut text, format_args!("{}\t{hostname}\n", network.ipv4.guest));
     if let Some(plan) = &network.ipv6 {
@@ -170,6 +203,15 @@ mod tests {
         let files = files(&config("run --no-ipv6 ./rootfs true"), &ResolvConf::default());
         assert_eq!(files.resolv_conf, "nameserver 10.0.2.3\n");
         assert!(!files.hosts.contains("::"));
+    }
+
+    #[test]
+    fn in_a_shared_network_the_own_name_is_added_once() {
+        let config = config("run -h web ./rootfs true");
+        let hosts = |text: &str| files_shared(&config, String::new(), text.to_owned()).hosts;
+        assert_eq!(hosts("127.0.0.1 localhost # web"), "127.0.0.1 localhost # web\n127.0.0.1\tweb\n");
+        assert_eq!(hosts("192.0.2.7\tdb web\n"), "192.0.2.7\tdb web\n");
+        assert_eq!(files_alone(&config).resolv_conf, "");
     }
 
     fn ip(text: &str) -> IpAddr {

@@ -131,8 +131,10 @@ fn describe(config: &Config, session: &Session, ready: Duration) -> Result<()> {
     say(&format!("a container, made in {:.1} ms as {}:", ready.as_secs_f64() * 1e3, caller()))?;
     say("  namespaces  user, network, mount, pid, uts, ipc, cgroup")?;
     say("  root        a tmpfs with this executable in it")?;
-    let (kind, ifname) = (session.link(), &config.link.ifname);
-    say(&format!("  link        {kind} ({}): {ifname}, MTU {}", meaning(kind), network.mtu))?;
+    if let Some(kind) = session.link() {
+        let (ifname, mtu) = (&config.link.ifname, network.mtu);
+        say(&format!("  link        {kind} ({}): {ifname}, MTU {mtu}", meaning(kind)))?;
+    }
     let ipv6 = network.ipv6.map(|plan| format!(" and {}", plan.guest)).unwrap_or_default();
     let Ipv4Plan { guest, gateway, .. } = network.ipv4;
     let dns = network.dns_addresses().next().map(|dns| format!(", DNS {dns}")).unwrap_or_default();

@@ -11,16 +11,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
-use crate::control::{self, Place, Socket};
+use crate::container::Commands;
+use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
 use crate::io::capture::Capture;
 use crate::io::command::PortNumber;
+use crate::io::follow::Follower;
 use crate::io::host::{self, Listener};
 use crate::io::link::Link;
 use crate::io::ports::{Port, Ports};
 use crate::io::resolver::{RESOLV_CONF, Resolver};
-use crate::io::splice::Loopback;
+use crate::io::splice::{Entrances, Loopback, Relay};
 use crate::io::stop::Stop;
 use crate::io::worker::Worker;
 use crate::net::Instant;
@@ -68,17 +70,7 @@ impl Prepared {
             record(&mut links, path).context("cannot record frames in", path.display())?;
         }
         let mut team = Worker::team(network.clone(), links, mac, &self.resolver, seed)?;
-        let mut loopback = None;
-        if let Some(factory) = factory {
-            if !network.loopback_forwards.is_empty() {
-                let line = factory.another().context("cannot reach", "the socket factory")?;
-                loopback = Some(Loopback::listen(&line, &network.loopback_forwards)?);
-            }
-            for worker in &mut team {
-                let line = factory.another().context("cannot reach", "the socket factory")?;
-                worker.add_factory(line)?;
-            }
-        }
+        let entered = factory.map(|factory| enter(network, &factory, &mut team)).transpose()?.flatten();
         let mut first = Vec::new();
         for (number, (publish, listeners)) in (1..).map(PortNumber).zip(self.listeners) {
             first.push(Ports::describe(number, &publish, &listeners));
@@ -87,7 +79,10 @@ impl Prepared {
         }
         let ports = Ports::new(team.iter().map(Worker::commands).collect(), first);
         let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
-        let threads = start_all(team, loopback, alarm, &alive)?;
+        let mut threads = start_team(team, alarm, &alive)?;
+        if let Some(entered) = entered {
+            threads.extend(start_entered(entered, network, &ports, &alive)?);
+        }
         Ok(Serving { threads, ended, ports, control: None, further: None, link: kind })
     }
 }
@@ -108,29 +103,57 @@ fn describe(spec: &LinkSpec, link: &LinkFd) {
     }
 }
 
+/// Ports of the guest's loopback, and those who serve them.
+type Entered = (Entrances, Loopback, Relay);
+
+/// Gives the workers lines to `factory`, and opens those ports of the guest's loopback that are wanted from the start.
+fn enter(network: &Network, factory: &Factory, team: &mut [Worker]) -> Result<Option<Entered>> {
+    let line = || factory.another().context("cannot reach", "the socket factory");
+    for worker in team {
+        worker.add_factory(line()?)?;
+    }
+    if !network.wants_entrances() {
+        return Ok(None);
+    }
+    let (mut entrances, loopback, relay) = Entrances::new(line()?)?;
+    network.loopback_forwards.iter().try_for_each(|forward| entrances.open(forward))?;
+    Ok(Some((entrances, loopback, relay)))
+}
+
 /// A thread that serves a part of the network, and what ends it.
 type Serves = (Stop, JoinHandle<Result<()>>);
 
-fn start_all(
-    team: Vec<Worker>,
-    loopback: Option<Loopback>,
-    alarm: Alarm,
+fn start_team(team: Vec<Worker>, alarm: Alarm, alive: &PipeWriter) -> Result<Vec<Serves>> {
+    let start = |(index, worker): (usize, Worker)| {
+        start(&format!("worker-{index}"), worker.stopper(), alive, move || run(worker, alarm))
+    };
+    team.into_iter().enumerate().map(start).collect()
+}
+
+/// The same for what goes past the link, and for ports that follow who listens.
+fn start_entered(
+    (entrances, loopback, relay): Entered,
+    network: &Network,
+    ports: &Ports,
     alive: &PipeWriter,
 ) -> Result<Vec<Serves>> {
-    let mut threads = Vec::new();
-    for (index, worker) in team.into_iter().enumerate() {
-        let stop = worker.stopper();
-        threads.push(start(&format!("worker-{index}"), stop, alive, move || run(worker, alarm))?);
-    }
-    if let Some(loopback) = loopback {
-        let stop = loopback.stopper();
-        let serve = move || {
-            loopback.run();
-            Ok(())
-        };
-        threads.push(start("loopback", stop, alive, serve)?);
+    let mut threads = vec![
+        start("loopback", loopback.stopper(), alive, succeeds(|| loopback.run()))?,
+        start("relay", relay.stopper(), alive, succeeds(|| relay.run()))?,
+    ];
+    if network.automatic.any() {
+        let follower = Follower::new(network.automatic, ports.clone(), entrances)?;
+        threads.push(start("follower", follower.stopper(), alive, succeeds(|| follower.run()))?);
     }
     Ok(threads)
+}
+
+/// `serve`, whose end is no failure of the network.
+fn succeeds(serve: impl FnOnce() + Send + 'static) -> impl FnOnce() -> Result<()> + Send + 'static {
+    move || {
+        serve();
+        Ok(())
+    }
 }
 
 /// Starts a thread that does `serve` until `stop`, and closes its end of `alive` then.
@@ -190,16 +213,17 @@ impl Serving {
         }
     }
 
-    /// Answers requests at `place`, which lasts as long as the network.
-    pub fn answer_at(&mut self, place: Place) -> Result<()> {
-        control::serve(&place, self.ports.clone())?;
+    /// Answers requests at `place`, which lasts as long as the network; also those about the `container` whose network
+    /// it is.
+    pub fn answer_at(&mut self, place: Place, container: Option<Commands>) -> Result<()> {
+        control::serve(&place, Desk { ports: self.ports.clone(), container })?;
         self.control = Some(place);
         Ok(())
     }
 
     /// The same at a path that somebody has chosen.
     pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
-        control::serve_at(&socket, self.ports.clone())?;
+        control::serve_at(&socket, Desk { ports: self.ports.clone(), container: None })?;
         self.further = Some(socket);
         Ok(())
     }

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Capabilities, Container, EtcFiles, Ipv4Plan, Limit, LinkKind, LinkSpec, Network, Overlay, Privileges,
-    Resource, RootFs, Seccomp, Setup, Tmpfs, Volume,
+    Capabilities, Container, EtcFiles, Identity, Ipv4Plan, Limit, LinkKind, LinkSpec, Network, Overlay,
+    Privileges, Resource, RootFs, Seccomp, Setup, Tmpfs, Volume,
 };
-use rnet::container::{Launch, launch};
+use rnet::container::{Connection, Launch, launch};
 
 type Outcome = Result<(), Box<dyn Error>>;
 /// Gets a busybox root filesystem of its own.
@@ -602,6 +602,7 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         read_only,
         init,
         privileges,
+        identity: Identity::default(),
     };
     match supervise(&container) {
         Ok(status) => status.into(),
@@ -665,7 +666,12 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         hosts: "127.0.0.1 localhost\n".into(),
         hostname: "box\n".into(),
     };
-    let mut running = launch(&Launch { container, link: &link, network: &network, etc: &etc })?;
+    let mut running = launch(&Launch {
+        container,
+        network: Connection::Linked { link: &link, network: &network },
+        etc: &etc,
+        stderr: None,
+    })?;
     let _link = running.take_link();
     running.start()?;
     running.wait()

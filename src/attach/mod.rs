@@ -91,7 +91,7 @@ where
     let (Guest { link, watch, factory }, tell) = open(place.as_ref(), &signals)?;
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
-    place.map_or(Ok(()), |place| serving.answer_at(place))?;
+    place.map_or(Ok(()), |place| serving.answer_at(place, None))?;
     tell(&mut serving)?;
     memory::unmap_used_code();
     let end = vigil.keep();
@@ -169,7 +169,11 @@ fn factory(network: &Network, namespaces: &Namespaces) -> Result<Option<Factory>
     }
     match container::socket_factory(namespaces) {
         Err(error) if network.loopback_forwards.is_empty() => {
-            tracing::warn!("{error}; published ports are not spliced");
+            let lost = match network.automatic.any() {
+                true => "published ports are not spliced, and none follow who listens",
+                false => "published ports are not spliced",
+            };
+            tracing::warn!("{error}; {lost}");
             Ok(None)
         }
         started => started.map(Some),

@@ -9,8 +9,10 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValu
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::confinement::ConfinementArgs;
+use super::identity::IdentityArgs;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
+use super::network::ModeArgs;
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
 
@@ -161,6 +163,9 @@ cannot be executed, 125 if rnet itself failed.";
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
     #[command(flatten)]
+    pub(super) mode: ModeArgs,
+
+    #[command(flatten)]
     pub(super) traffic: TrafficArgs,
 
     /// Bring this host's own clients of published TCP ports to the guest over the link, like all others.
@@ -210,6 +215,9 @@ pub(super) struct RunArgs {
     /// Working directory inside, absolute.
     #[arg(short, long, value_name = "DIR", value_parser = os(values::workdir), help_heading = CONTAINER)]
     pub(super) workdir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) identity: IdentityArgs,
 
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
@@ -423,7 +431,7 @@ pub(super) struct LogArgs {
 const TARGET: &str = "Target";
 const NETWORK: &str = "Network";
 const LIFECYCLE: &str = "Lifecycle";
-const CONTAINER: &str = "Container";
+pub(super) const CONTAINER: &str = "Container";
 const LOGGING: &str = "Logging";
 
 fn seconds() -> clap::builder::RangedI64ValueParser<u32> {

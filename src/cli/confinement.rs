@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::{Capabilities, Limit, Privileges, Resource, Seccomp};
+use crate::config::{Capabilities, Limit, Mapping, Privileges, Resource, Seccomp};
 
 const CONFINEMENT: &str = "Confinement";
 
@@ -27,7 +27,7 @@ pub(super) struct ConfinementArgs {
     #[arg(long, value_name = "FILE", help_heading = CONFINEMENT)]
     seccomp: Option<PathBuf>,
 
-    /// no-new-privileges[=true|false] [default: true], unmask=ALL for all of /proc and /sys, or
+    /// no-new-privileges[=true|false] [default: true with one user], unmask=ALL for all of /proc and /sys, or
     /// seccomp=unconfined for all system calls, =FILE for those of a profile. Repeatable.
     #[arg(long, value_name = "OPT", value_parser = security_opt, help_heading = CONFINEMENT)]
     security_opt: Vec<SecurityOpt>,
@@ -47,8 +47,11 @@ enum SecurityOpt {
 }
 
 /// The defaults, and what the options change; of two limits of one resource the later.
-pub(super) fn privileges(args: ConfinementArgs, cwd: &Path) -> Privileges {
+///
+/// Where there are several users, set-user-id programs such as `su` have something to give, and may, as in docker.
+pub(super) fn privileges(args: ConfinementArgs, mapping: &Mapping, cwd: &Path) -> Privileges {
     let mut privileges = if args.privileged { Privileges::unconfined() } else { Privileges::default() };
+    privileges.no_new_privileges &= *mapping == Mapping::Single;
     let all_of = |sets: &[Capabilities]| sets.iter().copied().fold(Capabilities::NONE, Capabilities::with);
     let (add, drop) = (all_of(&args.cap_add), all_of(&args.cap_drop));
     privileges.capabilities = match privileges.capabilities.with(add) {
@@ -136,7 +139,7 @@ mod tests {
     fn settled(options: &str) -> Privileges {
         let line = Line::try_parse_from(["run"].into_iter().chain(options.split_whitespace()));
         let line = line.unwrap_or_else(|error| panic!("{error}"));
-        privileges(line.confinement, Path::new("/home/me"))
+        privileges(line.confinement, &Mapping::Single, Path::new("/home/me"))
     }
 
     fn refusal(options: &str) -> String {
@@ -168,6 +171,17 @@ mod tests {
         assert_eq!(settled("--seccomp /home/me/a.json").seccomp, profile);
         assert!(refusal("--security-opt label=disable").contains("SELinux"));
         assert!(refusal("--security-opt unmask").contains("unmask=ALL"));
+    }
+
+    #[test]
+    fn set_id_programs_work_where_there_are_several_users() {
+        let of = |options: &[&str], mapping: Mapping| {
+            let line = Line::try_parse_from(["run"].iter().chain(options)).expect("no mistake");
+            privileges(line.confinement, &mapping, Path::new("/")).no_new_privileges
+        };
+        assert!(of(&[], Mapping::Single));
+        assert!(!of(&[], Mapping::Auto));
+        assert!(of(&["--security-opt", "no-new-privileges"], Mapping::Auto));
     }
 
     #[test]

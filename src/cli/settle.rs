@@ -14,11 +14,11 @@ use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, identity, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec, Log,
-    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, Outbound, Overlay, Privileges, Publish,
-    RootFs, Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
+    Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec,
+    Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode, Outbound, Overlay,
+    Privileges, Publish, RootFs, Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -36,19 +36,22 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
+    super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let life = life::settle(&args.life, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
+        _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
+    let identity = identity::settle(args.identity)?;
     let container = Container {
         command: command(words.collect(), &rootfs, surroundings),
-        env: environment(&rootfs, &hostname, args.env, surroundings),
+        env: environment(&rootfs, &hostname, &identity, args.env, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
@@ -56,11 +59,13 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
-        privileges: confinement::privileges(args.confinement, &surroundings.cwd),
+        privileges: confinement::privileges(args.confinement, &identity.mapping, &surroundings.cwd),
+        identity,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.life.name;
     request.config.life = life;
+    request.config.mode = args.mode.net;
     Ok(request)
 }
 
@@ -139,7 +144,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
     let container = Container {
         rootfs: RootFs::Empty,
         command: vec!["/rnet".into()],
-        env: environment(&RootFs::Empty, &hostname, Vec::new(), surroundings),
+        env: environment(&RootFs::Empty, &hostname, &Identity::default(), Vec::new(), surroundings),
         workdir: None,
         hostname,
         volumes: Vec::new(),
@@ -147,6 +152,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         read_only: false,
         init: false,
         privileges: Privileges::default(),
+        identity: Identity::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
@@ -160,6 +166,7 @@ fn request(
     notes: Vec<Note>,
 ) -> Request {
     let config = Config {
+        mode: NetworkMode::User,
         network,
         link: link(args, surroundings),
         container,
@@ -470,6 +477,7 @@ fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surrounding
 fn environment(
     rootfs: &RootFs,
     hostname: &str,
+    identity: &Identity,
     asked: Vec<EnvSpec>,
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
@@ -479,6 +487,9 @@ fn environment(
             vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
         }
     };
+    if identity.user.is_some() || (identity.mapping == Mapping::KeepId && *rootfs != RootFs::HostCopy) {
+        env.retain(|(name, _)| name != "HOME");
+    }
     if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
         set(&mut env, "TERM".into(), term.to_owned());

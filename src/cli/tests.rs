@@ -313,8 +313,7 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
         ("-dit", "foreground"),
         ("--cidfile x", "--name"),
         ("--env-file=x", "--env NAME=VALUE"),
-        ("--network host", "--cidr"),
-        ("-u 1000", "root inside"),
+        ("--group-add 5", "/etc/group"),
         ("-m 1g", "systemd-run"),
     ] {
         let text = refusal(&format!("run {words} ./rootfs true"));

@@ -1,5 +1,6 @@
 //! What pasta knows beside the network itself, and what it looks at of the host.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -13,8 +14,6 @@ pub struct Pasta {
     pub guest: PastaGuest,
     /// Ports of the host that lead to the guest.
     pub inbound: Vec<Forward>,
-    /// Ports that should follow what is listened on.
-    pub automatic: Automatic,
     /// Where pesto(1) finds it.
     pub control: Option<PathBuf>,
     /// Where log lines go instead of standard error.
@@ -61,6 +60,17 @@ pub struct Automatic {
     pub tcp_out: bool,
     /// UDP ports of the host, at the guest's loopback.
     pub udp_out: bool,
+    /// Where those of the guest are bound at the host; `None` is everywhere.
+    pub bind: Option<IpAddr>,
+    /// Ports that the kernel gives to clients: of UDP they are not followed.
+    pub ephemeral: Option<(u16, u16)>,
+}
+
+impl Automatic {
+    /// Whether there is any such direction.
+    pub fn any(&self) -> bool {
+        self.tcp_in || self.udp_in || self.tcp_out || self.udp_out
+    }
 }
 
 /// A file for log lines.

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::error::Error;
 use crate::sys::link::{self, LinkFd};
+use crate::sys::process::Child;
 
 /// Longest text of a frame, in bytes; more is cut.
 const MAX_TEXT: usize = 16 * 1024;
@@ -24,6 +25,8 @@ pub(super) enum Report {
     Note(String),
     /// The guest's link stands.
     Link(LinkFd),
+    /// A process was made for the parent.
+    Child(Child),
     /// Everything stands; the command can start.
     Ready,
     /// It is over.
@@ -32,6 +35,7 @@ pub(super) enum Report {
 
 const NOTE: u8 = b'n';
 const LINK: u8 = b'l';
+const CHILD: u8 = b'c';
 const READY: u8 = b'r';
 const FAILED: u8 = b'f';
 
@@ -75,6 +79,7 @@ impl Channel {
         match kind {
             NOTE => Ok(Some(Report::Note(text.into_owned()))),
             LINK => link::receive(&self.0).map(|link| Some(Report::Link(link))),
+            CHILD => Child::receive(&self.0).map(|child| Some(Report::Child(child))),
             READY => Ok(Some(Report::Ready)),
             FAILED => Ok(Error::decode(&text).map(Report::Failed)),
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -90,6 +95,12 @@ impl Channel {
     pub(super) fn link(&self, link: &LinkFd) -> io::Result<()> {
         self.send(LINK, "")?;
         link::send(link, &self.0)
+    }
+
+    /// Hands a process over.
+    pub(super) fn child(&self, child: &Child) -> io::Result<()> {
+        self.send(CHILD, "")?;
+        child.send(&self.0)
     }
 
     /// Reports that everything stands.

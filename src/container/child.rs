@@ -15,10 +15,11 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{execve, sethostname};
 
 use super::channel::Channel;
+use super::identity::{self, Ids};
 use super::plan::Step;
 use super::restrict::Restriction;
 use super::userns::{forbidden, is_denied};
-use super::{Launch, init, run};
+use super::{Connection, Launch, init, run};
 use crate::config::Container;
 use crate::error::{Context, Error, Result, exit};
 use crate::sys::{link, process, signal};
@@ -31,20 +32,21 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(super) fn main(
     channel: Channel,
     launch: &Launch<'_>,
+    ids: &Ids,
     steps: &[Step],
     restriction: &Restriction,
     mask: &SigSet,
 ) -> u8 {
-    match prepare(&channel, launch, steps) {
-        Ok(true) => {}
-        Ok(false) => return exit::RNET_FAILED,
+    let container = match prepare(&channel, launch, ids, steps) {
+        Ok(Some(home)) => with_home(launch.container, home),
+        Ok(None) => return exit::RNET_FAILED,
         Err(error) => return fail(&channel, &error),
-    }
-    if !launch.container.init {
-        return become_command(&channel, launch.container, restriction, mask);
+    };
+    if !container.init {
+        return become_command(&channel, &container, restriction, mask);
     }
     let command = process::spawn(CloneFlags::empty(), channel, |channel| {
-        become_command(&channel, launch.container, restriction, mask)
+        become_command(&channel, &container, restriction, mask)
     });
     command.map_or(exit::RNET_FAILED, |command| init::main(&command, restriction))
 }
@@ -54,25 +56,59 @@ fn fail(channel: &Channel, error: &Error) -> u8 {
     error.code()
 }
 
-/// False if the parent died. Its death before PR_SET_PDEATHSIG shows as the closed channel.
-fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<bool> {
-    set_pdeathsig(Signal::SIGKILL).context("cannot tie to its parent", "container")?;
+/// What [`identity::become_user`] says of the home; `None` if the parent died. Its death before PR_SET_PDEATHSIG shows as the
+/// closed channel.
+fn prepare(
+    channel: &Channel,
+    launch: &Launch<'_>,
+    ids: &Ids,
+    steps: &[Step],
+) -> Result<Option<Option<String>>> {
+    die_with_parent()?;
     if !channel.await_release() {
-        return Ok(false);
+        return Ok(None);
     }
     match process::leave_session_keyring() {
         Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
         Err(errno) => channel.note(&format!("the caller's session keyring stays in sight ({errno})")),
     }
     set_host_name(&launch.container.hostname)?;
-    let link = link::create(launch.link, launch.network)?;
-    channel.link(&link).context("cannot pass on", "link")?;
-    drop(link);
+    connect(channel, launch.network)?;
+    ids.enter()?;
     umask(Mode::empty());
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
+    let home = identity::become_user(&launch.container.identity)?;
+    die_with_parent()?;
     channel.ready().context("cannot report to", "parent")?;
-    Ok(channel.await_release())
+    Ok(channel.await_release().then_some(home))
+}
+
+/// To be repeated after a change of user, with which the kernel forgets it.
+fn die_with_parent() -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL).context("cannot tie to its parent", "container")
+}
+
+/// The container with the variable HOME, if it has none and its user has a home.
+fn with_home(container: &Container, home: Option<String>) -> Container {
+    let mut container = container.clone();
+    if let Some(home) = home
+        && container.env.iter().all(|(name, _)| name != "HOME")
+    {
+        container.env.push(("HOME".into(), home.into()));
+    }
+    container
+}
+
+fn connect(channel: &Channel, network: Connection<'_>) -> Result<()> {
+    match network {
+        Connection::Linked { link, network } => {
+            let link = link::create(link, network)?;
+            channel.link(&link).context("cannot pass on", "link")
+        }
+        Connection::Alone => link::bring_up_loopback(),
+        Connection::Hosts | Connection::Shared(_) => Ok(()),
+    }
 }
 
 /// The first thing that takes a capability, and so the first to fail where namespaces come without any.
@@ -90,7 +126,7 @@ fn become_command(channel: &Channel, container: &Container, restriction: &Restri
         .and_then(|()| mask.thread_set_mask())
         .and_then(|()| process::close_on_exec())
         .context("cannot restore signals of", "command")
-        .and_then(|()| restriction.apply(|| Ok(())));
+        .and_then(|()| restriction.apply());
     let error = match prepared {
         Ok(()) => execute(container),
         Err(error) => error,

@@ -123,7 +123,7 @@ pub fn hand_over(path: &Path) -> Result<bool> {
     match Channel::new(door).receive().context("cannot hear from", "the network")? {
         Some(Report::Ready) => Ok(true),
         Some(Report::Failed(error)) => Err(error),
-        Some(Report::Note(_) | Report::Link(_)) | None => {
+        Some(Report::Note(_) | Report::Child(_) | Report::Link(_)) | None => {
             Err(Error::new("cannot start", "the network", "its process ended too early"))
         }
     }

@@ -16,7 +16,7 @@ use crate::sys::signal;
 /// Runs until `command` ends, with no more than it; its exit status.
 pub(super) fn main(command: &Child, restriction: &Restriction) -> u8 {
     let _ = set_name(c"rnet-init");
-    if restriction.give_up(|| Ok(())).is_err() {
+    if restriction.give_up().is_err() {
         // The command has met the same, and said so.
         let _ = command.reap();
         return exit::RNET_FAILED;

@@ -15,10 +15,12 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Pid, Uid};
 
 use super::channel::{Channel, Report};
+use super::userns;
 use crate::config::{LinkSpec, Network};
 use crate::error::{Context, Error, Result, exit};
 use crate::sys::factory::{self, Factory};
 use crate::sys::link::{self, LinkFd};
+use crate::sys::process::Child;
 use crate::sys::{namespace, process};
 
 const OWN_USER: &str = "/proc/self/ns/user";
@@ -87,6 +89,44 @@ impl Namespaces {
         }
         setns(&self.net, CloneFlags::CLONE_NEWNET)
             .map_err(|errno| self.refused("the network namespace", errno))
+    }
+
+    /// Forks a child into these and into new ones of every other kind.
+    pub(super) fn spawn_inside(&self, kept: Channel, child: impl FnOnce(Channel) -> u8) -> Result<Child> {
+        const BETWEEN: &str = "the process that enters the namespaces";
+        if self.user.is_none() {
+            return Err(Error::new("cannot join", self.path.display(), "its user namespace is rnet's own")
+                .hint("a container shares the network of another container"));
+        }
+        let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
+        let between = process::fork(|| self.spawn_sibling(&theirs, kept, child));
+        let between = between.context("cannot start", BETWEEN)?;
+        drop(theirs);
+        let report = ours.receive().context("cannot hear from", BETWEEN)?;
+        let _ = between.reap();
+        match report {
+            Some(Report::Child(child)) => Ok(child),
+            Some(Report::Failed(error)) => Err(error),
+            _ => Err(Error::new("cannot hear from", BETWEEN, "it died")),
+        }
+    }
+
+    /// What the process between does: only inside can a child be made that has rights there.
+    fn spawn_sibling(&self, parent: &Channel, kept: Channel, child: impl FnOnce(Channel) -> u8) -> u8 {
+        let namespaces = userns::NAMESPACES - CloneFlags::CLONE_NEWUSER - CloneFlags::CLONE_NEWNET;
+        let made = self
+            .enter()
+            .and_then(|()| userns::explained(process::spawn_sibling(namespaces, kept, child)))
+            .and_then(|child| {
+                parent.child(&child).context("cannot pass on", "the container's first process")
+            });
+        match made {
+            Ok(()) => 0,
+            Err(error) => {
+                parent.failed(&error);
+                exit::RNET_FAILED
+            }
+        }
     }
 
     fn refused(&self, what: &str, errno: Errno) -> Error {
@@ -189,7 +229,7 @@ pub fn inspect(namespaces: &Namespaces, look: impl FnOnce() -> Result<()>) -> Re
     match report {
         Some(Report::Ready) => Ok(()),
         Some(Report::Failed(error)) => Err(error),
-        Some(Report::Note(_) | Report::Link(_)) | None => {
+        Some(Report::Note(_) | Report::Link(_) | Report::Child(_)) | None => {
             Err(Error::new("cannot hear from", CHILD, "it died"))
         }
     }
@@ -212,7 +252,7 @@ fn receive(channel: &Channel) -> Result<LinkFd> {
     match channel.receive().context("cannot hear from", "the process that enters the namespace")? {
         Some(Report::Link(link)) => Ok(link),
         Some(Report::Failed(error)) => Err(error),
-        Some(Report::Note(_) | Report::Ready) | None => {
+        Some(Report::Note(_) | Report::Child(_) | Report::Ready) | None => {
             Err(Error::new("cannot make", "the guest's link", "the process that enters the namespace died"))
         }
     }

@@ -10,15 +10,19 @@
 //! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
 //! [`confine`] takes from rnet itself what serving a network does not need.
 //!
-//! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
+//! Unless more is asked for ([`config::Identity`]) one id is mapped: the caller is root inside, and everyone else nobody.
+//! Linux 5.12 is needed.
 
 mod calls;
 mod channel;
 mod child;
+mod command;
 mod confine;
 mod detach;
 mod door;
 mod hostcopy;
+mod identity;
+mod idmap;
 mod init;
 mod join;
 mod plan;
@@ -31,21 +35,25 @@ mod userns;
 
 use std::env;
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
+use self::command::Inbox;
+pub use self::command::{Command, Commands};
 pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
+use self::identity::Ids;
 pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
@@ -62,12 +70,38 @@ use crate::sys::signal;
 pub struct Launch<'a> {
     /// The command and its surroundings.
     pub container: &'a config::Container,
-    /// The link to make inside.
-    pub link: &'a config::LinkSpec,
-    /// The network it leads to.
-    pub network: &'a config::Network,
+    /// Its network.
+    pub network: Connection<'a>,
     /// Contents of the files in /etc that describe it.
     pub etc: &'a config::EtcFiles,
+    /// Where its standard error goes, if not to rnet's: it runs in the background, then, and has no part in the
+    /// caller's terminal.
+    pub stderr: Option<BorrowedFd<'a>>,
+}
+
+/// The network namespace of a container, and what is made in it.
+#[derive(Clone, Copy, Debug)]
+pub enum Connection<'a> {
+    /// A new one, with a link out of it.
+    Linked {
+        /// The link to make.
+        link: &'a config::LinkSpec,
+        /// The network that it leads to.
+        network: &'a config::Network,
+    },
+    /// A new one, in which nothing but `lo` is up.
+    Alone,
+    /// rnet's own.
+    Hosts,
+    /// That of others, in whose user namespace the container is made: only its root may be root there, too.
+    Shared(&'a Namespaces),
+}
+
+impl Connection<'_> {
+    /// Whether a link is made whose network wants sockets from inside.
+    fn wants_socket_factory(&self) -> bool {
+        matches!(self, Self::Linked { network, .. } if network.wants_socket_factory())
+    }
 }
 
 /// A container. Dropping it ends it and gives the terminal back.
@@ -77,6 +111,9 @@ pub struct Running {
     /// Closed once the command has started.
     channel: Option<Channel>,
     signals: SignalFd,
+    /// Closed when it has ended.
+    inbox: Option<Inbox>,
+    commands: Commands,
     link: Option<LinkFd>,
     /// The process that makes sockets, until it has ended.
     factory_process: Option<Child>,
@@ -85,6 +122,8 @@ pub struct Running {
     storage: Option<Storage>,
     /// The signal for which the container was killed.
     killed_for: Option<i32>,
+    /// Somebody wants it to end for good.
+    told_to_end: bool,
     ended: bool,
 }
 
@@ -95,33 +134,67 @@ pub struct Running {
 /// any thread is started. Errors name the step that failed, in the child too; a signal that would end rnet
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
-    let storage = storage(&launch.container.rootfs)?;
-    let survey = survey(launch.container, storage.as_ref())?;
+    let mut storage = storage(&launch.container.rootfs)?;
+    let ids = ids(launch)?;
+    let mut survey = survey(launch, &ids, storage.as_ref())?;
+    let mut terminal = Terminal::capture();
+    if launch.stderr.is_some() {
+        (survey.console, terminal) = (None, None);
+    }
     let steps = plan::plan(launch.container, launch.etc, &survey);
     let restriction = restrict::prepare(&launch.container.privileges)?;
-    let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
+    if let Some(storage) = storage.as_mut().filter(|_| ids.has_others()) {
+        storage.expect_foreign_files()?;
+    }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let child = process::spawn(userns::NAMESPACES, theirs, |channel| {
-        child::main(channel, launch, &steps, &restriction, &mask)
-    });
+    let first = |channel| child::main(channel, launch, &ids, &steps, &restriction, &mask);
+    let spawn = || match launch.network {
+        Connection::Linked { .. } | Connection::Alone => {
+            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
+        }
+        Connection::Hosts => {
+            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))
+        }
+        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first),
+    };
+    let child = detach::with_stderr(launch.stderr, spawn)?;
+    let (commands, inbox) = command::line()?;
     let mut running = Running {
-        child: child.map_err(|cause| userns::forbidden(&cause))?,
+        child,
         channel: Some(ours),
         signals,
+        inbox: Some(inbox),
+        commands,
         link: None,
         factory_process: None,
         factory: None,
         terminal,
         storage,
         killed_for: None,
+        told_to_end: false,
         ended: false,
     };
-    userns::write_id_maps(running.child.pid)?;
+    if !matches!(launch.network, Connection::Shared(_)) {
+        userns::write_id_maps(running.child.pid, &ids.maps)?;
+    }
     running.release()?;
     running.await_ready(launch.network.wants_socket_factory())?;
     running.await_factory();
     Ok(running)
+}
+
+/// The ids of the container: with another's namespaces that one's.
+fn ids(launch: &Launch<'_>) -> Result<Ids> {
+    let identity = &launch.container.identity;
+    if !matches!(launch.network, Connection::Shared(_)) {
+        return Ids::settle(&identity.mapping);
+    }
+    if identity.user.is_none() && identity.mapping != config::Mapping::Single {
+        let error = Error::new("cannot map", "ids", "the network's user namespace has its own already");
+        return Err(error.hint("give --userns, --uidmap and --gidmap to the container whose network it is"));
+    }
+    Ids::settle(&config::Mapping::Single)
 }
 
 /// Where writes go, if neither to the root filesystem itself nor to memory.
@@ -138,7 +211,8 @@ fn storage(rootfs: &config::RootFs) -> Result<Option<Storage>> {
 }
 
 /// Looks at what of the host the plan depends on.
-fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Survey> {
+fn survey(launch: &Launch<'_>, ids: &Ids, storage: Option<&Storage>) -> Result<Survey> {
+    let container = launch.container;
     let root = match &container.rootfs {
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
         config::RootFs::Overlay(overlay) => Root::Overlay(root_overlay(&overlay.lower, storage)?),
@@ -158,6 +232,8 @@ fn survey(container: &config::Container, storage: Option<&Storage>) -> Result<Su
     Ok(Survey {
         root,
         console: supervise::terminal_path(),
+        tty_group: ids.has_tty_group(),
+        hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
         mounts_below,
@@ -258,13 +334,45 @@ impl Running {
     /// Passes signals on until the command ends; its exit status, 128 and the number if by a signal.
     pub fn wait(&mut self) -> Result<u8> {
         loop {
-            let [signalled, ended] = wait_for([&self.signals.as_fd(), &self.child.as_fd()])?;
+            let inbox: &dyn AsFd = self.inbox.as_ref().map_or(&self.child, |inbox| inbox);
+            let [signalled, asked, ended] = wait_for([&self.signals, inbox, &self.child])?;
             if signalled {
                 self.pass_signals_on()?;
             }
+            if asked {
+                self.obey_commands();
+            }
             if ended {
+                // Whoever asks from now on hears that it has ended.
+                self.inbox = None;
                 return self.reap();
             }
+        }
+    }
+
+    /// For other threads, which want something of the container while [`Self::wait`] waits for its end.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
+    }
+
+    /// Whether somebody wants the container to end for good: by a signal that ends programs, or by a command.
+    pub fn is_told_to_end(&self) -> bool {
+        self.told_to_end
+    }
+
+    fn obey_commands(&mut self) {
+        let asked: Vec<_> = self.inbox.iter_mut().flat_map(Inbox::take).collect();
+        for (command, answer) in asked {
+            let Command::Signal { number, last } = command;
+            self.told_to_end |= last;
+            // One that stops is for the command alone, as nobody could tell a stopped rnet to go on.
+            if supervise::stops_by_default(number) {
+                self.send(number);
+            } else {
+                self.pass_on(number, false);
+            }
+            // Whoever does not wait any more does not care.
+            let _ = answer.send(Ok(()));
         }
     }
 
@@ -299,6 +407,7 @@ impl Running {
                 }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
+                Some(Report::Child(_)) => {}
                 None => {
                     let status = self.reap()?;
                     let cause = format!("its first process ended with status {status}");
@@ -332,29 +441,34 @@ impl Running {
     fn pass_signals_on(&mut self) -> Result<()> {
         while let Some(info) = next_signal(&self.signals)? {
             let signal = info.ssi_signo as i32;
-            let disposition = supervise::disposition(self.child.pid, signal);
+            self.told_to_end |= supervise::ends_by_default(signal);
             let shares_group = getpgid(Some(self.child.pid)) == Ok(getpgrp());
             let arrived = info.ssi_code == supervise::SI_KERNEL && shares_group;
-            match supervise::decide(signal, disposition, arrived) {
-                Action::Nothing => {}
-                Action::Deliver => self.send(signal),
-                Action::StopBoth => {
-                    self.send(libc::SIGSTOP);
-                    stop_self();
-                }
-                Action::DeliverAndStop => {
-                    if !arrived {
-                        self.send(signal);
-                    }
-                    stop_self();
-                }
-                Action::Kill => {
-                    self.killed_for.get_or_insert(signal);
-                    self.send(libc::SIGKILL);
-                }
-            }
+            self.pass_on(signal, arrived);
         }
         Ok(())
+    }
+
+    fn pass_on(&mut self, signal: i32, arrived: bool) {
+        let disposition = supervise::disposition(self.child.pid, signal);
+        match supervise::decide(signal, disposition, arrived) {
+            Action::Nothing => {}
+            Action::Deliver => self.send(signal),
+            Action::StopBoth => {
+                self.send(libc::SIGSTOP);
+                stop_self();
+            }
+            Action::DeliverAndStop => {
+                if !arrived {
+                    self.send(signal);
+                }
+                stop_self();
+            }
+            Action::Kill => {
+                self.killed_for.get_or_insert(signal);
+                self.send(libc::SIGKILL);
+            }
+        }
     }
 
     /// Signals the container's first process. It may have ended already, which the pidfd tells.
@@ -399,7 +513,7 @@ fn next_signal(signals: &SignalFd) -> Result<Option<siginfo>> {
 }
 
 /// Waits until at least one is readable or closed, and tells which.
-fn wait_for(fds: [&dyn AsFd; 2]) -> Result<[bool; 2]> {
+fn wait_for<const N: usize>(fds: [&dyn AsFd; N]) -> Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
     loop {
         match poll(&mut polled, PollTimeout::NONE) {

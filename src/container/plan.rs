@@ -14,6 +14,9 @@ use crate::config::{Container, EtcFiles, RootFs, Tmpfs, Volume};
 
 /// A tmpfs for what must exist but stay out of sight. It lies where the fresh /tmp will be.
 pub(super) const SCRATCH: &str = "/tmp";
+/// Options of devpts; with `gid` terminals belong to the group `tty`, which programs such as sshd ask for.
+const TERMINALS: &str = "newinstance,ptmxmode=0666,mode=0620";
+const TERMINALS_OF_TTY: &str = "newinstance,ptmxmode=0666,mode=0620,gid=5";
 
 /// One action on the mount tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +124,10 @@ pub(super) struct Survey {
     pub(super) root: Root,
     /// The terminal of the caller's standard streams.
     pub(super) console: Option<PathBuf>,
+    /// The group `tty` exists inside, and gets the terminals.
+    pub(super) tty_group: bool,
+    /// The network namespace is the host's, which forbids a new /sys.
+    pub(super) hosts_network: bool,
     pub(super) cwd: PathBuf,
     /// The volumes' sources without symbolic links, in the order of the volumes.
     pub(super) volume_sources: Vec<PathBuf>,
@@ -153,8 +160,8 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
     if container.read_only {
         steps.extend(root_mounts(survey).into_iter().map(Step::Hold));
     }
-    steps.extend(kernel_filesystems());
-    steps.extend(devices(survey.console.as_deref()));
+    steps.extend(kernel_filesystems(survey.hosts_network));
+    steps.extend(devices(survey));
     if container.privileges.masks {
         // Files are hidden under the new /dev/null.
         steps.extend(masks());
@@ -233,7 +240,24 @@ fn closed() -> MsFlags {
 
 /// /proc and /sys. New ones need the host's in sight, fully: an outer container that masks parts of its own
 /// forbids them, and has to lend it.
-fn kernel_filesystems() -> [Step; 2] {
+fn kernel_filesystems(hosts_network: bool) -> [Step; 2] {
+    let sys = if hosts_network {
+        // Read-only, or settings of the host's interfaces would be to hand.
+        Step::Bind(Bind {
+            source: "sys".into(),
+            target: "/sys".into(),
+            access: Access::ReadOnly,
+            required: true,
+        })
+    } else {
+        Step::Mount(Mount {
+            fstype: "sysfs",
+            target: "/sys".into(),
+            flags: closed() | MsFlags::MS_RDONLY,
+            data: "".into(),
+            instead: Some("sys".into()),
+        })
+    };
     [
         Step::Mount(Mount {
             fstype: "proc",
@@ -242,13 +266,7 @@ fn kernel_filesystems() -> [Step; 2] {
             data: "".into(),
             instead: Some("proc".into()),
         }),
-        Step::Mount(Mount {
-            fstype: "sysfs",
-            target: "/sys".into(),
-            flags: closed() | MsFlags::MS_RDONLY,
-            data: "".into(),
-            instead: Some("sys".into()),
-        }),
+        sys,
     ]
 }
 
@@ -278,7 +296,7 @@ fn masks() -> Vec<Step> {
     steps
 }
 
-fn devices(console: Option<&Path>) -> Vec<Step> {
+fn devices(survey: &Survey) -> Vec<Step> {
     let noexec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let mut steps = vec![tmpfs("/dev", noexec | MsFlags::MS_STRICTATIME, "mode=755")];
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
@@ -294,10 +312,15 @@ fn devices(console: Option<&Path>) -> Vec<Step> {
     for (name, target) in links {
         steps.push(Step::Symlink { path: format!("/dev/{name}").into(), target: target.into() });
     }
-    steps.push(mount("devpts", "/dev/pts", noexec, "newinstance,ptmxmode=0666,mode=0620"));
+    steps.push(mount(
+        "devpts",
+        "/dev/pts",
+        noexec,
+        if survey.tty_group { TERMINALS_OF_TTY } else { TERMINALS },
+    ));
     steps.push(tmpfs("/dev/shm", closed(), "mode=1777"));
     steps.push(mount("mqueue", "/dev/mqueue", closed(), ""));
-    if let Some(terminal) = console {
+    if let Some(terminal) = &survey.console {
         steps.push(device(&of_host(terminal), "/dev/console"));
     }
     steps
@@ -375,7 +398,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Privileges;
+    use crate::config::{Identity, Privileges};
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -389,6 +412,7 @@ mod tests {
             read_only: false,
             init: false,
             privileges: Privileges::default(),
+            identity: Identity::default(),
         }
     }
 
@@ -396,6 +420,8 @@ mod tests {
         Survey {
             root,
             console: None,
+            tty_group: false,
+            hosts_network: false,
             cwd: "/home/me".into(),
             volume_sources: Vec::new(),
             mounts_below: Vec::new(),
@@ -471,6 +497,18 @@ mod tests {
     }
 
     #[test]
+    fn in_the_hosts_network_its_sys_is_shown_read_only() {
+        let survey = Survey { hosts_network: true, ..survey(Root::Empty) };
+        let steps = plan(&container(RootFs::Empty), &EtcFiles::default(), &survey);
+        assert!(!steps.iter().any(mounts_on("/sys")));
+        let bound = position(
+            &steps,
+            |step| matches!(step, Step::Bind(bind) if bind.target == Path::new("/sys") && bind.access == Access::ReadOnly),
+        );
+        assert!(bound < position(&steps, |step| *step == Step::LeaveHost));
+    }
+
+    #[test]
     fn terminal_becomes_the_console_and_pts_is_the_containers_own() {
         let mut survey = survey(Root::Empty);
         survey.console = Some("/dev/pts/7".into());
@@ -481,6 +519,10 @@ mod tests {
             |step| matches!(step, Step::Bind(bind) if bind.source == Path::new("dev/pts/7")),
         );
         assert!(position(&steps, mounts_on("/dev")) < pts && pts < console);
+        let data = |step: &Step| matches!(step, Step::Mount(mount) if mount.data == TERMINALS_OF_TTY);
+        assert!(!data(&steps[pts]));
+        survey.tty_group = true;
+        assert!(data(&plan(&container(RootFs::Empty), &EtcFiles::default(), &survey)[pts]));
     }
 
     #[test]

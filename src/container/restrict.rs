@@ -81,16 +81,18 @@ fn compile(filter: &Filter) -> Result<Program> {
 }
 
 impl Restriction {
-    /// Leaves this process, which must have one thread, what it shall have, limits included. `become_user` is called while
-    /// there are the capabilities to change ids; someone other than root has none afterwards. What comes after this is
-    /// subject to the filter: execve at best.
-    pub(crate) fn apply(&self, become_user: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Leaves this process, which must have one thread, what it shall have, limits included. What comes after this is subject
+    /// to the filter: execve at best.
+    ///
+    /// The process is the command's user by now, and has its namespace's capabilities still, as
+    /// `identity::become_user` leaves them; execve takes them from whoever is not root.
+    pub(crate) fn apply(&self) -> Result<()> {
         self.limits.iter().try_for_each(limit)?;
-        self.give_up(become_user)
+        self.give_up()
     }
 
     /// [`Self::apply`] without limits: for what stays beside the command, such as its init.
-    pub(crate) fn give_up(&self, become_user: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn give_up(&self) -> Result<()> {
         const CAPABILITIES: &str = "capabilities";
         if self.no_new_privileges {
             set_no_new_privs().context("cannot set", "no_new_privs")?;
@@ -101,7 +103,6 @@ impl Restriction {
         if !self.no_new_privileges {
             self.filter_calls()?;
         }
-        become_user()?;
         privilege::keep_capabilities(kept).context("cannot give up", CAPABILITIES)?;
         if self.no_new_privileges {
             self.filter_calls()?;

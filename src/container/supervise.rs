@@ -70,7 +70,8 @@ pub(super) fn ends_by_default(signal: c_int) -> bool {
     !stops_by_default(signal) && !harmless.contains(&signal)
 }
 
-fn stops_by_default(signal: c_int) -> bool {
+/// Whether the default action of `signal` stops a process.
+pub(super) fn stops_by_default(signal: c_int) -> bool {
     [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal)
 }
 

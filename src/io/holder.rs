@@ -75,7 +75,7 @@ impl Entry {
 }
 
 /// `0100007F:1F90`: words of 32 bits as the machine reads them, then the port.
-fn socket_address(text: &str) -> Option<SocketAddr> {
+pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let word = |index: usize| {

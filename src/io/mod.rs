@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod command;
+pub mod follow;
 mod holder;
 pub mod host;
 pub mod link;

@@ -44,7 +44,8 @@ struct Workers(Vec<Commands>);
 impl Workers {
     fn publish(&self, number: PortNumber, publish: &Publish, listeners: Vec<Listener>) -> Result<()> {
         let owner = self.0.first().and_then(|first| self.0.get(first.owner_of(publish.guest_port)));
-        owner.map_or(Ok(()), |worker| worker.publish(number, *publish, listeners))
+        let nobody = || Error::new("cannot publish", publish, "rnet does not carry the container's network");
+        owner.ok_or_else(nobody)?.publish(number, *publish, listeners)
     }
 
     fn unpublish(&self, number: PortNumber) -> Result<()> {

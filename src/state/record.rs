@@ -120,6 +120,8 @@ pub struct HostConfig {
     pub auto_remove: bool,
     /// Writes to the root are refused.
     pub readonly_rootfs: bool,
+    /// Whose network it is, as `--net` has it.
+    pub network_mode: String,
 }
 
 /// A container's network.
@@ -202,7 +204,11 @@ impl Record {
                 env: container.env.iter().map(variable).collect(),
                 working_dir: container.workdir.as_deref().map(path).unwrap_or_default(),
             },
-            host_config: HostConfig { auto_remove: config.life.remove, readonly_rootfs: container.read_only },
+            host_config: HostConfig {
+                auto_remove: config.life.remove,
+                readonly_rootfs: container.read_only,
+                network_mode: config.mode.to_string(),
+            },
             network_settings: NetworkSettings::new(config),
             mounts: mounts(container),
             rnet: Rnet { rootfs: rootfs(&container.rootfs), ..Rnet::default() },
@@ -250,6 +256,9 @@ impl Record {
 
 impl NetworkSettings {
     fn new(config: &config::Config) -> Self {
+        if !config.mode.is_carried() {
+            return Self::default();
+        }
         let network = &config.network;
         Self {
             ports: BTreeMap::new(),

@@ -67,17 +67,22 @@ pub fn open_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<Ow
 /// The same for a port that many clients share: ICMP errors about those that have gone are ignored. Queued, they
 /// would take the room of the datagrams that arrive (both count against SO_RCVBUF).
 pub fn open_published_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<OwnedFd> {
-    let family = Family::of(address.ip());
-    let fd = open(family, SockProtocol::Udp)?;
-    if family == Family::V6 {
-        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
-    }
+    let fd = open_unbound_udp(Family::of(address.ip()))?;
     // Before Linux 5.0 there is none: every datagram comes alone.
     let _ = setsockopt(&fd, sockopt::UdpGroSegment, &true);
     if let Some(interface) = interface {
         setsockopt(&fd, sockopt::BindToDevice, &interface.as_str().into())?;
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(fd)
+}
+
+/// Opens a nonblocking UDP socket of the thread's network namespace, not bound yet. An IPv6 one is for IPv6 only.
+pub(crate) fn open_unbound_udp(family: Family) -> io::Result<OwnedFd> {
+    let fd = open(family, SockProtocol::Udp)?;
+    if family == Family::V6 {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
     Ok(fd)
 }
 

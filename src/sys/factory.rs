@@ -1,11 +1,13 @@
-//! The socket factory: a process inside a guest's network namespace that makes TCP sockets there and passes them out.
+//! The socket factory: a process inside a guest's network namespace that makes sockets there and passes them out.
 //!
 //! A socket belongs to the network namespace in which it was made, whoever uses it later, and a process with threads
 //! cannot enter another user namespace. So a process of one thread does, once, and from then on answers requests: one
-//! byte, the family, for a batch of unconnected sockets. It is no process of the guest: its PID namespace is the
-//! host's, so that nothing in the guest can name, signal, trace or see it; and it keeps no capability in the guest's
-//! user namespace. It ends with its sockets, or with the thread that has started it.
+//! byte, for a batch of unconnected sockets of a family, or for the tables in which the kernel shows the sockets of that
+//! namespace. It is no process of the guest: its PID namespace is the host's, so that nothing in the guest can name,
+//! signal, trace or see it; and it keeps no capability in the guest's user namespace. It ends with its sockets, or with
+//! the thread that has started it.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -20,18 +22,25 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use sendfd::SendWithFd;
 
 use super::process::{self, Child};
-use super::{privilege, rights, stream};
+use super::{datagram, privilege, rights, stream};
+use crate::config::Transport;
 use crate::error::{Context, Error, Result, exit};
 use crate::net::Family;
 
 /// Sockets passed out at once.
 pub const BATCH_SOCKETS: usize = 32;
+/// How long an answer that is waited for may take, in milliseconds.
+const PATIENCE_MS: u16 = 5000;
 /// Longest report of a failure that is read, in bytes.
 const MAX_REPORT_BYTES: u64 = 16 * 1024;
 
 const V4: u8 = 4;
 const V6: u8 = 6;
-/// In an answer, beside the family: the guest's kernel does not have it.
+const DATAGRAM_V4: u8 = 14;
+const DATAGRAM_V6: u8 = 16;
+const TCP_TABLES: u8 = b't';
+const UDP_TABLES: u8 = b'u';
+/// In an answer, beside what was asked for: the guest's kernel does not have the family.
 const MISSING: u8 = 0x80;
 /// A request that brings a further user's end.
 const ANOTHER: u8 = b'a';
@@ -42,6 +51,52 @@ const READY: u8 = b'+';
 #[derive(Debug)]
 pub struct Factory {
     socket: UnixStream,
+}
+
+/// What [`Factory::obtain`] can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// TCP sockets as in a [`Batch`].
+    Streams(Family),
+    /// UDP sockets: nonblocking, close-on-exec, unbound.
+    Datagrams(Family),
+    /// `/proc/net/tcp` or `/proc/net/udp` of the namespace, open, and the same for IPv6 if it has that.
+    Tables(Transport),
+}
+
+impl Want {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Streams(Family::V4) => V4,
+            Self::Streams(Family::V6) => V6,
+            Self::Datagrams(Family::V4) => DATAGRAM_V4,
+            Self::Datagrams(Family::V6) => DATAGRAM_V6,
+            Self::Tables(Transport::Tcp) => TCP_TABLES,
+            Self::Tables(Transport::Udp) => UDP_TABLES,
+        }
+    }
+
+    fn of(byte: u8) -> Option<Self> {
+        match byte {
+            V4 => Some(Self::Streams(Family::V4)),
+            V6 => Some(Self::Streams(Family::V6)),
+            DATAGRAM_V4 => Some(Self::Datagrams(Family::V4)),
+            DATAGRAM_V6 => Some(Self::Datagrams(Family::V6)),
+            TCP_TABLES => Some(Self::Tables(Transport::Tcp)),
+            UDP_TABLES => Some(Self::Tables(Transport::Udp)),
+            _ => None,
+        }
+    }
+
+    /// What there is of it by now, in the thread's namespace; an error if the kernel does not have its family.
+    fn make(self) -> io::Result<Vec<OwnedFd>> {
+        match self {
+            Self::Streams(family) => make(|| stream::open(family)),
+            Self::Datagrams(family) => make(|| datagram::open_unbound_udp(family)),
+            Self::Tables(Transport::Tcp) => Ok(tables(["/proc/self/net/tcp", "/proc/self/net/tcp6"])),
+            Self::Tables(Transport::Udp) => Ok(tables(["/proc/self/net/udp", "/proc/self/net/udp6"])),
+        }
+    }
 }
 
 /// An answer: fewer sockets than [`BATCH_SOCKETS`], and perhaps none, if no more could be made, or received, by now.
@@ -92,39 +147,64 @@ impl Factory {
 
     /// Asks for a batch, which [`Self::receive`] will get.
     pub fn request(&self, family: Family) -> io::Result<()> {
-        let byte = match family {
-            Family::V4 => V4,
-            Family::V6 => V6,
-        };
-        (&self.socket).write_all(&[byte])
+        self.ask(Want::Streams(family))
     }
 
     /// The next answer. `WouldBlock` if there is none yet; `UnexpectedEof` if the factory is gone, `ConnectionReset` if
     /// it has left a request unread. A lack of descriptors here makes the batch smaller, and is no error.
     pub fn receive(&self) -> io::Result<Batch> {
-        let mut byte = [0];
-        let (len, sockets) = rights::receive::<BATCH_SOCKETS>(&self.socket, &mut byte)?;
-        let missing = byte[0] & MISSING != 0;
-        match (len, family_of(byte[0] & !MISSING)) {
-            (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-            (_, None) => Err(io::ErrorKind::InvalidData.into()),
-            (_, Some(family)) => Ok(Batch { family, missing, sockets }),
+        match self.hear()? {
+            Answer { to: Want::Streams(family), missing, fds } => Ok(Batch { family, missing, sockets: fds }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
+
+    /// Asks, and waits for the answer; it is empty where the guest does not have the family, and nowhere else. For a
+    /// user of this line who asks in no other way.
+    pub fn obtain(&self, want: Want) -> io::Result<Vec<OwnedFd>> {
+        self.ask(want)?;
+        loop {
+            let mut polled = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut polled, PollTimeout::from(PATIENCE_MS))?;
+            match self.hear() {
+                Ok(answer) if answer.to != want => return Err(io::ErrorKind::InvalidData.into()),
+                Ok(Answer { missing: false, fds, .. }) if fds.is_empty() => {
+                    return Err(io::Error::other("no more files may be open"));
+                }
+                Ok(answer) => return Ok(answer.fds),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn ask(&self, want: Want) -> io::Result<()> {
+        (&self.socket).write_all(&[want.byte()])
+    }
+
+    fn hear(&self) -> io::Result<Answer> {
+        let mut byte = [0];
+        let (len, fds) = rights::receive::<BATCH_SOCKETS>(&self.socket, &mut byte)?;
+        let missing = byte[0] & MISSING != 0;
+        match (len, Want::of(byte[0] & !MISSING)) {
+            (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
+            (_, None) => Err(io::ErrorKind::InvalidData.into()),
+            (_, Some(to)) => Ok(Answer { to, missing, fds }),
+        }
+    }
+}
+
+/// What comes back for a request.
+struct Answer {
+    to: Want,
+    missing: bool,
+    fds: Vec<OwnedFd>,
 }
 
 impl AsFd for Factory {
     /// Readable when there is an answer, and when the factory is gone.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-fn family_of(byte: u8) -> Option<Family> {
-    match byte {
-        V4 => Some(Family::V4),
-        V6 => Some(Family::V6),
-        _ => None,
     }
 }
 
@@ -185,8 +265,8 @@ fn answer(user: &UnixStream) -> io::Result<Option<UnixStream>> {
     if len == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    if let Some(family) = family_of(byte[0]) {
-        pass_out(user, byte[0], &make(|| stream::open(family)))?;
+    if let Some(want) = Want::of(byte[0]) {
+        pass_out(user, byte[0], &want.make())?;
     }
     Ok(received.pop().map(UnixStream::from))
 }
@@ -203,6 +283,11 @@ fn make(open: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
         }
     }
     Ok(sockets)
+}
+
+/// Those of the tables that there are.
+fn tables(names: [&str; 2]) -> Vec<OwnedFd> {
+    names.iter().filter_map(|name| File::open(name).ok()).map(OwnedFd::from).collect()
 }
 
 /// Answers `asked`.
@@ -244,7 +329,7 @@ pub(crate) mod testing {
     pub(crate) fn answer_with(mut end: &UnixStream, asked: Family, open: impl Fn() -> io::Result<OwnedFd>) {
         let mut byte = [0];
         end.read_exact(&mut byte).expect("a request");
-        assert_eq!(family_of(byte[0]), Some(asked));
+        assert_eq!(Want::of(byte[0]), Some(Want::Streams(asked)));
         pass_out(end, byte[0], &make(open)).expect("the user is there");
     }
 }
@@ -276,6 +361,31 @@ mod tests {
                 (Family::V6, missing, 0),
                 "{errno}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_waited_for_is_empty_only_where_it_cannot_be_had() {
+        let (factory, mut end) = Factory::with_end();
+        let want = Want::Datagrams(Family::V6);
+        end.write_all(&[DATAGRAM_V6 | MISSING]).expect("room");
+        assert!(factory.obtain(want).expect("no IPv6").is_empty());
+        for wrong in [DATAGRAM_V6, DATAGRAM_V4, 0] {
+            end.write_all(&[wrong]).expect("room");
+            factory.obtain(want).expect_err("it is not there by now, or was not asked for");
+        }
+    }
+
+    #[test]
+    fn sockets_and_tables_of_both_transports_are_had() {
+        let factory = Factory::in_thread();
+        let datagrams = factory.obtain(Want::Datagrams(Family::V4)).expect("sockets");
+        assert_eq!(datagrams.len(), BATCH_SOCKETS);
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let tables = factory.obtain(Want::Tables(transport)).expect("tables");
+            let mut text = String::new();
+            File::from(tables.into_iter().next().expect("IPv4")).read_to_string(&mut text).expect("readable");
+            assert_eq!(text.split_whitespace().nth(1), Some("local_address"));
         }
     }
 

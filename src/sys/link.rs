@@ -186,11 +186,8 @@ fn configure(spec: &LinkSpec, network: &Network, notes: &mut Vec<String>) -> Res
         return Ok(());
     }
     let mut route = Route::open().context("cannot open a netlink socket for", &spec.ifname)?;
-    let up = LinkChange { up: true, ..LinkChange::default() };
     if spec.loopback {
-        Route::index("lo")
-            .and_then(|lo| route.set_link(lo, up))
-            .map_err(|cause| Error::new("cannot bring up", "lo", cause))?;
+        loopback_up(&mut route)?;
     }
     let index = Route::index(&spec.ifname)
         .and_then(|index| set_up(&mut route, index, spec, network.mtu).map(|()| index))
@@ -203,6 +200,18 @@ fn configure(spec: &LinkSpec, network: &Network, notes: &mut Vec<String>) -> Res
             Ok(())
         }
     }
+}
+
+/// Brings the loopback interface of this network namespace up.
+pub fn bring_up_loopback() -> Result<()> {
+    loopback_up(&mut Route::open().context("cannot open a netlink socket for", "lo")?)
+}
+
+fn loopback_up(route: &mut Route) -> Result<()> {
+    let up = LinkChange { up: true, ..LinkChange::default() };
+    Route::index("lo")
+        .and_then(|lo| route.set_link(lo, up))
+        .map_err(|cause| Error::new("cannot bring up", "lo", cause))
 }
 
 /// The station address can only be changed while the interface is down.

@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
@@ -17,6 +18,9 @@ use libc::{c_int, c_long, c_uint, id_t, idtype_t};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
+use sendfd::SendWithFd;
+
+use super::rights;
 
 use crate::error::exit;
 
@@ -61,11 +65,27 @@ pub(crate) fn spawn<K: AsFd>(
 ) -> io::Result<Child> {
     match clone(namespaces)? {
         Some(child) => Ok(child),
-        None => run_and_exit(|| {
-            close_all_but(&[kept.as_fd().as_raw_fd()]);
-            child(kept)
-        }),
+        None => run_first(kept, child),
     }
+}
+
+/// As [`spawn`], but the child is one of this process's parent (CLONE_PARENT), to which its [`Child`] is to be passed.
+pub(crate) fn spawn_sibling<K: AsFd>(
+    namespaces: CloneFlags,
+    kept: K,
+    child: impl FnOnce(K) -> u8,
+) -> io::Result<Child> {
+    match clone(namespaces | CloneFlags::CLONE_PARENT)? {
+        Some(child) => Ok(child),
+        None => run_first(kept, child),
+    }
+}
+
+fn run_first<K: AsFd>(kept: K, child: impl FnOnce(K) -> u8) -> ! {
+    run_and_exit(|| {
+        close_all_but(&[kept.as_fd().as_raw_fd()]);
+        child(kept)
+    })
 }
 
 /// Forks a child that keeps every descriptor, runs `child` and exits with what it returns: one that ends soon, goes on
@@ -86,7 +106,8 @@ fn clone(namespaces: CloneFlags) -> io::Result<Option<Child>> {
     let args = CloneArgs {
         flags: flag_bits(namespaces) | flag_bits_of(libc::CLONE_PIDFD),
         pidfd: ptr::from_mut(&mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // A sibling has this process's own.
+        exit_signal: if namespaces.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 },
         ..CloneArgs::default()
     };
     // SAFETY: `args` is a valid clone_args of the size given and `pidfd` outlives the call. Without CLONE_VM
@@ -155,6 +176,19 @@ fn close_range(first: c_uint, last: c_uint, flags: c_uint) -> nix::Result<()> {
 }
 
 impl Child {
+    /// Passes it to the process at the other end of `socket`, whose child it is, too.
+    pub(crate) fn send(&self, socket: &UnixStream) -> io::Result<()> {
+        socket.send_with_fd(&self.pid.as_raw().to_ne_bytes(), &[self.pidfd.as_raw_fd()]).map(drop)
+    }
+
+    /// Receives what [`Self::send`] passed. `UnexpectedEof` if the other end closed without sending.
+    pub(crate) fn receive(socket: &UnixStream) -> io::Result<Self> {
+        let mut pid = [0; size_of::<libc::pid_t>()];
+        let (len, mut pidfds) = rights::receive::<1>(socket, &mut pid)?;
+        let pidfd = pidfds.pop().filter(|_| len == pid.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Self { pid: Pid::from_raw(libc::pid_t::from_ne_bytes(pid)), pidfd })
+    }
+
     /// Sends `signal`, a number up to SIGRTMAX. ESRCH once the child has ended.
     pub(crate) fn signal(&self, signal: c_int) -> nix::Result<()> {
         self::signal(self.pidfd.as_fd(), signal)

@@ -251,6 +251,101 @@ play_ports_of_the_guests_loopback_lead_to_the_hosts() {
     refuses asks 127.0.0.1 7003 in_space >/dev/null
 }
 
+# Whether anybody may listen on a TCP port of the host.
+is_free() { python3 -c 'import socket, sys; socket.create_server(("0.0.0.0", int(sys.argv[1])))' "$1"; }
+
+unlike pasta what_the_guest_listens_on_is_published_for_as_long "version 2023-03 looks only at its start"
+play_what_the_guest_listens_on_is_published_for_as_long() {
+    space
+    timeout 20 "$PROGRAM" --config-net "$SPACE"
+    in_space python3 - 7001 <<'PYTHON' &
+import os, socket, sys
+with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as server:
+    server.settimeout(0.1)
+    while not os.path.exists("enough"):
+        try:
+            client, peer = server.accept()
+        except TimeoutError:
+            continue
+        with client:
+            client.sendall(b"guest\n")
+PYTHON
+    becomes asks 192.0.2.2 7001
+    is "$(asks 192.0.2.2 7001)" guest
+    touch enough
+    becomes is_free 7001
+}
+
+unlike pasta datagram_ports_of_the_guest_are_published_too "version 2023-03 looks only at its start"
+play_datagram_ports_of_the_guest_are_published_too() {
+    space
+    timeout 20 "$PROGRAM" --config-net "$SPACE"
+    mirrors 0.0.0.0 7005 in_space
+    becomes comes_back 192.0.2.2 7005 hello
+}
+
+play_what_the_host_listens_on_is_offered_at_the_guests_loopback() {
+    answers 127.0.0.1 7002 host
+    has "$("$PROGRAM" --config-net -t none -u none -T auto -U none -- bash -c 'cat </dev/tcp/127.0.0.1/7002')" \
+        "host 127.0.0.1"
+}
+
+unlike pasta what_the_host_listens_on_later_is_offered_too "version 2023-03 looks only at its start"
+play_what_the_host_listens_on_later_is_offered_too() {
+    space
+    timeout 20 "$PROGRAM" --config-net -t none -u none -T auto -U none "$SPACE"
+    answers 127.0.0.1 7003 later
+    becomes asks 127.0.0.1 7003 in_space
+}
+
+unlike pasta a_port_is_not_led_back_where_it_comes_from "version 2023-03 looks only at its start"
+play_a_port_is_not_led_back_where_it_comes_from() {
+    space
+    timeout 20 "$PROGRAM" --config-net -t 7006 -u none -T auto -U none "$SPACE"
+    # What has begun later is offered, so the host's ports have been looked at by then.
+    answers 127.0.0.1 7007 host
+    becomes asks 127.0.0.1 7007 in_space
+    # It is free in the guest.
+    answers 0.0.0.0 7006 guest in_space
+    has "$(asks 192.0.2.2 7006)" guest
+}
+
+play_datagrams_of_the_guests_loopback_lead_to_the_hosts() {
+    mirrors 127.0.0.1 7004
+    becomes comes_back 127.0.0.1 7004 hello
+    space
+    timeout 20 "$PROGRAM" --config-net -t none -u none -T none -U 7003:7004 "$SPACE"
+    becomes comes_back 127.0.0.1 7003 hello in_space
+    refuses comes_back 127.0.0.1 7004 hello in_space >/dev/null
+}
+
+# mirrors ADDRESS PORT [COMMAND...]: every datagram comes back.
+mirrors() {
+    local address=$1 port=$2
+    shift 2
+    "$@" python3 - "$address" "$port" <<'PYTHON' &
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((sys.argv[1], int(sys.argv[2])))
+while True:
+    server.sendto(*server.recvfrom(2048))
+PYTHON
+}
+
+# comes_back ADDRESS PORT TEXT [COMMAND...]: a datagram with that text comes back at once.
+comes_back() {
+    local address=$1 port=$2 text=$3
+    shift 3
+    "$@" python3 - "$address" "$port" "$text" <<'PYTHON'
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(1)
+client.connect((sys.argv[1], int(sys.argv[2])))
+client.send(sys.argv[3].encode())
+assert client.recv(2048) == sys.argv[3].encode()
+PYTHON
+}
+
 play_a_descriptor_names_the_namespace() {
     answers 127.0.0.1 7002 loopback
     space

@@ -25,6 +25,7 @@ mod launcher;
 mod life;
 mod link;
 mod many;
+mod modes;
 mod outbound;
 mod policy;
 mod published;

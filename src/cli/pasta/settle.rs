@@ -11,9 +11,9 @@ use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
     Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
-    HostInterface, HostNetwork, IfName, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind, LinkSpec, Log,
-    LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, Outbound, Pasta, PastaGuest, Privileges,
-    Protocols, Publish, RootFs, Setup, Splicing, Target, Transport,
+    HostInterface, HostNetwork, Identity, IfName, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind, LinkSpec,
+    Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound, Pasta,
+    PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing, Target, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -44,8 +44,8 @@ pub(super) fn settle(
     network.loopback_forwards = outbound;
     network.splice = splicing(&options);
     let is_tcp = |forward: &Forward| forward.publish.transport == Transport::Tcp;
-    network.publishes_later = options.conf_path.is_some() || inbound.iter().any(is_tcp);
-    notes.extend(not_opened(&options, automatic, &network.loopback_forwards));
+    network.publishes_later = options.conf_path.is_some() || automatic.tcp_in || inbound.iter().any(is_tcp);
+    network.automatic = automatic;
     let log = Log { level: log_level(&options, target.is_none()), format: LogFormat::Text };
     let absolute = |path: &PathBuf| surroundings.cwd.join(path);
     let log_file = options.log_file();
@@ -66,6 +66,7 @@ pub(super) fn settle(
             log,
         })),
         None => PastaGuest::Command(Box::new(Config {
+            mode: NetworkMode::User,
             network,
             link,
             container: container(options.operands, surroundings),
@@ -74,7 +75,7 @@ pub(super) fn settle(
             log,
         })),
     };
-    let config = Box::new(Pasta { guest, inbound, automatic, control, log_file });
+    let config = Box::new(Pasta { guest, inbound, control, log_file });
     Ok(Request { config, notes })
 }
 
@@ -416,6 +417,7 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
         read_only: false,
         init: false,
         privileges: Privileges::unconfined(),
+        identity: Identity::default(),
     }
 }
 
@@ -436,25 +438,13 @@ fn log_level(options: &Options, command: bool) -> LogLevel {
     }
 }
 
-/// What is asked for and not had. What is automatic by default is not worth a warning.
-fn not_opened(options: &Options, automatic: Automatic, outbound: &[LoopbackForward]) -> Vec<Note> {
-    let said = [&options.tcp_in, &options.udp_in, &options.tcp_out, &options.udp_out];
-    let asked = said.into_iter().flatten().any(|(_, text)| text == "auto");
-    let any = automatic != Automatic::default();
-    let level = if asked { LogLevel::Warn } else { LogLevel::Info };
-    let automatic =
-        any.then(|| Note { level, text: "ports are not opened by themselves: name them".to_owned() });
-    let udp = outbound.iter().any(|forward| forward.transport == Transport::Udp);
-    let text = "-U: UDP ports of the guest's loopback do not lead to the host";
-    automatic.into_iter().chain(udp.then(|| Note { level: LogLevel::Warn, text: text.to_owned() })).collect()
-}
-
 type Directions = (Vec<Forward>, Vec<LoopbackForward>, Automatic);
 
 /// The four directions of ports. Those that are bound for one family only are so if the network has no other.
 fn ports(options: &Options, host: &HostNetwork, has_ipv6: bool) -> Result<Directions, String> {
     let mut inbound = Vec::new();
-    let mut automatic = Automatic::default();
+    let only = only_family(options, has_ipv6);
+    let mut automatic = Automatic { bind: only, ephemeral: host.ephemeral, ..Automatic::default() };
     for (said, transport) in [(&options.tcp_in, Transport::Tcp), (&options.udp_in, Transport::Udp)] {
         let direction = direction(said, true, host)?;
         match transport {
@@ -462,7 +452,7 @@ fn ports(options: &Options, host: &HostNetwork, has_ipv6: bool) -> Result<Direct
             Transport::Udp => automatic.udp_in = direction.automatic,
         }
         for (ports, option) in direction.ports {
-            inbound.extend(forwards(&ports, &option, transport, only_family(options, has_ipv6)));
+            inbound.extend(forwards(&ports, &option, transport, only));
         }
     }
     let mut outbound = Vec::new();

@@ -38,7 +38,7 @@ fn podmans_command_line_means_a_network_like_the_hosts() {
     assert_eq!(network.mtu, 65_520);
     assert!(!network.autoconfiguration.router_advertisements, "addresses are set already");
     assert_eq!(told(&pasta.inbound), ["127.0.0.1:5044:5045/tcp -t 127.0.0.1/5044-5044:5045-5045"]);
-    assert_eq!(pasta.automatic, Default::default());
+    assert!(!network.automatic.any());
     let Setup::Given { addresses, routes } = &attach.link.setup else { panic!("--config-net") };
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["192.0.2.5/24", "192.0.2.6/24", "2001:db8::5/64"]);
@@ -74,7 +74,8 @@ fn rootlesskits_command_line_has_an_address_plan_of_its_own() {
     assert_eq!(network.ipv4.subnet.to_string(), "10.0.2.100/24");
     assert_eq!((network.ipv4.gateway, network.ipv4.dns), ([10, 0, 2, 2].into(), Some([10, 0, 2, 3].into())));
     assert!(network.ipv6.is_none() && network.aliases.is_empty());
-    assert!(pasta.automatic.tcp_in && !pasta.automatic.udp_in && pasta.automatic.tcp_out);
+    assert!(network.automatic.tcp_in && !network.automatic.udp_in && network.automatic.tcp_out);
+    assert_eq!(network.automatic.bind, Some(ip("0.0.0.0")), "--ipv4-only");
     let Setup::Given { routes, .. } = &attach.link.setup else { panic!("--config-net") };
     assert_eq!(routes.iter().map(shown).collect::<Vec<_>>(), ["0.0.0.0/0 via 10.0.2.2"]);
 }
@@ -94,10 +95,10 @@ fn the_first_word_that_is_no_option_begins_the_command() {
 
 #[test]
 fn without_ports_all_four_directions_are_automatic() {
-    let automatic = settled("1").automatic;
+    let automatic = attached(&settled("1")).network.automatic;
     assert!(automatic.tcp_in && automatic.udp_in && automatic.tcp_out && automatic.udp_out);
     let pasta = settled("-t 80 -t 90-91:190-191 -u 53 -T 5432 -U none 1");
-    assert_eq!(pasta.automatic, Default::default());
+    assert_eq!(attached(&pasta).network.automatic, Default::default());
     let publishes: Vec<String> = pasta.inbound.iter().map(|forward| forward.publish.to_string()).collect();
     assert_eq!(publishes, ["80:80/tcp", "90:190/tcp", "91:191/tcp", "53:53/udp"]);
     let outbound = &attached(&pasta).network.loopback_forwards;
@@ -106,7 +107,8 @@ fn without_ports_all_four_directions_are_automatic() {
 
 #[test]
 fn repeated_defaults_are_heard_once() {
-    assert_eq!(settled("-t none -t none -u none -T none -U none 1").automatic, Default::default());
+    let none = settled("-t none -t none -u none -T none -U none 1");
+    assert_eq!(attached(&none).network.automatic, Default::default());
     assert_eq!(told(&settled("-u none -t 80 -t 80 1").inbound).len(), 2, "binding the second is a no-op");
 }
 
@@ -182,13 +184,15 @@ fn every_other_option_has_its_place() {
 #[test]
 fn sockets_inside_are_wanted_for_tcp_ports_now_or_later() {
     for (line, wanted) in [
-        ("-t none -u none 1", false),
-        ("-t none -u 53 1", false),
-        ("-t 80 -u none 1", true),
-        ("-t 80 -u none --no-splice 1", false),
-        ("-t none -u none -c socket 1", true),
+        ("-t none -u none", false),
+        ("-t none -u 53", false),
+        ("-t 80 -u none", true),
+        ("-t 80 -u none --no-splice", false),
+        ("-t auto -u none --no-splice", true),
+        ("-t none -u none -c socket", true),
     ] {
-        assert_eq!(attached(&settled(line)).network.wants_socket_factory(), wanted, "{line}");
+        let network = attached(&settled(&format!("-T none -U none {line} 1"))).network.clone();
+        assert_eq!(network.wants_socket_factory(), wanted, "{line}");
     }
     assert_eq!(settled("-c socket 1").control.as_deref(), Some(Path::new("/home/me/socket")));
 }

@@ -1,41 +1,35 @@
-//! Ports of the guest's loopback that lead to the host's: listened on inside the guest's network namespace, and joined
-//! with the host by splice(2) like published connections, in the other direction.
+//! TCP ports of the guest's loopback that lead to the host's: listened on inside the guest's network namespace, and
+//! joined with the host by splice(2) like published connections, in the other direction.
 //!
-//! It wants a thread of its own. A connection that the host refuses is reset.
+//! It wants a thread of its own, and is told by [`super::Entrances`] of ports that open and close. A connection that
+//! the host refuses is reset; one that stands outlives its port.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token, Waker};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::SockRef;
+use mio::{Events, Poll, Token};
 
+use super::ALL;
+use super::entrances::{Change, Door, Doors, Inbox, Line, loopback_of};
 use super::pair::{Outcome, Pair, Side};
 use super::pipe::Pipes;
-use super::{ALL, Factory};
-use crate::config::{LoopbackForward, Outbound, Transport};
-use crate::error::{Context, Error, Result};
+use crate::config::Outbound;
+use crate::error::{Context, Result};
 use crate::io::host;
-use crate::io::stop::{DRAIN, Orders, Stop};
+use crate::io::stop::{DRAIN, Stop};
 use crate::net::{Family, HostError};
 
 /// Events taken from one poll.
 const EVENTS: usize = 256;
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
 /// Connections accepted at one port before other sources have their turn.
 const ACCEPTS_PER_TURN: usize = 256;
 /// When a port that could not accept all who wait does so again: the process is out of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 4096;
-/// How long the factory may take for a batch, in milliseconds.
-const PATIENCE_MS: u16 = 5000;
 /// Tokens from here on are connections', two each.
 const CONNECTION_TOKENS: usize = 1 << 20;
 const WAKER_TOKEN: Token = Token(CONNECTION_TOKENS - 1);
@@ -43,10 +37,9 @@ const WAKER_TOKEN: Token = Token(CONNECTION_TOKENS - 1);
 /// The forwarded ports, listened on.
 pub struct Loopback {
     poll: Poll,
-    orders: Arc<Orders>,
-    waker: Arc<Waker>,
-    listeners: Vec<(TcpListener, u16)>,
-    /// Listeners at which clients may wait that the poll does not tell of again.
+    inbox: Inbox<TcpListener>,
+    doors: Doors<TcpListener>,
+    /// Doors at which clients may wait that the poll does not tell of again.
     resting: BTreeSet<usize>,
     resting_until: Option<Instant>,
     /// Set once it drains.
@@ -57,70 +50,34 @@ pub struct Loopback {
 }
 
 impl Loopback {
-    /// Listens on the TCP ports of `forwards`, with sockets from `factory`. A guest without IPv6 listens without it.
-    pub fn listen(factory: &Factory, forwards: &[LoopbackForward]) -> Result<Self> {
-        let mut loopback = Self::new()?;
-        let tcp: Vec<_> = forwards.iter().filter(|forward| forward.transport == Transport::Tcp).collect();
-        for (family, address) in
-            [(Family::V4, IpAddr::from(Ipv4Addr::LOCALHOST)), (Family::V6, IpAddr::from(Ipv6Addr::LOCALHOST))]
-        {
-            let mut sockets = Vec::new();
-            for forward in &tcp {
-                if sockets.is_empty() {
-                    sockets = batch(factory, family)?;
-                }
-                let Some(socket) = sockets.pop() else { break };
-                loopback.bind(socket, SocketAddr::new(address, forward.guest_port), forward.host_port)?;
-            }
-        }
-        Ok(loopback)
-    }
-
-    fn new() -> Result<Self> {
+    /// Without a port yet; and the line on which to open some.
+    pub(super) fn new() -> Result<(Self, Line<TcpListener>)> {
         let poll = Poll::new().context("cannot create", "an epoll instance")?;
-        let waker = Waker::new(poll.registry(), WAKER_TOKEN).context("cannot create", "an eventfd")?;
-        Ok(Self {
+        let (line, inbox) = Line::new(poll.registry(), WAKER_TOKEN)?;
+        let loopback = Self {
             poll,
-            orders: Arc::default(),
-            waker: Arc::new(waker),
-            listeners: Vec::new(),
+            inbox,
+            doors: Doors::default(),
             resting: BTreeSet::new(),
             resting_until: None,
             drains_until: None,
             pairs: HashMap::new(),
             next: 0,
             pipes: Pipes::default(),
-        })
-    }
-
-    fn bind(&mut self, socket: OwnedFd, at: SocketAddr, host_port: u16) -> Result<()> {
-        let listening = |socket: &OwnedFd| {
-            let socket = SockRef::from(socket);
-            socket.set_reuse_address(true)?;
-            socket.bind(&at.into())?;
-            socket.listen(BACKLOG)
         };
-        listening(&socket).context("cannot listen on the guest's", at)?;
-        let mut listener = TcpListener::from_std(socket.into());
-        let token = Token(self.listeners.len());
-        self.poll
-            .registry()
-            .register(&mut listener, token, Interest::READABLE)
-            .context("cannot poll the guest's", at)?;
-        self.listeners.push((listener, host_port));
-        Ok(())
+        Ok((loopback, line))
     }
 
     /// The handle that ends it.
     pub fn stopper(&self) -> Stop {
-        Stop::new(Arc::clone(&self.orders), Arc::clone(&self.waker))
+        self.inbox.stopper()
     }
 
     /// Serves until stopped or drained.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         let mut busy: Vec<usize> = Vec::new();
-        while !self.orders.says_stop() && !self.has_drained() {
+        while !self.inbox.says_stop() && !self.has_drained() {
             let timeout = if busy.is_empty() { self.wait() } else { Some(Duration::ZERO) };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -131,7 +88,7 @@ impl Loopback {
             }
             for event in &events {
                 match event.token().0.checked_sub(CONNECTION_TOKENS) {
-                    None if event.token() == WAKER_TOKEN => {}
+                    None if event.token() == WAKER_TOKEN => self.obey(),
                     None => self.accept(event.token().0),
                     Some(token) => {
                         let side = if token % 2 == 0 { Side::Client } else { Side::Guest };
@@ -149,6 +106,15 @@ impl Loopback {
         }
     }
 
+    fn obey(&mut self) {
+        while let Some(change) = self.inbox.next() {
+            match change {
+                Change::Open(door) => self.doors.open(door, self.poll.registry()),
+                Change::Close { guest_port } => drop(self.doors.close(guest_port)),
+            }
+        }
+    }
+
     /// How long nothing is due; `None` without end.
     fn wait(&self) -> Option<Duration> {
         let due = [self.resting_until, self.drains_until].into_iter().flatten().min();
@@ -158,11 +124,11 @@ impl Loopback {
     /// Whether it drains, and there is nothing more to deliver, or no more time for it. Once told to, it takes all who
     /// wait: the guest's programs have ended, so there will be no more.
     fn has_drained(&mut self) -> bool {
-        if !self.orders.says_drain() {
+        if !self.inbox.says_drain() {
             return false;
         }
         if self.drains_until.is_none() {
-            (0..self.listeners.len()).for_each(|listener| self.accept(listener));
+            self.doors.indices().for_each(|door| self.accept(door));
         }
         let now = Instant::now();
         let until = *self.drains_until.get_or_insert(now + DRAIN);
@@ -173,19 +139,19 @@ impl Loopback {
     fn accept_rested(&mut self) {
         if self.resting_until.is_some_and(|until| until <= Instant::now()) {
             self.resting_until = None;
-            std::mem::take(&mut self.resting).into_iter().for_each(|listener| self.accept(listener));
+            std::mem::take(&mut self.resting).into_iter().for_each(|door| self.accept(door));
         }
     }
 
     /// Takes all who wait, now or after a rest. The poll tells only of new ones.
-    fn accept(&mut self, listener: usize) {
+    fn accept(&mut self, door: usize) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some((socket, host_port)) = self.listeners.get(listener) else { return };
+            let Some(Door { socket, host_port, .. }) = self.doors.get(door) else { return };
             match socket.accept() {
                 // One too many is closed.
                 Ok(_) if self.pairs.len() >= MAX_CONNECTIONS => {}
                 Ok((client, from)) => {
-                    let to = SocketAddr::new(loopback_like(from.ip()), *host_port);
+                    let to = SocketAddr::new(loopback_of(Family::of(from.ip())), *host_port);
                     if let Err(error) = self.join(client, to) {
                         tracing::debug!(%error, %to, "cannot join the guest's loopback");
                     }
@@ -196,7 +162,7 @@ impl Loopback {
                 Err(_) => {}
             }
         }
-        self.resting.insert(listener);
+        self.resting.insert(door);
         self.resting_until = Some(Instant::now() + ACCEPT_RETRY);
     }
 
@@ -228,35 +194,12 @@ impl Loopback {
     }
 }
 
-fn loopback_like(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    }
-}
-
-/// Waits for a batch; it is empty where the guest does not have the family.
-fn batch(factory: &Factory, family: Family) -> Result<Vec<OwnedFd>> {
-    const TARGET: &str = "the socket factory";
-    factory.request(family).context("cannot ask", TARGET)?;
-    loop {
-        let mut polled = [PollFd::new(factory.as_fd(), PollFlags::POLLIN)];
-        let ready = poll(&mut polled, PollTimeout::from(PATIENCE_MS)).context("cannot wait for", TARGET)?;
-        match factory.receive() {
-            Ok(batch) if batch.sockets.is_empty() && !batch.missing => {
-                return Err(Error::new("cannot make", "sockets in the guest", "no more files may be open"));
-            }
-            Ok(batch) => return Ok(batch.sockets),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready > 0 => {}
-            Err(error) => return Err(Error::new("cannot hear from", TARGET, error)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::splice::entrances::listen;
     use crate::sys::stream;
+    use socket2::SockRef;
     use std::io::{Read, Write};
     use std::net;
     use std::thread;
@@ -305,11 +248,13 @@ mod tests {
     fn loopback() -> (Loopback, SocketAddr, net::TcpListener) {
         let host = net::TcpListener::bind("127.0.0.1:0").expect("a port");
         SockRef::from(&host).set_read_timeout(Some(PATIENCE)).expect("an option");
-        let mut loopback = Loopback::new().expect("a poll");
+        let (mut loopback, line) = Loopback::new().expect("a poll");
         let socket = stream::open(Family::V4).expect("a socket");
         let host_port = host.local_addr().expect("bound").port();
-        loopback.bind(socket, SocketAddr::from(([127, 0, 0, 1], 0)), host_port).expect("a port");
-        let guest = loopback.listeners[0].0.local_addr().expect("bound");
+        let socket = listen(socket, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        let guest = socket.local_addr().expect("bound");
+        line.tell(Change::Open(Door { socket, guest_port: guest.port(), host_port }));
+        loopback.obey();
         (loopback, guest, host)
     }
 }

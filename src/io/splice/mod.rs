@@ -5,9 +5,11 @@
 //! only when the stock is used up. What cannot be spliced (no factory, no port left in the guest) is handed back for
 //! the link. The kernel's own timers end what nobody answers: see [`crate::sys::stream`].
 
+mod entrances;
 mod loopback;
 mod pair;
 mod pipe;
+mod relay;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -21,9 +23,11 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use socket2::SockRef;
 
+pub use self::entrances::Entrances;
 pub use self::loopback::Loopback;
 use self::pair::{Outcome, Pair, Side};
 use self::pipe::Pipes;
+pub use self::relay::Relay;
 use crate::error::{Context, Result};
 use crate::net::policy::{Service, Splice};
 use crate::net::{Family, FlowId, PortId};
