@@ -664,6 +664,28 @@ pub struct Container {
     pub privileges: Privileges,
     /// Its ids, and who the command is.
     pub identity: Identity,
+    /// Its standard streams.
+    pub terminal: Terminal,
+}
+
+/// What the standard streams of a command are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Terminal {
+    /// Those of rnet, a terminal or not.
+    #[default]
+    Inherited,
+    /// A terminal of the command's own, whose output becomes that of rnet.
+    Own {
+        /// Whether rnet's input is typed into it.
+        interactive: bool,
+    },
+}
+
+impl Terminal {
+    /// Whether it is the command's own, and what rnet reads is typed into it.
+    pub fn is_interactive(self) -> bool {
+        self == Self::Own { interactive: true }
+    }
 }
 
 /// Contents of the generated files of a container.

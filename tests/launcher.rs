@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
     Capabilities, Container, EtcFiles, Identity, Ipv4Plan, Limit, LinkKind, LinkSpec, Network, Overlay,
-    Privileges, Resource, RootFs, Seccomp, Setup, Tmpfs, Volume,
+    Privileges, Resource, RootFs, Seccomp, Setup, Terminal, Tmpfs, Volume,
 };
 use rnet::container::{Connection, Launch, launch};
 
@@ -602,6 +602,7 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         read_only,
         init,
         privileges,
+        terminal: Terminal::Inherited,
         identity: Identity::default(),
     };
     match supervise(&container) {

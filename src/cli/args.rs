@@ -13,6 +13,7 @@ use super::identity::IdentityArgs;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
+use super::terminal::TerminalArgs;
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
 
@@ -233,13 +234,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) life: LifeArgs,
 
-    /// No effect: standard input always reaches the command.
-    #[arg(short, long, help_heading = CONTAINER)]
-    interactive: bool,
-
-    /// No effect: the command always has the terminal that rnet has.
-    #[arg(short, long, help_heading = CONTAINER)]
-    tty: bool,
+    #[command(flatten)]
+    pub(super) terminal: TerminalArgs,
 
     #[command(flatten)]
     pub(super) log: LogArgs,

@@ -17,6 +17,7 @@ pub mod pasta;
 mod settle;
 mod slirp4netns;
 mod subnet;
+mod terminal;
 mod values;
 
 use std::ffi::{OsStr, OsString};

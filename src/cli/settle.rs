@@ -18,7 +18,7 @@ use super::{Note, Question, Request, Surroundings, Topic, identity, life, subnet
 use crate::config::{
     Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec,
     Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode, Outbound, Overlay,
-    Privileges, Publish, RootFs, Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
+    Privileges, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -48,10 +48,11 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
+    let terminal = args.terminal.settle();
     let identity = identity::settle(args.identity)?;
     let container = Container {
         command: command(words.collect(), &rootfs, surroundings),
-        env: environment(&rootfs, &hostname, &identity, args.env, surroundings),
+        env: environment(&rootfs, &hostname, &identity, terminal, args.env, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
@@ -60,6 +61,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         read_only: args.read_only,
         init: args.init,
         privileges: confinement::privileges(args.confinement, &identity.mapping, &surroundings.cwd),
+        terminal,
         identity,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
@@ -144,7 +146,14 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
     let container = Container {
         rootfs: RootFs::Empty,
         command: vec!["/rnet".into()],
-        env: environment(&RootFs::Empty, &hostname, &Identity::default(), Vec::new(), surroundings),
+        env: environment(
+            &RootFs::Empty,
+            &hostname,
+            &Identity::default(),
+            Terminal::Inherited,
+            Vec::new(),
+            surroundings,
+        ),
         workdir: None,
         hostname,
         volumes: Vec::new(),
@@ -152,6 +161,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         read_only: false,
         init: false,
         privileges: Privileges::default(),
+        terminal: Terminal::Inherited,
         identity: Identity::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
@@ -478,6 +488,7 @@ fn environment(
     rootfs: &RootFs,
     hostname: &str,
     identity: &Identity,
+    terminal: Terminal,
     asked: Vec<EnvSpec>,
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
@@ -490,7 +501,8 @@ fn environment(
     if identity.user.is_some() || (identity.mapping == Mapping::KeepId && *rootfs != RootFs::HostCopy) {
         env.retain(|(name, _)| name != "HOME");
     }
-    if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
+    let has_terminal = surroundings.stdin_is_tty || terminal != Terminal::Inherited;
+    if *rootfs != RootFs::HostCopy && has_terminal {
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
         set(&mut env, "TERM".into(), term.to_owned());
     }

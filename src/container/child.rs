@@ -4,6 +4,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use nix::sched::CloneFlags;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{execve, sethostname};
+use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchown, sethostname, setsid, ttyname};
 
 use super::channel::Channel;
 use super::identity::{self, Ids};
@@ -20,9 +21,9 @@ use super::plan::Step;
 use super::restrict::Restriction;
 use super::userns::{forbidden, is_denied};
 use super::{Connection, Launch, init, run};
-use crate::config::Container;
+use crate::config::{Container, Terminal};
 use crate::error::{Context, Error, Result, exit};
-use crate::sys::{link, process, signal};
+use crate::sys::{link, process, pty, signal};
 
 /// Where commands are looked for if the environment has no PATH (docker's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -78,10 +79,40 @@ fn prepare(
     umask(Mode::empty());
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
+    let terminal = match launch.container.terminal {
+        Terminal::Inherited => None,
+        Terminal::Own { .. } => Some(make_terminal(channel)?),
+    };
     let home = identity::become_user(&launch.container.identity)?;
     die_with_parent()?;
     channel.ready().context("cannot report to", "parent")?;
-    Ok(channel.await_release().then_some(home))
+    if !channel.await_release() {
+        return Ok(None);
+    }
+    terminal.map_or(Ok(()), |terminal| take_terminal(&terminal))?;
+    Ok(Some(home))
+}
+
+/// Makes a terminal in the container's own devpts and passes its master on; the other end.
+fn make_terminal(channel: &Channel) -> Result<OwnedFd> {
+    const WHAT: &str = "the command's terminal";
+    let master = pty::open().context("cannot make", WHAT)?;
+    let terminal = pty::slave(&master).context("cannot open", WHAT)?;
+    let path = ttyname(&terminal).context("cannot find", WHAT)?;
+    run::bind_console(&path)?;
+    channel.terminal(&master).context("cannot pass on", WHAT)?;
+    Ok(terminal)
+}
+
+/// Makes `terminal` that of a new session, the standard streams, and the user's own.
+fn take_terminal(terminal: &OwnedFd) -> Result<()> {
+    setsid()
+        .and_then(|_| pty::set_controlling(terminal))
+        .and_then(|()| fchown(terminal, Some(Uid::current()), None))
+        .and_then(|()| dup2_stdin(terminal))
+        .and_then(|()| dup2_stdout(terminal))
+        .and_then(|()| dup2_stderr(terminal))
+        .context("cannot use", "the command's terminal")
 }
 
 /// To be repeated after a change of user, with which the kernel forgets it.

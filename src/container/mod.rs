@@ -31,6 +31,7 @@ mod restrict;
 mod run;
 mod storage;
 mod supervise;
+mod terminal;
 mod userns;
 
 use std::env;
@@ -57,7 +58,8 @@ use self::identity::Ids;
 pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
-use self::supervise::{Action, Terminal};
+use self::supervise::Action;
+use self::terminal::{Console, Key, Terminal};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::sys::factory::{self, Factory};
@@ -118,7 +120,10 @@ pub struct Running {
     /// The process that makes sockets, until it has ended.
     factory_process: Option<Child>,
     factory: Option<Factory>,
+    /// The caller's, until the command has one of its own.
     terminal: Option<Terminal>,
+    /// The command's own.
+    console: Option<Console>,
     storage: Option<Storage>,
     /// The signal for which the container was killed.
     killed_for: Option<i32>,
@@ -170,6 +175,7 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         factory_process: None,
         factory: None,
         terminal,
+        console: None,
         storage,
         killed_for: None,
         told_to_end: false,
@@ -179,7 +185,7 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         userns::write_id_maps(running.child.pid, &ids.maps)?;
     }
     running.release()?;
-    running.await_ready(launch.network.wants_socket_factory())?;
+    running.await_ready(launch)?;
     running.await_factory();
     Ok(running)
 }
@@ -231,7 +237,10 @@ fn survey(launch: &Launch<'_>, ids: &Ids, storage: Option<&Storage>) -> Result<S
     let sources = container.volumes.iter().map(|volume| existing_source(&volume.source));
     Ok(Survey {
         root,
-        console: supervise::terminal_path(),
+        console: match container.terminal {
+            config::Terminal::Inherited => terminal::path(),
+            config::Terminal::Own { .. } => None,
+        },
         tty_group: ids.has_tty_group(),
         hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
@@ -320,6 +329,9 @@ impl Running {
 
     /// Lets the command start. Errors have exit code 126 or 127 if it cannot be executed or found.
     pub fn start(&mut self) -> Result<()> {
+        if let Some(console) = &mut self.console {
+            console.take_over();
+        }
         self.release()?;
         match self.next_report()? {
             None => {
@@ -335,7 +347,14 @@ impl Running {
     pub fn wait(&mut self) -> Result<u8> {
         loop {
             let inbox: &dyn AsFd = self.inbox.as_ref().map_or(&self.child, |inbox| inbox);
-            let [signalled, asked, ended] = wait_for([&self.signals, inbox, &self.child])?;
+            let sources: [&dyn AsFd; 3] = [&self.signals, inbox, &self.child];
+            let ([signalled, asked, ended], key) = match &mut self.console {
+                Some(console) => console.pump_until(sources)?,
+                None => (wait_for(sources)?, None),
+            };
+            if let Some(key) = key {
+                self.obey(key);
+            }
             if signalled {
                 self.pass_signals_on()?;
             }
@@ -345,7 +364,36 @@ impl Running {
             if ended {
                 // Whoever asks from now on hears that it has ended.
                 self.inbox = None;
-                return self.reap();
+                let status = self.reap();
+                return self.leave_console().and(status);
+            }
+        }
+    }
+
+    /// Prints what the command has left behind, and gives the caller's terminal back.
+    fn leave_console(&mut self) -> Result<()> {
+        let Some(mut console) = self.console.take() else {
+            return Ok(());
+        };
+        let signals = &self.signals;
+        console.finish(signals, || {
+            Ok(next_signal(signals)?.is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32)))
+        })
+    }
+
+    /// Does for the container's first process what the kernel leaves undone: signals of a terminal inside do not reach
+    /// it unless it has asked for them.
+    fn obey(&mut self, key: Key) {
+        match key {
+            Key::Signal(signal) => {
+                let foreground = self.console.as_ref().and_then(Console::foreground);
+                if foreground == Some(self.child.pid) {
+                    self.pass_on(signal, true);
+                }
+            }
+            Key::HungUp => {
+                self.told_to_end = true;
+                self.pass_on(libc::SIGHUP, false);
             }
         }
     }
@@ -379,7 +427,7 @@ impl Running {
     /// Waits until `other` is readable or closed, or a signal comes that would end rnet.
     pub fn wait_unless_told_to_end(&self, other: &impl AsFd) -> Result<()> {
         loop {
-            let [signalled, ready] = wait_for([&self.signals.as_fd(), &other.as_fd()])?;
+            let [signalled, ready] = wait_for([&self.signals, other])?;
             let told = signalled
                 && next_signal(&self.signals)?
                     .is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32));
@@ -394,16 +442,21 @@ impl Running {
         channel.map_or(Ok(()), Channel::release).context("cannot start", "container")
     }
 
-    fn await_ready(&mut self, with_factory: bool) -> Result<()> {
+    fn await_ready(&mut self, launch: &Launch<'_>) -> Result<()> {
         loop {
             match self.next_report()? {
                 Some(Report::Note(text)) => tracing::warn!("{text}"),
                 Some(Report::Link(link)) => {
                     self.link = Some(link);
                     // Not before: making a packet link takes the child to another namespace for a while.
-                    if with_factory {
+                    if launch.network.wants_socket_factory() {
                         self.start_factory();
                     }
+                }
+                Some(Report::Terminal(master)) => {
+                    let interactive = launch.container.terminal.is_interactive();
+                    let console = Console::new(master, interactive, self.terminal.take());
+                    self.console = Some(console.context("cannot use", "the command's terminal")?);
                 }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
@@ -423,7 +476,7 @@ impl Running {
             return Ok(None);
         };
         loop {
-            let [signalled, reported] = wait_for([&self.signals.as_fd(), &channel.as_fd()])?;
+            let [signalled, reported] = wait_for([&self.signals, channel])?;
             // First, so that a command that runs by now gets the signal.
             if reported {
                 return channel.receive().context("cannot hear from", "container");
@@ -444,9 +497,29 @@ impl Running {
             self.told_to_end |= supervise::ends_by_default(signal);
             let shares_group = getpgid(Some(self.child.pid)) == Ok(getpgrp());
             let arrived = info.ssi_code == supervise::SI_KERNEL && shares_group;
-            self.pass_on(signal, arrived);
+            if !self.is_for_console(signal) {
+                self.pass_on(signal, arrived);
+            }
         }
         Ok(())
+    }
+
+    /// Does what `signal` means for the caller's terminal, if the command has one of its own; whether that is all that
+    /// it means.
+    fn is_for_console(&mut self, signal: i32) -> bool {
+        let Some(console) = &mut self.console else {
+            return false;
+        };
+        match signal {
+            libc::SIGWINCH => console.resize(),
+            libc::SIGCONT => console.take_over(),
+            _ if supervise::stops_by_default(signal) => {
+                console.give_back();
+                stop_self();
+            }
+            _ => return false,
+        }
+        signal != libc::SIGCONT
     }
 
     fn pass_on(&mut self, signal: i32, arrived: bool) {
@@ -496,9 +569,8 @@ impl Drop for Running {
             let _ = process.signal(libc::SIGKILL);
             let _ = process.reap();
         }
-        if let Some(terminal) = &self.terminal {
-            terminal.restore();
-        }
+        self.console = None;
+        self.terminal = None;
         // The storage goes last: nothing may write to it any more.
         self.storage = None;
     }

@@ -398,7 +398,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Identity, Privileges};
+    use crate::config::{Identity, Privileges, Terminal};
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -412,6 +412,7 @@ mod tests {
             read_only: false,
             init: false,
             privileges: Privileges::default(),
+            terminal: Terminal::Inherited,
             identity: Identity::default(),
         }
     }
