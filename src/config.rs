@@ -436,7 +436,7 @@ pub struct Network {
     pub aliases: Vec<Alias>,
     /// Where loopback clients of published TCP ports are joined with the guest by the kernel.
     pub splice: Splicing,
-    /// TCP ports will be published beside [`Network::publish`].
+    /// TCP ports may be published beside [`Network::publish`].
     pub publishes_later: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,

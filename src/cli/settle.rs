@@ -38,7 +38,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut network = network(&args.network, surroundings, &mut notes)?;
     super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = splicing(args.no_splice);
+    splice(&mut network, args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let life = life::settle(&args.life, surroundings);
@@ -77,7 +77,7 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let target = target(&args)?;
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = splicing(args.no_splice);
+    splice(&mut network, args.no_splice);
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -100,8 +100,10 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     Ok(Request { config: Box::new(config), notes })
 }
 
-fn splicing(off: bool) -> Splicing {
-    if off { Splicing::Off } else { Splicing::ToAddress }
+/// Ports can be added as long as the network runs, and theirs are spliced too.
+fn splice(network: &mut Network, off: bool) {
+    network.splice = if off { Splicing::Off } else { Splicing::ToAddress };
+    network.publishes_later = true;
 }
 
 /// Settles options that come by name.
