@@ -14,8 +14,10 @@ mod attach;
 mod identity;
 mod image;
 mod life;
+mod limits;
 mod mode;
 mod pasta;
+mod privileges;
 mod slirp4netns;
 
 pub use attach::{
@@ -25,10 +27,12 @@ pub use attach::{
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{ImageUse, Platform};
 pub use life::Life;
+pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
+pub use privileges::{Capabilities, Privileges, Seccomp};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -434,7 +438,7 @@ pub struct Network {
     pub aliases: Vec<Alias>,
     /// Where loopback clients of published TCP ports are joined with the guest by the kernel.
     pub splice: Splicing,
-    /// TCP ports will be published beside [`Network::publish`].
+    /// TCP ports may be published beside [`Network::publish`].
     pub publishes_later: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
@@ -659,6 +663,8 @@ pub struct Container {
     pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
+    /// What it may do.
+    pub privileges: Privileges,
     /// Its ids, and who the command is.
     pub identity: Identity,
     /// Its standard streams.

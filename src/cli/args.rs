@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::confinement::ConfinementArgs;
 use super::identity::IdentityArgs;
 use super::image::ImageArgs;
 use super::life::LifeArgs;
@@ -229,6 +230,9 @@ pub(super) struct RunArgs {
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
     pub(super) hostname: Option<String>,
+
+    #[command(flatten)]
+    pub(super) confinement: ConfinementArgs,
 
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]

@@ -38,14 +38,9 @@ const ABSENT: &[Absent] = &[
         &["-m", "--memory", "-c", "--cpus", "--cpu-shares", "--cpuset-cpus", "--pids-limit"],
         "limits come from outside: systemd-run --user --scope -p MemoryMax=1G -p TasksMax=100 rnet run ...",
     ),
-    (&["--ulimit"], "the command has the limits of the shell that starts rnet: ulimit"),
     (
         &["--shm-size", "--ipc", "--pid", "--uts", "--cgroupns"],
         "every container has namespaces of its own, and a /dev/shm of the kernel's default size",
-    ),
-    (
-        &["--privileged", "--cap-add", "--cap-drop", "--security-opt"],
-        "the command has all capabilities in its own user namespace, and none outside",
     ),
     (
         &["--device", "--gpus"],

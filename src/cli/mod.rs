@@ -5,6 +5,7 @@
 //! depends on it (does a volume's source exist, is a port free) is left to those who use it.
 
 mod args;
+mod confinement;
 mod docker;
 mod getopt;
 mod identity;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
+use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
@@ -17,8 +18,8 @@ use super::{Note, Question, Request, Surroundings, Topic, identity, image, life,
 use crate::config::{
     Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
     LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode,
-    Outbound, Overlay, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs, Transport,
-    Volume,
+    Outbound, Overlay, Privileges, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs,
+    Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -38,7 +39,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut network = network(&args.network, surroundings, &mut notes)?;
     super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = splicing(args.no_splice);
+    splice(&mut network, args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let life = life::settle(&args.life, surroundings);
@@ -63,6 +64,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
+        privileges: confinement::privileges(args.confinement, &identity.mapping, &surroundings.cwd),
         terminal,
         identity,
     };
@@ -80,7 +82,7 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let target = target(&args)?;
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = splicing(args.no_splice);
+    splice(&mut network, args.no_splice);
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -103,8 +105,10 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     Ok(Request { config: Box::new(config), notes })
 }
 
-fn splicing(off: bool) -> Splicing {
-    if off { Splicing::Off } else { Splicing::ToAddress }
+/// Ports can be added as long as the network runs, and theirs are spliced too.
+fn splice(network: &mut Network, off: bool) {
+    network.splice = if off { Splicing::Off } else { Splicing::ToAddress };
+    network.publishes_later = true;
 }
 
 /// Settles options that come by name.
@@ -163,6 +167,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        privileges: Privileges::default(),
         terminal: Terminal::Inherited,
         identity: Identity::default(),
     };

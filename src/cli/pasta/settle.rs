@@ -13,7 +13,7 @@ use crate::config::{
     Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
     HostInterface, HostNetwork, Identity, IfName, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind,
     LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound,
-    Pasta, PastaGuest, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
+    Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -417,6 +417,7 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        privileges: Privileges::unconfined(),
         terminal: Terminal::Inherited,
         identity: Identity::default(),
     }
