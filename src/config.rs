@@ -13,9 +13,12 @@ use ipnet::{Ipv4Net, Ipv6Net};
 mod attach;
 mod exec;
 mod identity;
+mod image;
 mod life;
+mod limits;
 mod mode;
 mod pasta;
+mod privileges;
 mod slirp4netns;
 
 pub use attach::{
@@ -25,11 +28,14 @@ pub use attach::{
 pub use exec::Exec;
 pub(crate) use identity::id;
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
+pub use image::{ImageUse, Platform};
 pub use life::Life;
+pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
+pub use privileges::{Capabilities, Privileges, Seccomp};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -570,7 +576,7 @@ impl std::fmt::Display for LinkKind {
 /// The root filesystem of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RootFs {
-    /// A directory; the command's writes go there.
+    /// A directory; the command's writes go there. An archive is used as [`RootFs::Overlay`] of what it holds.
     Directory(PathBuf),
     /// Directories on top of each other; writes go elsewhere.
     Overlay(Overlay),
@@ -585,7 +591,8 @@ pub enum RootFs {
 /// A copy-on-write view of directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
-    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one.
+    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one. Each is a
+    /// directory or an archive.
     pub lower: Vec<PathBuf>,
     /// Where writes are kept, absolute; made if missing. `None` forgets them.
     pub kept: Option<PathBuf>,
@@ -659,6 +666,8 @@ pub struct Container {
     pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
+    /// What it may do.
+    pub privileges: Privileges,
     /// Its ids, and who the command is.
     pub identity: Identity,
     /// Its standard streams.
@@ -740,6 +749,8 @@ pub struct Config {
     pub link: LinkSpec,
     /// The container.
     pub container: Container,
+    /// How to run it if its root filesystem is an image.
+    pub image: ImageUse,
     /// What others call it; `None` is rnet's process id.
     pub name: Option<String>,
     /// How long it is kept.

@@ -37,6 +37,7 @@ fn run(call: &Exec, container: &Container, foreground: Option<Foreground>) -> Re
             Path::new("/")
         }),
         user: user.as_ref(),
+        privileges: &record.rnet.privileges.granted(),
         terminal: call.terminal,
     })?;
     running.start()?;

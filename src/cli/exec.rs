@@ -56,7 +56,7 @@ pub(super) fn settle(args: ExecArgs, surroundings: &Surroundings) -> Result<Exec
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
         env.push(("TERM".into(), term.to_owned()));
     }
-    settle::add_variables(&mut env, args.env, surroundings);
+    env.extend(settle::asked_for(args.env, surroundings));
     Ok(Exec {
         container,
         command,

@@ -5,10 +5,12 @@
 //! depends on it (does a volume's source exist, is a port free) is left to those who use it.
 
 mod args;
+mod confinement;
 mod docker;
 mod exec;
 mod getopt;
 mod identity;
+mod image;
 mod life;
 mod mounts;
 mod network;

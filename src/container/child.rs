@@ -18,6 +18,7 @@ use nix::unistd::{execve, sethostname, ttyname};
 use super::channel::Channel;
 use super::identity::{self, Ids};
 use super::plan::Step;
+use super::restrict::Restriction;
 use super::userns::{forbidden, is_denied};
 use super::{Connection, Launch, init, run, terminal};
 use crate::config::Terminal;
@@ -34,24 +35,33 @@ pub(super) struct Program<'a> {
     pub(super) command: &'a [OsString],
     /// The whole environment; a later name replaces an earlier one.
     pub(super) env: &'a [(OsString, OsString)],
+    /// What it is left with.
+    pub(super) restriction: &'a Restriction,
 }
 
 /// Sets the container up, waits for the parent's word and becomes the command, or its init.
 /// `mask` is the signal mask that the caller of rnet had.
-pub(super) fn main(channel: Channel, launch: &Launch<'_>, ids: &Ids, steps: &[Step], mask: &SigSet) -> u8 {
+pub(super) fn main(
+    channel: Channel,
+    launch: &Launch<'_>,
+    ids: &Ids,
+    steps: &[Step],
+    restriction: &Restriction,
+    mask: &SigSet,
+) -> u8 {
     let container = launch.container;
     let env = match prepare(&channel, launch, ids, steps) {
         Ok(Some(home)) => with_home(&container.env, home),
         Ok(None) => return exit::RNET_FAILED,
         Err(error) => return fail(&channel, &error),
     };
-    let program = Program { command: &container.command, env: &env };
+    let program = Program { command: &container.command, env: &env, restriction };
     if !container.init {
         return become_command(&channel, &program, mask);
     }
     let command =
         process::spawn(CloneFlags::empty(), channel, |channel| become_command(&channel, &program, mask));
-    command.map_or(exit::RNET_FAILED, |command| init::main(&command))
+    command.map_or(exit::RNET_FAILED, |command| init::main(&command, restriction))
 }
 
 pub(super) fn fail(channel: &Channel, error: &Error) -> u8 {
@@ -138,11 +148,12 @@ fn set_host_name(name: &str) -> Result<()> {
 /// Returns only if the command cannot be executed.
 pub(super) fn become_command(channel: &Channel, program: &Program<'_>, mask: &SigSet) -> u8 {
     // The Rust runtime ignores SIGPIPE, and launch resets SIGCHLD; the rest is as rnet inherited it.
-    let restored = signal::set_default(Signal::SIGPIPE)
+    let prepared = signal::set_default(Signal::SIGPIPE)
         .and_then(|()| mask.thread_set_mask())
         .and_then(|()| process::close_on_exec())
-        .context("cannot restore signals of", "command");
-    let error = match restored {
+        .context("cannot restore signals of", "command")
+        .and_then(|()| program.restriction.apply());
+    let error = match prepared {
         Ok(()) => execute(program),
         Err(error) => error,
     };

@@ -18,9 +18,10 @@ use nix::unistd::chdir;
 
 use super::channel::Channel;
 use super::child::{self, Program};
+use super::restrict::{self, Restriction};
 use super::terminal::{self, Terminal};
 use super::{Running, identity, join, take_signals};
-use crate::config::{self, Identity, Mapping, User};
+use crate::config::{self, Identity, Mapping, Privileges, User};
 use crate::error::{Context, Error, Result, exit};
 use crate::sys::{namespace, process};
 
@@ -50,6 +51,8 @@ pub struct Entry<'a> {
     pub workdir: &'a Path,
     /// Who it is; `None` is root.
     pub user: Option<&'a User>,
+    /// What it is left with.
+    pub privileges: &'a Privileges,
     /// Its standard streams.
     pub terminal: config::Terminal,
 }
@@ -57,6 +60,7 @@ pub struct Entry<'a> {
 /// Prepares the command in the container; it is not started yet. As for [`super::launch`], no thread may have been started
 /// before.
 pub fn enter(entry: &Entry<'_>) -> Result<Running> {
+    let restriction = restrict::prepare(entry.privileges)?;
     let kinds = kinds(entry.pid)?;
     let caller = Terminal::capture();
     let (signals, mask) = take_signals()?;
@@ -64,7 +68,7 @@ pub fn enter(entry: &Entry<'_>) -> Result<Running> {
     let inside = || {
         setns(entry.process, kinds).map_err(|errno| refused(entry.pid, errno)).map(|()| CloneFlags::empty())
     };
-    let child = join::spawn_through(inside, theirs, |channel| main(channel, entry, &mask));
+    let child = join::spawn_through(inside, theirs, |channel| main(channel, entry, &restriction, &mask));
     let child = child.map_err(|error| if join::has_ended(&entry.process) { gone() } else { error })?;
     let mut running = Running::new(child, ours, signals, caller)?;
     running.release()?;
@@ -100,10 +104,11 @@ fn gone() -> Error {
 }
 
 /// Becomes the command, in the container.
-fn main(channel: Channel, entry: &Entry<'_>, mask: &SigSet) -> u8 {
+fn main(channel: Channel, entry: &Entry<'_>, restriction: &Restriction, mask: &SigSet) -> u8 {
     match prepare(&channel, entry) {
         Ok(Some(home)) => {
-            let program = Program { command: entry.command, env: &child::with_home(entry.env, home) };
+            let env = child::with_home(entry.env, home);
+            let program = Program { command: entry.command, env: &env, restriction };
             child::become_command(&channel, &program, mask)
         }
         Ok(None) => exit::RNET_FAILED,

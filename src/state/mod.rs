@@ -9,6 +9,7 @@
 //! A record is replaced as a whole (rename(2)), so that no reader sees half of one. It belongs to the user alone: it may
 //! hold secrets, as the environment does.
 
+mod privileges;
 mod record;
 mod time;
 
@@ -24,6 +25,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+pub use self::privileges::Privileges;
 pub use self::record::{
     Config, HostConfig, Mount, NetworkSettings, PortBinding, Process, Record, Rnet, State, Status,
 };

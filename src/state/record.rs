@@ -12,6 +12,7 @@ use std::path::Path;
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
+use super::privileges::Privileges;
 use super::time::Timestamp;
 use crate::config::{self, Identity, Mapping, Overlay, Publish, RootFs};
 
@@ -181,6 +182,8 @@ pub struct Rnet {
     pub first: Process,
     /// The root filesystem, in words.
     pub rootfs: String,
+    /// What its command may do.
+    pub privileges: Privileges,
 }
 
 /// A process as it can be told from a later one with the same number.
@@ -215,7 +218,11 @@ impl Record {
             },
             network_settings: NetworkSettings::new(config),
             mounts: mounts(container),
-            rnet: Rnet { rootfs: rootfs(&container.rootfs), ..Rnet::default() },
+            rnet: Rnet {
+                rootfs: rootfs(&container.rootfs),
+                privileges: Privileges::of(&container.privileges),
+                ..Rnet::default()
+            },
             ..Self::default()
         }
     }

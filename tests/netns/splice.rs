@@ -270,7 +270,8 @@ fn every_worker_splices(host: &Host) {
 /// Those that cannot have one take the link.
 fn more_connections_than_the_guest_has_ports_are_served(host: &Host) {
     let range = "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40009')\n";
-    let mut guest = host.start_python(&["-p", "8080:80"], &(range.to_owned() + SERVE), &["80"]);
+    let mut guest =
+        host.start_python(&["--cap-add", "NET_ADMIN", "-p", "8080:80"], &(range.to_owned() + SERVE), &["80"]);
     guest.wait_for_output("ready\n");
     let clients: Vec<_> = (0..30).map(|_| dial(host)).collect();
     clients.iter().for_each(assert_echo);
