@@ -2,7 +2,7 @@
 //!
 //! The map, outermost first:
 //!
-//! - [`run`], [`attach`], [`pasta`], [`hello`]: the parts put together; [`serve`] is what they share.
+//! - [`run`], [`exec`], [`attach`], [`pasta`], [`hello`]: the parts put together; [`serve`] is what they share.
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`image`]: archives as root filesystems: understood, unpacked into a cache, and used from there.
