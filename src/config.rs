@@ -25,7 +25,7 @@ pub use attach::{
     is_network_name,
 };
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
-pub use image::{ImageUse, Platform};
+pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use life::Life;
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;

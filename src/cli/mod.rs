@@ -31,7 +31,7 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, HookCall, LogLevel, Publish, Slirp4netns};
+use crate::config::{Attach, CacheCall, Config, HookCall, LogLevel, Publish, Slirp4netns};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -66,6 +66,8 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
+    /// `rnet image`: show or free what has been unpacked.
+    Image(CacheCall),
     /// `rnet oci-hook`: what an OCI runtime asks for.
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
@@ -213,6 +215,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Flows { network, json } => {
             Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
         }
+        CommandArgs::Image { verb } => Ok(Command::Image(image::call(verb, surroundings))),
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }
