@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod containers;
 mod life;
 mod mode;
 mod pasta;
@@ -20,6 +21,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use life::Life;
 pub use mode::NetworkMode;
 pub use pasta::{

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::containers::ContainersArgs;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
@@ -62,6 +63,8 @@ pub(super) enum CommandArgs {
     /// Be a CNI plugin: the call is in the environment and on standard input. The same by the name rnet-cni.
     #[command(after_help = CNI_NOTES)]
     Cni,
+    #[command(flatten)]
+    Containers(ContainersArgs),
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -225,9 +228,9 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) life: LifeArgs,
 
-    /// No effect: standard input always reaches the command.
+    /// Keep standard input open in the background (--detach). Otherwise it always reaches the command.
     #[arg(short, long, help_heading = CONTAINER)]
-    interactive: bool,
+    pub(super) interactive: bool,
 
     /// No effect: the command always has the terminal that rnet has.
     #[arg(short, long, help_heading = CONTAINER)]

@@ -40,7 +40,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
-    let life = life::settle(&args.life, surroundings);
+    let (name, life) = life::settle(args.life, args.interactive, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
@@ -59,7 +59,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         init: args.init,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
-    request.config.name = args.life.name;
+    request.config.name = name;
     request.config.life = life;
     request.config.mode = args.mode.net;
     Ok(request)
