@@ -12,9 +12,12 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
 mod containers;
+mod identity;
 mod life;
+mod limits;
 mod mode;
 mod pasta;
+mod privileges;
 mod slirp4netns;
 
 pub use attach::{
@@ -22,11 +25,14 @@ pub use attach::{
     is_network_name,
 };
 pub use containers::{ContainersCall, ListShape, Logs, Since};
+pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use life::Life;
+pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
+pub use privileges::{Capabilities, Privileges, Seccomp};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -432,7 +438,7 @@ pub struct Network {
     pub aliases: Vec<Alias>,
     /// Where loopback clients of published TCP ports are joined with the guest by the kernel.
     pub splice: Splicing,
-    /// TCP ports will be published beside [`Network::publish`].
+    /// TCP ports may be published beside [`Network::publish`].
     pub publishes_later: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
@@ -641,7 +647,8 @@ pub struct Container {
     pub rootfs: RootFs,
     /// Command and arguments; never empty.
     pub command: Vec<OsString>,
-    /// The whole environment of the command, in order; a later name replaces an earlier one.
+    /// The environment of the command, in order; a later name replaces an earlier one. Without a HOME it gets that of
+    /// the user who it becomes.
     pub env: Vec<(OsString, OsString)>,
     /// Working directory inside; `None` is `/` (for [`RootFs::HostCopy`] the caller's own, if it exists inside).
     pub workdir: Option<PathBuf>,
@@ -655,6 +662,32 @@ pub struct Container {
     pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
+    /// What it may do.
+    pub privileges: Privileges,
+    /// Its ids, and who the command is.
+    pub identity: Identity,
+    /// Its standard streams.
+    pub terminal: Terminal,
+}
+
+/// What the standard streams of a command are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Terminal {
+    /// Those of rnet, a terminal or not.
+    #[default]
+    Inherited,
+    /// A terminal of the command's own, whose output becomes that of rnet.
+    Own {
+        /// Whether rnet's input is typed into it.
+        interactive: bool,
+    },
+}
+
+impl Terminal {
+    /// Whether it is the command's own, and what rnet reads is typed into it.
+    pub fn is_interactive(self) -> bool {
+        self == Self::Own { interactive: true }
+    }
 }
 
 /// Contents of the generated files of a container.

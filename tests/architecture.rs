@@ -19,6 +19,7 @@ const PARTS: &[Part] = &[
     Part { at: "src/config", parts: &["config"], crates: &["ipnet"] },
     Part { at: "src/error.rs", parts: &[], crates: &["nix"] },
     Part { at: "src/etc.rs", parts: &["config"], crates: &[] },
+    Part { at: "src/etc", parts: &["config"], crates: &[] },
     Part { at: "src/log.rs", parts: &["config"], crates: &["tracing", "tracing_subscriber"] },
     Part { at: "src/cli", parts: &["cli", "config", "error", "etc"], crates: &["clap", "ipnet"] },
     Part {
@@ -38,6 +39,7 @@ const PARTS: &[Part] = &[
             "nix",
             "sendfd",
             "socket2",
+            "syscalls",
             "tracing",
             "tun_tap",
         ],
@@ -61,10 +63,11 @@ const PARTS: &[Part] = &[
     Part { at: "src/cni/request.rs", parts: &["cni", "config"], crates: &["serde", "serde_json"] },
     Part { at: "src/cni/answer.rs", parts: &["cni", "config", "error"], crates: &["serde_json"] },
     Part { at: "src/attach/slirp4netns/protocol.rs", parts: &["config"], crates: &["serde_json"] },
+    Part { at: "src/container/profile.rs", parts: &["config", "sys"], crates: &["serde", "serde_json"] },
     Part {
         at: "src/container",
-        parts: &["config", "container", "error", "sys"],
-        crates: &["libc", "nix", "tracing"],
+        parts: &["config", "container", "error", "etc", "sys"],
+        crates: &["libc", "nix", "serde", "serde_json", "tracing"],
     },
 ];
 
@@ -144,11 +147,13 @@ fn net_cli_and_formats_touch_no_system() {
         "src/net",
         "src/cli",
         "src/etc.rs",
+        "src/etc",
         "src/attach/slirp4netns/protocol.rs",
         "src/config.rs",
         "src/oci_hook/state.rs",
         "src/cni/request.rs",
         "src/cni/answer.rs",
+        "src/container/profile.rs",
     ] {
         for path in paths(at) {
             let allowed = match path.segments.as_slice() {

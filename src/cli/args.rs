@@ -8,10 +8,13 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::confinement::ConfinementArgs;
 use super::containers::ContainersArgs;
+use super::identity::IdentityArgs;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
+use super::terminal::TerminalArgs;
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
 
@@ -217,9 +220,15 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "DIR", value_parser = os(values::workdir), help_heading = CONTAINER)]
     pub(super) workdir: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(super) identity: IdentityArgs,
+
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
     pub(super) hostname: Option<String>,
+
+    #[command(flatten)]
+    pub(super) confinement: ConfinementArgs,
 
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]
@@ -228,13 +237,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) life: LifeArgs,
 
-    /// Keep standard input open in the background (--detach). Otherwise it always reaches the command.
-    #[arg(short, long, help_heading = CONTAINER)]
-    pub(super) interactive: bool,
-
-    /// No effect: the command always has the terminal that rnet has.
-    #[arg(short, long, help_heading = CONTAINER)]
-    tty: bool,
+    #[command(flatten)]
+    pub(super) terminal: TerminalArgs,
 
     #[command(flatten)]
     pub(super) log: LogArgs,
@@ -426,7 +430,7 @@ pub(super) struct LogArgs {
 const TARGET: &str = "Target";
 const NETWORK: &str = "Network";
 const LIFECYCLE: &str = "Lifecycle";
-const CONTAINER: &str = "Container";
+pub(super) const CONTAINER: &str = "Container";
 const LOGGING: &str = "Logging";
 
 fn seconds() -> clap::builder::RangedI64ValueParser<u32> {

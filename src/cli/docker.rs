@@ -11,10 +11,7 @@ const ABSENT: &[Absent] = &[
     (&["--env-file"], "give each variable with --env NAME=VALUE"),
     (&["--entrypoint"], "there are no images, and so no entry points; name the command behind ROOTFS"),
     (&["--pull", "--platform"], "there are no images; ROOTFS is a directory"),
-    (
-        &["-u", "--user", "--userns", "--group-add"],
-        "the command is root inside and you outside; no other user is mapped",
-    ),
+    (&["--group-add"], "the command has the groups that the container's /etc/group gives to its --user"),
     (
         &["--ip", "--ip6", "--network-alias"],
         "every container has a network of its own, whose addresses --cidr and --cidr6 choose",
@@ -36,14 +33,9 @@ const ABSENT: &[Absent] = &[
         &["-m", "--memory", "-c", "--cpus", "--cpu-shares", "--cpuset-cpus", "--pids-limit"],
         "limits come from outside: systemd-run --user --scope -p MemoryMax=1G -p TasksMax=100 rnet run ...",
     ),
-    (&["--ulimit"], "the command has the limits of the shell that starts rnet: ulimit"),
     (
         &["--shm-size", "--ipc", "--pid", "--uts", "--cgroupns"],
         "every container has namespaces of its own, and a /dev/shm of the kernel's default size",
-    ),
-    (
-        &["--privileged", "--cap-add", "--cap-drop", "--security-opt"],
-        "the command has all capabilities in its own user namespace, and none outside",
     ),
     (
         &["--device", "--gpus"],

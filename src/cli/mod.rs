@@ -5,9 +5,11 @@
 //! depends on it (does a volume's source exist, is a port free) is left to those who use it.
 
 mod args;
+mod confinement;
 mod containers;
 mod docker;
 mod getopt;
+mod identity;
 mod life;
 mod mounts;
 mod network;
@@ -16,6 +18,7 @@ pub mod pasta;
 mod settle;
 mod slirp4netns;
 mod subnet;
+mod terminal;
 mod values;
 
 use std::ffi::{OsStr, OsString};

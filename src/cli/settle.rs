@@ -10,14 +10,15 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
+use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, identity, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec, Log,
-    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, NetworkMode, Outbound, Overlay, Publish,
-    RootFs, Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
+    Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec,
+    Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode, Outbound, Overlay,
+    Privileges, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -37,19 +38,21 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut network = network(&args.network, surroundings, &mut notes)?;
     super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = splicing(args.no_splice);
+    splice(&mut network, args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
-    let (name, life) = life::settle(args.life, args.interactive, surroundings);
+    let (name, life) = life::settle(args.life, args.terminal.interactive, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
+    let terminal = args.terminal.settle();
+    let identity = identity::settle(args.identity)?;
     let container = Container {
         command: command(words.collect(), &rootfs, surroundings),
-        env: environment(&rootfs, &hostname, args.env, surroundings),
+        env: environment(&rootfs, &hostname, &identity, terminal, args.env, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
@@ -57,6 +60,9 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
+        privileges: confinement::privileges(args.confinement, &identity.mapping, &surroundings.cwd),
+        terminal,
+        identity,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = name;
@@ -71,7 +77,7 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let target = target(&args)?;
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = splicing(args.no_splice);
+    splice(&mut network, args.no_splice);
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -94,8 +100,10 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     Ok(Request { config: Box::new(config), notes })
 }
 
-fn splicing(off: bool) -> Splicing {
-    if off { Splicing::Off } else { Splicing::ToAddress }
+/// Ports can be added as long as the network runs, and theirs are spliced too.
+fn splice(network: &mut Network, off: bool) {
+    network.splice = if off { Splicing::Off } else { Splicing::ToAddress };
+    network.publishes_later = true;
 }
 
 /// Settles options that come by name.
@@ -140,13 +148,23 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
     let container = Container {
         rootfs: RootFs::Empty,
         command: vec!["/rnet".into()],
-        env: environment(&RootFs::Empty, &hostname, Vec::new(), surroundings),
+        env: environment(
+            &RootFs::Empty,
+            &hostname,
+            &Identity::default(),
+            Terminal::Inherited,
+            Vec::new(),
+            surroundings,
+        ),
         workdir: None,
         hostname,
         volumes: Vec::new(),
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        privileges: Privileges::default(),
+        terminal: Terminal::Inherited,
+        identity: Identity::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
@@ -471,6 +489,8 @@ fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surrounding
 fn environment(
     rootfs: &RootFs,
     hostname: &str,
+    identity: &Identity,
+    terminal: Terminal,
     asked: Vec<EnvSpec>,
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
@@ -480,7 +500,11 @@ fn environment(
             vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
         }
     };
-    if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
+    if identity.user.is_some() || (identity.mapping == Mapping::KeepId && *rootfs != RootFs::HostCopy) {
+        env.retain(|(name, _)| name != "HOME");
+    }
+    let has_terminal = surroundings.stdin_is_tty || terminal != Terminal::Inherited;
+    if *rootfs != RootFs::HostCopy && has_terminal {
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
         set(&mut env, "TERM".into(), term.to_owned());
     }

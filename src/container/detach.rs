@@ -52,7 +52,7 @@ pub fn detach(work: impl FnOnce(Foreground) -> Result<u8>) -> Result<()> {
             let _ = child.reap();
             Err(error)
         }
-        Some(Report::Note(_) | Report::Link(_) | Report::Child(_)) | None => {
+        _ => {
             let end = child.reap().map(|exit| format!("it ended too early ({exit:?})"));
             Err(Error::new("cannot start", "a background process", end.unwrap_or_default()))
         }

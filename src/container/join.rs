@@ -204,11 +204,9 @@ pub fn join(namespaces: &Namespaces, spec: &LinkSpec, network: &Network) -> Resu
     link
 }
 
-/// Starts a socket factory in `namespaces`. No thread may have been started before.
+/// Starts a socket factory in `namespaces`, which does not stand yet. No thread may have been started before.
 pub fn socket_factory(namespaces: &Namespaces) -> Result<Factory> {
-    let (_, factory) = factory::start(|| namespaces.enter())?;
-    factory.await_ready()?;
-    Ok(factory)
+    factory::start(|| namespaces.enter()).map(|(_, factory)| factory)
 }
 
 /// Has a short-lived child `look` at what is in `namespaces`; its error. No thread may have been started before.
@@ -229,9 +227,7 @@ pub fn inspect(namespaces: &Namespaces, look: impl FnOnce() -> Result<()>) -> Re
     match report {
         Some(Report::Ready) => Ok(()),
         Some(Report::Failed(error)) => Err(error),
-        Some(Report::Note(_) | Report::Link(_) | Report::Child(_)) | None => {
-            Err(Error::new("cannot hear from", CHILD, "it died"))
-        }
+        _ => Err(Error::new("cannot hear from", CHILD, "it died")),
     }
 }
 
@@ -252,8 +248,6 @@ fn receive(channel: &Channel) -> Result<LinkFd> {
     match channel.receive().context("cannot hear from", "the process that enters the namespace")? {
         Some(Report::Link(link)) => Ok(link),
         Some(Report::Failed(error)) => Err(error),
-        Some(Report::Note(_) | Report::Child(_) | Report::Ready) | None => {
-            Err(Error::new("cannot make", "the guest's link", "the process that enters the namespace died"))
-        }
+        _ => Err(Error::new("cannot make", "the guest's link", "the process that enters the namespace died")),
     }
 }

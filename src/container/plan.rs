@@ -14,6 +14,9 @@ use crate::config::{Container, EtcFiles, RootFs, Tmpfs, Volume};
 
 /// A tmpfs for what must exist but stay out of sight. It lies where the fresh /tmp will be.
 pub(super) const SCRATCH: &str = "/tmp";
+/// Options of devpts; with `gid` terminals belong to the group `tty`, which programs such as sshd ask for.
+const TERMINALS: &str = "newinstance,ptmxmode=0666,mode=0620";
+const TERMINALS_OF_TTY: &str = "newinstance,ptmxmode=0666,mode=0620,gid=5";
 
 /// One action on the mount tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +124,8 @@ pub(super) struct Survey {
     pub(super) root: Root,
     /// The terminal of the caller's standard streams.
     pub(super) console: Option<PathBuf>,
-    /// The caller is the host's root, so that the kernel would let the container change the host through /proc.
-    pub(super) privileged: bool,
+    /// The group `tty` exists inside, and gets the terminals.
+    pub(super) tty_group: bool,
     /// The network namespace is the host's, which forbids a new /sys.
     pub(super) hosts_network: bool,
     pub(super) cwd: PathBuf,
@@ -158,10 +161,10 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
         steps.extend(root_mounts(survey).into_iter().map(Step::Hold));
     }
     steps.extend(kernel_filesystems(survey.hosts_network));
-    steps.extend(devices(survey.console.as_deref()));
-    if survey.privileged {
+    steps.extend(devices(survey));
+    if container.privileges.masks {
         // Files are hidden under the new /dev/null.
-        steps.extend(protect_kernel());
+        steps.extend(masks());
     }
     if container.rootfs == RootFs::HostCopy {
         steps.push(tmpfs("/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755"));
@@ -267,9 +270,10 @@ fn kernel_filesystems(hosts_network: bool) -> [Step; 2] {
     ]
 }
 
-/// Closes what the kernel opens to the host's root even in a user namespace. For anyone else it stays
-/// open-looking, because a /proc with parts covered would forbid containers inside this one.
-fn protect_kernel() -> Vec<Step> {
+/// Covers what concerns the machine, as the defaults of OCI runtimes do; /proc/sys/net is the container's own. For an
+/// ordinary user most of it is closed anyway, but the host's root is let in by the kernel even in a user namespace. And
+/// a /proc with parts covered keeps namespaces made inside from mounting another one.
+fn masks() -> Vec<Step> {
     let bind = |path: &str, access| {
         Step::Bind(Bind { source: path.into(), target: path.into(), access, required: false })
     };
@@ -292,7 +296,7 @@ fn protect_kernel() -> Vec<Step> {
     steps
 }
 
-fn devices(console: Option<&Path>) -> Vec<Step> {
+fn devices(survey: &Survey) -> Vec<Step> {
     let noexec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let mut steps = vec![tmpfs("/dev", noexec | MsFlags::MS_STRICTATIME, "mode=755")];
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
@@ -308,10 +312,15 @@ fn devices(console: Option<&Path>) -> Vec<Step> {
     for (name, target) in links {
         steps.push(Step::Symlink { path: format!("/dev/{name}").into(), target: target.into() });
     }
-    steps.push(mount("devpts", "/dev/pts", noexec, "newinstance,ptmxmode=0666,mode=0620"));
+    steps.push(mount(
+        "devpts",
+        "/dev/pts",
+        noexec,
+        if survey.tty_group { TERMINALS_OF_TTY } else { TERMINALS },
+    ));
     steps.push(tmpfs("/dev/shm", closed(), "mode=1777"));
     steps.push(mount("mqueue", "/dev/mqueue", closed(), ""));
-    if let Some(terminal) = console {
+    if let Some(terminal) = &survey.console {
         steps.push(device(&of_host(terminal), "/dev/console"));
     }
     steps
@@ -389,6 +398,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Identity, Privileges, Terminal};
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -401,6 +411,9 @@ mod tests {
             tmpfs: Vec::new(),
             read_only: false,
             init: false,
+            privileges: Privileges::default(),
+            terminal: Terminal::Inherited,
+            identity: Identity::default(),
         }
     }
 
@@ -408,7 +421,7 @@ mod tests {
         Survey {
             root,
             console: None,
-            privileged: false,
+            tty_group: false,
             hosts_network: false,
             cwd: "/home/me".into(),
             volume_sources: Vec::new(),
@@ -475,13 +488,13 @@ mod tests {
     }
 
     #[test]
-    fn only_root_covers_parts_of_proc() {
-        let container = container(RootFs::Empty);
-        let mut survey = survey(Root::Empty);
+    fn parts_of_proc_are_covered_unless_told_otherwise() {
+        let mut container = container(RootFs::Empty);
+        let survey = survey(Root::Empty);
         let covers = |steps: &[Step]| steps.iter().any(|step| matches!(step, Step::Mask(_)));
-        assert!(!covers(&plan(&container, &EtcFiles::default(), &survey)));
-        survey.privileged = true;
         assert!(covers(&plan(&container, &EtcFiles::default(), &survey)));
+        container.privileges.masks = false;
+        assert!(!covers(&plan(&container, &EtcFiles::default(), &survey)));
     }
 
     #[test]
@@ -507,6 +520,10 @@ mod tests {
             |step| matches!(step, Step::Bind(bind) if bind.source == Path::new("dev/pts/7")),
         );
         assert!(position(&steps, mounts_on("/dev")) < pts && pts < console);
+        let data = |step: &Step| matches!(step, Step::Mount(mount) if mount.data == TERMINALS_OF_TTY);
+        assert!(!data(&steps[pts]));
+        survey.tty_group = true;
+        assert!(data(&plan(&container(RootFs::Empty), &EtcFiles::default(), &survey)[pts]));
     }
 
     #[test]
