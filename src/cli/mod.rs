@@ -10,6 +10,7 @@ mod containers;
 mod docker;
 mod getopt;
 mod identity;
+mod image;
 mod life;
 mod mounts;
 mod network;

@@ -13,7 +13,7 @@ use crate::container::{self, Foreground};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
 use crate::state::{Kept, Record};
-use crate::{attach, state, sys};
+use crate::{attach, image, state, sys};
 
 /// Runs the command of `config` in a container that is on record; its exit status by docker's convention. In the
 /// background, it prints the container's id as soon as the command runs. No thread may have been started before. `seed`
@@ -32,8 +32,11 @@ pub fn run(config: &Config, seed: u64) -> Result<u8> {
 
 fn keep(config: &Config, seed: u64, foreground: Option<Foreground>) -> Result<u8> {
     let place = Place::of(config.name.as_deref(), process::id(), None)?;
+    // Its leases are held until the container has ended.
+    let image = image::settled(config)?;
+    let (config, asked) = (&image.config, &config.container.rootfs);
     // It goes after the session, on the way of an error too.
-    let mut kept = place.as_ref().map(|place| Kept::begin(config, place)).transpose()?;
+    let mut kept = place.as_ref().map(|place| Kept::begin(config, asked, place)).transpose()?;
     let streams = foreground.is_some().then(|| Streams::take_over(config.life.keeps_stdin)).transpose()?;
     let stderr = streams.as_ref().map(Streams::stderr);
     let mut session = Preparation { place, stderr, config, seed }.session()?;

@@ -56,15 +56,16 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Begins the record of the container of `config` in its `place`. No process that outlives this one may inherit
+    /// Begins the record of the container of `config` in its `place`; `rootfs` is what was asked for as its root, which
+    /// may have been an image. No process that outlives this one may inherit
     /// descriptors from it afterwards.
-    pub fn begin(config: &config::Config, place: &Place) -> Result<Self> {
+    pub fn begin(config: &config::Config, rootfs: &config::RootFs, place: &Place) -> Result<Self> {
         let directory = place.directory().to_owned();
         let failed = || format!("the directory {}", directory.display());
         let lock = File::open(&directory).context("cannot open", failed())?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
         let mut kept = Self {
-            record: Record::new(config, &place.name()),
+            record: Record::new(config, rootfs, &place.name()),
             _lock: lock.context("cannot lock", failed())?,
             directory,
             ended: false,

@@ -196,8 +196,9 @@ pub struct Process {
 }
 
 impl Record {
-    /// The record of a container that is about to be made by `config`, and is called `name`.
-    pub fn new(config: &config::Config, name: &str) -> Self {
+    /// The record of a container that is about to be made by `config`, where `asked` was for as its root, and is called
+    /// `name`.
+    pub fn new(config: &config::Config, asked: &RootFs, name: &str) -> Self {
         let container = &config.container;
         Self {
             id: config.life.id.clone(),
@@ -218,7 +219,7 @@ impl Record {
             },
             network_settings: NetworkSettings::new(config),
             mounts: mounts(container),
-            rnet: Rnet { rootfs: rootfs(&container.rootfs), ..Rnet::default() },
+            rnet: Rnet { rootfs: rootfs(asked), ..Rnet::default() },
             ..Self::default()
         }
     }
