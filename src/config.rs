@@ -12,6 +12,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
 mod identity;
+mod image;
 mod life;
 mod limits;
 mod mode;
@@ -24,6 +25,7 @@ pub use attach::{
     is_network_name,
 };
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
+pub use image::{ImageUse, Platform};
 pub use life::Life;
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
@@ -593,7 +595,7 @@ impl std::fmt::Display for LinkKind {
 /// The root filesystem of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RootFs {
-    /// A directory; the command's writes go there.
+    /// A directory; the command's writes go there. An archive is used as [`RootFs::Overlay`] of what it holds.
     Directory(PathBuf),
     /// Directories on top of each other; writes go elsewhere.
     Overlay(Overlay),
@@ -608,7 +610,8 @@ pub enum RootFs {
 /// A copy-on-write view of directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
-    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one.
+    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one. Each is a
+    /// directory or an archive.
     pub lower: Vec<PathBuf>,
     /// Where writes are kept, absolute; made if missing. `None` forgets them.
     pub kept: Option<PathBuf>,
@@ -765,6 +768,8 @@ pub struct Config {
     pub link: LinkSpec,
     /// The container.
     pub container: Container,
+    /// How to run it if its root filesystem is an image.
+    pub image: ImageUse,
     /// What others call it; `None` is rnet's process id.
     pub name: Option<String>,
     /// How long it is kept.

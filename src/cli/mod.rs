@@ -9,6 +9,7 @@ mod confinement;
 mod docker;
 mod getopt;
 mod identity;
+mod image;
 mod life;
 mod mounts;
 mod network;

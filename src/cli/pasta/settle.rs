@@ -11,9 +11,9 @@ use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
     Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
-    HostInterface, HostNetwork, Identity, IfName, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind, LinkSpec,
-    Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound, Pasta,
-    PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
+    HostInterface, HostNetwork, Identity, IfName, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind,
+    LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound,
+    Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -70,6 +70,7 @@ pub(super) fn settle(
             network,
             link,
             container: container(options.operands, surroundings),
+            image: ImageUse::default(),
             name: None,
             life: Life::default(),
             log,
