@@ -364,7 +364,13 @@ pub(super) struct NetworkArgs {
     pub(super) mtu: u16,
 
     /// The guest's IPv4 network [default: 10.0.2.0/24, or a free one if the host uses that].
-    #[arg(long, value_name = "NETWORK", value_parser = values::cidr, help_heading = NETWORK)]
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        value_parser = values::cidr,
+        conflicts_with = "no_ipv4",
+        help_heading = NETWORK
+    )]
     pub(super) cidr: Option<Ipv4Plan>,
 
     /// The guest's IPv6 network [default: fd00::/64, or a free one if the host uses that].
@@ -376,6 +382,10 @@ pub(super) struct NetworkArgs {
         help_heading = NETWORK
     )]
     pub(super) cidr6: Option<Ipv6Plan>,
+
+    /// IPv6 only.
+    #[arg(long, conflicts_with = "no_ipv6", help_heading = NETWORK)]
+    pub(super) no_ipv4: bool,
 
     /// IPv4 only.
     #[arg(long, help_heading = NETWORK)]

@@ -265,7 +265,7 @@ fn network(
         ));
     }
     let host = &surroundings.host_subnets;
-    let ipv4 = ipv4_plan(args.cidr, host, notes)?;
+    let ipv4 = if args.no_ipv4 { None } else { Some(ipv4_plan(args.cidr, host, notes)?) };
     let ipv6 = if args.no_ipv6 { None } else { Some(ipv6_plan(args.cidr6, host, notes)?) };
     Ok(Network { mtu: args.mtu, ..Network::new(ipv4, ipv6) })
 }

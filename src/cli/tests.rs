@@ -16,7 +16,7 @@ fn the_main_job_is_understood() {
     assert_eq!(config.network.publish.len(), 1);
     assert_eq!(config.network.publish[0].host_port, Some(8080));
     assert_eq!(config.network.mtu, 65520);
-    assert_eq!(config.network.ipv4.guest.to_string(), "10.0.2.100");
+    assert_eq!(config.network.ipv4.expect("IPv4").guest.to_string(), "10.0.2.100");
     assert_eq!(config.network.ipv6.map(|plan| plan.guest.to_string()), Some("fd00::100".to_owned()));
     assert_eq!((config.link.kind, config.link.ifname.as_str()), (LinkKind::Auto, "tap0"));
 }
@@ -159,12 +159,16 @@ fn mtu_has_limits_and_ipv6_a_higher_one() {
     assert_eq!(network("--mtu 576 --no-ipv6").mtu, 576);
     assert_eq!(network("--mtu 1280").mtu, 1280);
     assert!(network("--no-ipv6").ipv6.is_none());
+    assert!(network("--no-ipv4").ipv4.is_none());
     for (words, cause) in [
         ("--mtu 575", "576..=65520"),
         ("--mtu 65521", "'65521'"),
         ("--mtu 1279", "at least 1280"),
         ("--mtu big", "'--mtu <BYTES>'"),
         ("--no-ipv6 --cidr6 fd01::/64", "cannot be used with"),
+        ("--no-ipv4 --cidr 10.1.0.0/24", "cannot be used with"),
+        ("--no-ipv4 --no-ipv6", "cannot be used with"),
+        ("--no-ipv4 --mtu 1279", "at least 1280"),
     ] {
         let text = refusal(&format!("run {words} / true"));
         assert!(text.contains(cause), "{words}: {text}");
@@ -176,11 +180,11 @@ fn the_subnet_moves_unless_it_was_given() {
     let mut surroundings = surroundings();
     surroundings.host_subnets = vec!["10.0.2.0/24".parse().expect("a network")];
     let moved = request("run / true", &surroundings);
-    assert_eq!(moved.config.network.ipv4.subnet.to_string(), "10.0.3.0/24");
+    assert_eq!(moved.config.network.ipv4.expect("IPv4").subnet.to_string(), "10.0.3.0/24");
     assert_eq!(moved.notes[0].level, LogLevel::Info);
 
     let given = request("run --cidr 10.0.0.0/16 / true", &surroundings);
-    assert_eq!(given.config.network.ipv4.gateway.to_string(), "10.0.0.2");
+    assert_eq!(given.config.network.ipv4.expect("IPv4").gateway.to_string(), "10.0.0.2");
     assert_eq!(given.notes[0].level, LogLevel::Warn);
     assert!(given.notes[0].text.contains("10.0.2.0/24"), "{:?}", given.notes);
 }

@@ -271,9 +271,9 @@ impl NetworkSettings {
         let network = &config.network;
         Self {
             ports: BTreeMap::new(),
-            ip_address: network.ipv4.guest.to_string(),
+            ip_address: network.ipv4.map(|plan| plan.guest.to_string()).unwrap_or_default(),
             global_ipv6_address: network.ipv6.map(|plan| plan.guest.to_string()).unwrap_or_default(),
-            gateway: network.ipv4.gateway.to_string(),
+            gateway: network.ipv4.map(|plan| plan.gateway.to_string()).unwrap_or_default(),
             mac_address: config.link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         }
     }
