@@ -55,6 +55,8 @@ pub(super) enum Step {
     Unmount(PathBuf),
     /// Gives up the host's root; the working directory becomes `/`.
     LeaveHost,
+    /// Makes a directory inside with its parents, wherever links lead there, if it is missing.
+    Reach(PathBuf),
     /// Sets the working directory; `optional`: stays at `/` if there is none of that name.
     WorkDir { path: PathBuf, optional: bool },
 }
@@ -173,6 +175,10 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
     steps.push(Step::Unmount(SCRATCH.into()));
     steps.push(tmpfs("/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777"));
     steps.extend(mounts(container, survey));
+    // Images name working directories that they do not have.
+    if let (RootFs::Overlay(_), Some(path)) = (&container.rootfs, &container.workdir) {
+        steps.push(Step::Reach(Path::new("/").join(path)));
+    }
     if container.read_only {
         steps.push(Step::Seal);
     }
@@ -398,7 +404,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Identity, Privileges, Terminal};
+    use crate::config::{self, Identity, Privileges, Terminal};
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -470,6 +476,18 @@ mod tests {
         let sealed = position(&steps, |step| *step == Step::Seal);
         assert!(held < position(&steps, mounts_on("/proc")));
         assert!(volume < memory && memory < sealed);
+    }
+
+    #[test]
+    fn working_directory_of_an_overlay_is_made_before_it_is_sealed() {
+        let lower = vec![PathBuf::from("/l")];
+        let mut container = container(RootFs::Overlay(config::Overlay { lower: lower.clone(), kept: None }));
+        container.workdir = Some("/work".into());
+        container.read_only = true;
+        let overlay = RootOverlay { lower, layers: "/tmp".into(), in_memory: true, mode: 0o755 };
+        let steps = plan(&container, &EtcFiles::default(), &survey(Root::Overlay(overlay)));
+        let made = position(&steps, |step| *step == Step::Reach("/work".into()));
+        assert!(made < position(&steps, |step| *step == Step::Seal));
     }
 
     #[test]
