@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod containers;
 mod exec;
 mod identity;
 mod image;
@@ -25,17 +26,18 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use exec::Exec;
 pub(crate) use identity::id;
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
-pub use image::{ImageUse, Platform};
+pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use life::Life;
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
-pub use privileges::{Capabilities, Privileges, Seccomp};
+pub use privileges::{Capabilities, Privileges, Seccomp, SelinuxLabel};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -427,9 +429,9 @@ pub enum Splicing {
 /// Everything the gateway needs to know of its network.
 #[derive(Clone, Debug)]
 pub struct Network {
-    /// IPv4 addresses.
-    pub ipv4: Ipv4Plan,
-    /// IPv6 addresses; `None` with `--no-ipv6`.
+    /// IPv4 addresses; `None` is a network without that family, in which nobody speaks ARP or DHCP.
+    pub ipv4: Option<Ipv4Plan>,
+    /// IPv6 addresses; `None` is a network without that family. One of the two at least is there.
     pub ipv6: Option<Ipv6Plan>,
     /// Largest IP packet on the link, in bytes (576 to 65520; 1280 at least with IPv6).
     pub mtu: u16,
@@ -474,8 +476,10 @@ impl Network {
 
     /// A network in which nothing of the host is open, nothing is published, and the gateways' addresses stand for the
     /// host's loopback.
-    pub fn new(ipv4: Ipv4Plan, ipv6: Option<Ipv6Plan>) -> Self {
-        let loopback = Alias { guest: ipv4.gateway.into(), host: Ipv4Addr::LOCALHOST.into() };
+    pub fn new(ipv4: impl Into<Option<Ipv4Plan>>, ipv6: impl Into<Option<Ipv6Plan>>) -> Self {
+        let (ipv4, ipv6) = (ipv4.into(), ipv6.into());
+        let loopback =
+            ipv4.map(|plan| Alias { guest: plan.gateway.into(), host: Ipv4Addr::LOCALHOST.into() });
         let loopback6 =
             ipv6.map(|plan| Alias { guest: plan.gateway.into(), host: Ipv6Addr::LOCALHOST.into() });
         Self {
@@ -486,7 +490,7 @@ impl Network {
             publish: Vec::new(),
             splice: Splicing::default(),
             publishes_later: false,
-            aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
+            aliases: [loopback, loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
             automatic: Automatic::default(),
             host_access: HostAccess::default(),
@@ -503,8 +507,28 @@ impl Network {
 
     /// The DNS forwarder's addresses.
     pub fn dns_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.ipv4.and_then(|plan| plan.dns);
         let v6 = self.ipv6.and_then(|plan| plan.dns);
-        self.ipv4.dns.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
+        v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
+    }
+
+    /// The gateway's address, that of IPv4 if there is one.
+    pub fn gateway(&self) -> IpAddr {
+        self.of_first_family(|plan| plan.gateway, |plan| plan.gateway)
+    }
+
+    /// The guest's address, that of IPv4 if there is one.
+    pub fn guest(&self) -> IpAddr {
+        self.of_first_family(|plan| plan.guest, |plan| plan.guest)
+    }
+
+    fn of_first_family(
+        &self,
+        v4: impl Fn(&Ipv4Plan) -> Ipv4Addr,
+        v6: impl Fn(&Ipv6Plan) -> Ipv6Addr,
+    ) -> IpAddr {
+        let v6 = || self.ipv6.as_ref().map_or(Ipv6Addr::UNSPECIFIED, v6).into();
+        self.ipv4.as_ref().map_or_else(v6, |plan| v4(plan).into())
     }
 
     /// Whether sockets are needed that are made inside the guest's network namespace.

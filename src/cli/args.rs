@@ -9,9 +9,10 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValu
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::confinement::ConfinementArgs;
+use super::containers::ContainersArgs;
 use super::exec::{self, ExecArgs};
 use super::identity::IdentityArgs;
-use super::image::ImageArgs;
+use super::image::{ImageArgs, ImageVerb};
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
@@ -60,6 +61,12 @@ pub(super) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
+    /// List and remove archives and images that have been unpacked.
+    #[command(after_help = IMAGE_EXAMPLES)]
+    Image {
+        #[command(subcommand)]
+        verb: ImageVerb,
+    },
     /// Give an OCI runtime's container a network; called by the runtime.
     #[command(after_help = OCI_HOOK_NOTES)]
     OciHook {
@@ -73,6 +80,8 @@ pub(super) enum CommandArgs {
     /// Be a CNI plugin: the call is in the environment and on standard input. The same by the name rnet-cni.
     #[command(after_help = CNI_NOTES)]
     Cni,
+    #[command(flatten)]
+    Containers(ContainersArgs),
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -132,6 +141,15 @@ Examples:
   rnet run --name box ./rootfs httpd -f &  rnet port add box 8080:80
   rnet port ls box
   rnet port rm box 8080:80";
+
+const IMAGE_EXAMPLES: &str = "\
+`rnet run` unpacks an archive or image into ~/.cache/rnet/images once. What is removed here is unpacked again when it is
+needed; what a container uses stays.
+
+Examples:
+  rnet image ls
+  rnet image rm ./alpine.tar
+  rnet image prune --unused-for 30";
 
 const ATTACH_EXAMPLES: &str = "\
 It ends with the process, when the path is removed, when the exit descriptor is closed, or by SIGTERM; its
@@ -368,7 +386,13 @@ pub(super) struct NetworkArgs {
     pub(super) mtu: u16,
 
     /// The guest's IPv4 network [default: 10.0.2.0/24, or a free one if the host uses that].
-    #[arg(long, value_name = "NETWORK", value_parser = values::cidr, help_heading = NETWORK)]
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        value_parser = values::cidr,
+        conflicts_with = "no_ipv4",
+        help_heading = NETWORK
+    )]
     pub(super) cidr: Option<Ipv4Plan>,
 
     /// The guest's IPv6 network [default: fd00::/64, or a free one if the host uses that].
@@ -380,6 +404,10 @@ pub(super) struct NetworkArgs {
         help_heading = NETWORK
     )]
     pub(super) cidr6: Option<Ipv6Plan>,
+
+    /// IPv6 only.
+    #[arg(long, conflicts_with = "no_ipv6", help_heading = NETWORK)]
+    pub(super) no_ipv4: bool,
 
     /// IPv4 only.
     #[arg(long, help_heading = NETWORK)]

@@ -42,7 +42,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     splice(&mut network, args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
-    let life = life::settle(&args.life, surroundings);
+    let (name, life) = life::settle(args.life, args.terminal.interactive, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
@@ -69,7 +69,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         identity,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
-    request.config.name = args.life.name;
+    request.config.name = name;
     request.config.life = life;
     request.config.mode = args.mode.net;
     request.config.image = image;
@@ -265,7 +265,7 @@ fn network(
         ));
     }
     let host = &surroundings.host_subnets;
-    let ipv4 = ipv4_plan(args.cidr, host, notes)?;
+    let ipv4 = if args.no_ipv4 { None } else { Some(ipv4_plan(args.cidr, host, notes)?) };
     let ipv6 = if args.no_ipv6 { None } else { Some(ipv6_plan(args.cidr6, host, notes)?) };
     Ok(Network { mtu: args.mtu, ..Network::new(ipv4, ipv6) })
 }
@@ -441,7 +441,7 @@ fn overlay_root(overlay: Overlay) -> Result<RootFs, String> {
 
 /// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
 /// means behind a symbolic link.
-fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
+pub(super) fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
     let path = surroundings.cwd.join(path);
     let path: PathBuf = path.components().collect();
     // The root has no parent, so `/..` is `/` whatever the file system holds.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Capabilities, Limit, Resource, Seccomp};
+use crate::config::{self, Capabilities, Limit, Resource, Seccomp, SelinuxLabel};
 
 /// [`config::Privileges`] as the record has them; the default is those of a container of which nothing else is said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,19 @@ pub struct Privileges {
     no_new_privileges: bool,
     seccomp: Calls,
     ulimits: Vec<Ulimit>,
+    apparmor: Option<String>,
+    #[serde(with = "Selinux")]
+    selinux: SelinuxLabel,
+}
+
+/// The shape of a [`SelinuxLabel`].
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SelinuxLabel", rename_all = "PascalCase")]
+struct Selinux {
+    user: Option<String>,
+    role: Option<String>,
+    kind: Option<String>,
+    level: Option<String>,
 }
 
 /// Which system calls it has.
@@ -59,6 +72,8 @@ impl Privileges {
                 Seccomp::Profile(path) => Calls::Profile(path.clone()),
             },
             ulimits: ulimits.collect(),
+            apparmor: privileges.apparmor.clone(),
+            selinux: privileges.selinux.clone(),
         }
     }
 
@@ -78,6 +93,8 @@ impl Privileges {
                 Calls::Profile(path) => Seccomp::Profile(Path::new("/").join(path)),
             },
             limits: limits.collect(),
+            apparmor: self.apparmor.clone(),
+            selinux: self.selinux.clone(),
         }
     }
 }
@@ -93,6 +110,7 @@ mod tests {
             capabilities: Capabilities::default().without(Capabilities::named("CHOWN").expect("known")),
             seccomp: Seccomp::Profile("/etc/profile.json".into()),
             limits: vec![limit],
+            apparmor: Some("box".to_owned()),
             ..config::Privileges::default()
         };
         for given in [given, config::Privileges { masks: true, ..config::Privileges::unconfined() }] {

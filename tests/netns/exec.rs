@@ -32,9 +32,10 @@ fn a_further_command_has_what_the_first_has(host: &Host) {
         &["--privileged"],
     ] {
         let line = format!("{FACTS}; echo up; cat");
-        let options = [&["--name", "box"], options].concat();
+        let options = [&["--rm", "--name", "box"], options].concat();
         let mut guest = host.start(&options, Root::Busybox, &["sh", "-c", &line]);
         guest.wait_for_output("\nup\n");
+        wait_until_entered(host, "box");
         let first = guest.stdout().replace("\nup\n", "\n");
         let further = exec(host, &["box", "sh", "-c", FACTS]).success();
         assert_eq!(further, first, "{options:?}");
@@ -97,9 +98,10 @@ fn networks_of_every_kind_are_entered(host: &Host) {
     };
     assert_eq!(interfaces("box"), "lo tap0\n");
     for (mode, seen) in [("none", "lo\n"), ("container:box", "lo tap0\n"), ("host", "eth0 ")] {
-        let options = ["--name", "other", "--net", mode];
+        let options = ["--rm", "--name", "other", "--net", mode];
         let mut other = host.start(&options, Root::Busybox, &["sh", "-c", "echo up; cat"]);
         other.wait_for_output("up");
+        wait_until_entered(host, "other");
         assert!(interfaces("other").starts_with(seen), "{mode}: {}", interfaces("other"));
         assert_eq!(other.wait().code(), 0);
     }
@@ -177,18 +179,25 @@ fn terminal_has_job_control(host: &Host) {
     terminal.wait_for("be2gin");
     terminal.type_text("\x1a");
     terminal.wait_for("Stopped");
-    terminal.type_line("kill -9 %1; wait %1; echo $((60+4)) $TERM $X");
-    terminal.wait_for("64 xterm 5");
+    terminal.type_line("echo $TERM $X; exit");
+    terminal.wait_for("xterm 5");
+    terminal.wait_for("stopped jobs");
     terminal.type_line("exit 3");
     assert_eq!(terminal.status(), 3);
 }
 
 /// A container called `box` that runs until its input ends.
 fn container(host: &Host, options: &[&str]) -> Process {
-    let options = [&["--name", "box"], options].concat();
+    let options = [&["--rm", "--name", "box"], options].concat();
     let mut guest = host.start(&options, Root::Busybox, &["sh", "-c", "echo up; cat"]);
     guest.wait_for_output("up");
+    wait_until_entered(host, "box");
     guest
+}
+
+/// A command may say something before it is on record that it runs.
+fn wait_until_entered(host: &Host, name: &str) {
+    wait_for("a container on record", || exec(host, &[name, "true"]).status.success().then_some(()));
 }
 
 fn start(host: &Host, words: &[&str]) -> Process {

@@ -21,6 +21,7 @@ mod dns;
 mod exec;
 mod files;
 mod hello;
+mod image;
 mod last_words;
 mod launcher;
 mod life;
