@@ -18,6 +18,7 @@ use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchown, set
 use super::channel::Channel;
 use super::identity::{self, Ids};
 use super::plan::Step;
+use super::restrict::Restriction;
 use super::userns::{forbidden, is_denied};
 use super::{Connection, Launch, init, run};
 use crate::config::{Container, Terminal};
@@ -29,18 +30,26 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Sets the container up, waits for the parent's word and becomes the command, or its init.
 /// `mask` is the signal mask that the caller of rnet had.
-pub(super) fn main(channel: Channel, launch: &Launch<'_>, ids: &Ids, steps: &[Step], mask: &SigSet) -> u8 {
+pub(super) fn main(
+    channel: Channel,
+    launch: &Launch<'_>,
+    ids: &Ids,
+    steps: &[Step],
+    restriction: &Restriction,
+    mask: &SigSet,
+) -> u8 {
     let container = match prepare(&channel, launch, ids, steps) {
         Ok(Some(home)) => with_home(launch.container, home),
         Ok(None) => return exit::RNET_FAILED,
         Err(error) => return fail(&channel, &error),
     };
     if !container.init {
-        return become_command(&channel, &container, mask);
+        return become_command(&channel, &container, restriction, mask);
     }
-    let command =
-        process::spawn(CloneFlags::empty(), channel, |channel| become_command(&channel, &container, mask));
-    command.map_or(exit::RNET_FAILED, |command| init::main(&command))
+    let command = process::spawn(CloneFlags::empty(), channel, |channel| {
+        become_command(&channel, &container, restriction, mask)
+    });
+    command.map_or(exit::RNET_FAILED, |command| init::main(&command, restriction))
 }
 
 fn fail(channel: &Channel, error: &Error) -> u8 {
@@ -142,13 +151,14 @@ fn set_host_name(name: &str) -> Result<()> {
 }
 
 /// Returns only if the command cannot be executed.
-fn become_command(channel: &Channel, container: &Container, mask: &SigSet) -> u8 {
+fn become_command(channel: &Channel, container: &Container, restriction: &Restriction, mask: &SigSet) -> u8 {
     // The Rust runtime ignores SIGPIPE, and launch resets SIGCHLD; the rest is as rnet inherited it.
-    let restored = signal::set_default(Signal::SIGPIPE)
+    let prepared = signal::set_default(Signal::SIGPIPE)
         .and_then(|()| mask.thread_set_mask())
         .and_then(|()| process::close_on_exec())
-        .context("cannot restore signals of", "command");
-    let error = match restored {
+        .context("cannot restore signals of", "command")
+        .and_then(|()| restriction.apply());
+    let error = match prepared {
         Ok(()) => execute(container),
         Err(error) => error,
     };

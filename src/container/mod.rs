@@ -2,8 +2,9 @@
 //!
 //! [`launch`] looks at the host, plans the root filesystem as a list of steps (`plan`, pure), forks the
 //! container's first process into new namespaces and lets it perform them (`run`); what it reports comes over
-//! a socket pair. [`Running`] then starts the command, passes signals on and knows its exit status. However
-//! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
+//! a socket pair. [`Running`] then starts the command, which has only what `restrict` leaves it, passes signals on and
+//! knows its exit status. However rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID
+//! namespace).
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in
 //! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
@@ -12,6 +13,7 @@
 //! Unless more is asked for ([`config::Identity`]) one id is mapped: the caller is root inside, and everyone else nobody.
 //! Linux 5.12 is needed.
 
+mod calls;
 mod channel;
 mod child;
 mod command;
@@ -23,7 +25,10 @@ mod identity;
 mod idmap;
 mod init;
 mod join;
+mod label;
 mod plan;
+mod profile;
+mod restrict;
 mod run;
 mod storage;
 mod supervise;
@@ -143,12 +148,13 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         (survey.console, terminal) = (None, None);
     }
     let steps = plan::plan(launch.container, launch.etc, &survey);
+    let restriction = restrict::prepare(&launch.container.privileges)?;
     let (signals, mask) = take_signals()?;
     if let Some(storage) = storage.as_mut().filter(|_| ids.has_others()) {
         storage.expect_foreign_files()?;
     }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let first = |channel| child::main(channel, launch, &ids, &steps, &mask);
+    let first = |channel| child::main(channel, launch, &ids, &steps, &restriction, &mask);
     let spawn = || match launch.network {
         Connection::Linked { .. } | Connection::Alone => {
             userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
@@ -237,7 +243,6 @@ fn survey(launch: &Launch<'_>, ids: &Ids, storage: Option<&Storage>) -> Result<S
             config::Terminal::Own { .. } => None,
         },
         tty_group: ids.has_tty_group(),
-        privileged: userns::caller_is_root(),
         hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
