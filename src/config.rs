@@ -14,6 +14,7 @@ mod attach;
 mod containers;
 mod identity;
 mod image;
+mod layers;
 mod life;
 mod limits;
 mod mode;
@@ -28,6 +29,7 @@ pub use attach::{
 pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{ImageUse, Platform};
+pub use layers::{LayersCall, LayersVerb};
 pub use life::Life;
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;

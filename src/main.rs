@@ -11,7 +11,7 @@ use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, cni, containers, hello, log, oci_hook, pasta, pesto, port, run};
+use rnet::{attach, cni, containers, hello, layers, log, oci_hook, pasta, pesto, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
@@ -45,6 +45,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Pesto(call) => pesto::pesto(&call),
         Command::Ask(question) => port::ask(&question),
         Command::Containers(call) => containers::carry_out(&call),
+        Command::Layers(call) => layers::carry_out(&call),
         Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
         Command::Cni => cni::cni(surroundings, seed),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),

@@ -11,6 +11,7 @@ mod docker;
 mod getopt;
 mod identity;
 mod image;
+mod layers;
 mod life;
 mod mounts;
 mod network;
@@ -32,7 +33,7 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, ContainersCall, HookCall, LogLevel, Publish, Slirp4netns};
+use crate::config::{Attach, Config, ContainersCall, HookCall, LayersCall, LogLevel, Publish, Slirp4netns};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -69,6 +70,8 @@ pub enum Command {
     Ask(Question),
     /// `rnet ps`, `rnet stop` and the like: something about containers that are on record.
     Containers(ContainersCall),
+    /// `rnet layer`: named layers.
+    Layers(LayersCall),
     /// `rnet oci-hook`: what an OCI runtime asks for.
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
@@ -217,6 +220,9 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
             Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
         }
         CommandArgs::Containers(call) => Ok(Command::Containers(containers::settle(call))),
+        CommandArgs::Layer { verb } => {
+            layers::settle(verb, surroundings).map(Command::Layers).map_err(|cause| mistake("layer", &cause))
+        }
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }

@@ -14,7 +14,7 @@ use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, identity, image, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, identity, image, layers, life, subnet};
 use crate::config::{
     Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
     LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode,
@@ -421,7 +421,7 @@ fn rootfs(
         return Ok(RootFs::Directory(path));
     }
     let lower = [path].into_iter().chain(lower.iter().map(|path| absolute(path, surroundings))).collect();
-    let kept = kept.map(|path| absolute(Path::new(&path), surroundings));
+    let kept = kept.map(|place| layers::place(&place, surroundings)).transpose()?;
     overlay_root(Overlay { lower, kept })
 }
 
@@ -441,7 +441,7 @@ fn overlay_root(overlay: Overlay) -> Result<RootFs, String> {
 
 /// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
 /// means behind a symbolic link.
-fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
+pub(super) fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
     let path = surroundings.cwd.join(path);
     let path: PathBuf = path.components().collect();
     // The root has no parent, so `/..` is `/` whatever the file system holds.
