@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Container, EtcFiles, Identity, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup, Terminal,
-    Tmpfs, Volume,
+    Allowance, Container, EtcFiles, Identity, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup,
+    Terminal, Tmpfs, Volume,
 };
 use rnet::container::{Connection, Launch, launch};
 
@@ -419,6 +419,7 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         init,
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     };
     match supervise(&container) {
         Ok(status) => status.into(),

@@ -13,11 +13,12 @@ use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVer
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, identity, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, allowance, identity, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec,
-    Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode, Outbound, Overlay,
-    Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs, Transport, Volume,
+    Allowance, Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
+    LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode,
+    Outbound, Overlay, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs, Transport,
+    Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -61,6 +62,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         init: args.init,
         terminal,
         identity,
+        allowance: allowance::settle(args.allowance)?,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.life.name;
@@ -160,6 +162,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         init: false,
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }

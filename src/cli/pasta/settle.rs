@@ -10,10 +10,10 @@ use super::super::{Note, Request, Surroundings};
 use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
-    Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
-    HostInterface, HostNetwork, Identity, IfName, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind, LinkSpec,
-    Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound, Pasta,
-    PastaGuest, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
+    Alias, Allowance, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute,
+    HostAccess, HostInterface, HostNetwork, Identity, IfName, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind,
+    LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound,
+    Pasta, PastaGuest, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -418,6 +418,7 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
         init: false,
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     }
 }
 
