@@ -13,9 +13,12 @@ use ipnet::{Ipv4Net, Ipv6Net};
 mod allowance;
 mod attach;
 mod identity;
+mod image;
 mod life;
+mod limits;
 mod mode;
 mod pasta;
+mod privileges;
 mod slirp4netns;
 
 pub use allowance::{Allowance, Swap};
@@ -24,11 +27,14 @@ pub use attach::{
     is_network_name,
 };
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
+pub use image::{ImageUse, Platform};
 pub use life::Life;
+pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
+pub use privileges::{Capabilities, Privileges, Seccomp};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -434,7 +440,7 @@ pub struct Network {
     pub aliases: Vec<Alias>,
     /// Where loopback clients of published TCP ports are joined with the guest by the kernel.
     pub splice: Splicing,
-    /// TCP ports will be published beside [`Network::publish`].
+    /// TCP ports may be published beside [`Network::publish`].
     pub publishes_later: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
@@ -569,7 +575,7 @@ impl std::fmt::Display for LinkKind {
 /// The root filesystem of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RootFs {
-    /// A directory; the command's writes go there.
+    /// A directory; the command's writes go there. An archive is used as [`RootFs::Overlay`] of what it holds.
     Directory(PathBuf),
     /// Directories on top of each other; writes go elsewhere.
     Overlay(Overlay),
@@ -584,7 +590,8 @@ pub enum RootFs {
 /// A copy-on-write view of directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
-    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one.
+    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one. Each is a
+    /// directory or an archive.
     pub lower: Vec<PathBuf>,
     /// Where writes are kept, absolute; made if missing. `None` forgets them.
     pub kept: Option<PathBuf>,
@@ -658,6 +665,8 @@ pub struct Container {
     pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
+    /// What it may do.
+    pub privileges: Privileges,
     /// Its ids, and who the command is.
     pub identity: Identity,
     /// How much of the machine it may use.
@@ -741,6 +750,8 @@ pub struct Config {
     pub link: LinkSpec,
     /// The container.
     pub container: Container,
+    /// How to run it if its root filesystem is an image.
+    pub image: ImageUse,
     /// What others call it; `None` is rnet's process id.
     pub name: Option<String>,
     /// How long it is kept.

@@ -14,7 +14,7 @@ use crate::io::ports::Ports;
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
 use crate::state::{Kept, Record, State};
 use crate::sys::memory;
-use crate::{attach, etc, state};
+use crate::{attach, etc, image, state};
 
 /// A container with its network, ready for its command.
 pub struct Session {
@@ -34,6 +34,9 @@ enum Carried {
 pub fn run(config: &Config, seed: u64) -> Result<u8> {
     state::sweep();
     let place = Place::of(config.name.as_deref(), process::id(), None)?;
+    // Its leases are held until the container has ended.
+    let image = image::settled(config)?;
+    let config = &image.config;
     // It goes after the session, on the way of an error too.
     let mut kept = place.as_ref().map(|place| Kept::begin(config, place)).transpose()?;
     let mut session = Session::prepare_at(place, config, seed)?;

@@ -9,7 +9,9 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValu
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::allowance::AllowanceArgs;
+use super::confinement::ConfinementArgs;
 use super::identity::IdentityArgs;
+use super::image::ImageArgs;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
@@ -149,13 +151,16 @@ A configuration:
 
 const RUN_EXAMPLES: &str = "\
 ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. DIR:O is
-a directory copy-on-write. Options end there; what follows belongs to the command. Without COMMAND a shell starts.
+a directory copy-on-write, and so are a tar of one and an image: a directory or archive of OCI's or docker's format;
+PATH:NAME if it holds several. Options end there; what follows belongs to the command. Without COMMAND an image's own
+starts, else a shell.
 
 Examples:
   rnet run -p 8080:8080 ./rootfs nc -l -p 8080
   rnet run -p 127.0.0.1:5353:53/udp -p 8000-8009:8000-8009 ./rootfs /bin/server
   rnet run -v ./src:/src:ro -w /src / make check
   rnet run --overlay=./layer --tmpfs /cache:size=64m ./rootfs sh
+  rnet run -P ./image.tar                   what the image is for, its ports published
   rnet run --allow-host 127.0.0.1:5432 / psql -h 10.0.2.2
 
 Exit status: the command's own; 128+N if signal N ended it; 127 if it was not found, 126 if it
@@ -209,6 +214,9 @@ pub(super) struct RunArgs {
     #[arg(long, help_heading = CONTAINER)]
     pub(super) read_only: bool,
 
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
+
     /// Set a variable for the command, or take it over from here (NAME alone). Repeatable.
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = os(values::env), help_heading = CONTAINER)]
     pub(super) env: Vec<EnvSpec>,
@@ -226,6 +234,9 @@ pub(super) struct RunArgs {
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
     pub(super) hostname: Option<String>,
+
+    #[command(flatten)]
+    pub(super) confinement: ConfinementArgs,
 
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]

@@ -15,17 +15,16 @@ const ABSENT: &[Absent] = &[
         "a container leaves nothing behind; --name is what `rnet port` calls it",
     ),
     (&["--env-file"], "give each variable with --env NAME=VALUE"),
-    (&["--entrypoint"], "there are no images, and so no entry points; name the command behind ROOTFS"),
-    (&["--pull", "--platform"], "there are no images; ROOTFS is a directory"),
+    (
+        &["--pull"],
+        "images are not pulled; `skopeo copy docker://NAME oci-archive:image.tar` fetches one for ROOTFS",
+    ),
     (&["--group-add"], "the command has the groups that the container's /etc/group gives to its --user"),
     (
         &["--ip", "--ip6", "--network-alias"],
         "every container has a network of its own, whose addresses --cidr and --cidr6 choose",
     ),
-    (
-        &["-P", "--publish-all", "--expose"],
-        "there are no images that would name ports; publish each with --publish",
-    ),
+    (&["--expose"], "publish a port with --publish, and those that an image exposes with --publish-all"),
     (&["--add-host"], "for a name of its own bind a file with --volume ./hosts:/etc/hosts"),
     (
         &["--dns-search", "--dns-option", "--dns-opt"],
@@ -47,14 +46,9 @@ const ABSENT: &[Absent] = &[
         &["--blkio-weight", "--blkio-weight-device", "--device-read-bps", "--device-write-bps"],
         "--io-weight is the share of disks, from 1 to 10000, where others have 100",
     ),
-    (&["--ulimit"], "the command has the limits of the shell that starts rnet: ulimit"),
     (
         &["--shm-size", "--ipc", "--pid", "--uts", "--cgroupns"],
         "every container has namespaces of its own, and a /dev/shm of the kernel's default size",
-    ),
-    (
-        &["--privileged", "--cap-add", "--cap-drop", "--security-opt"],
-        "the command has all capabilities in its own user namespace, and none outside",
     ),
     (
         &["--device", "--gpus"],

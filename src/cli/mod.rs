@@ -6,9 +6,11 @@
 
 mod allowance;
 mod args;
+mod confinement;
 mod docker;
 mod getopt;
 mod identity;
+mod image;
 mod life;
 mod mounts;
 mod network;

@@ -10,15 +10,16 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
+use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, allowance, identity, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, allowance, identity, image, life, subnet};
 use crate::config::{
-    Allowance, Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
-    LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode,
-    Outbound, Overlay, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs, Transport,
-    Volume,
+    Allowance, Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life,
+    Lifecycle, LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network,
+    NetworkMode, Outbound, Overlay, Privileges, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts,
+    Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -38,7 +39,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut network = network(&args.network, surroundings, &mut notes)?;
     super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = splicing(args.no_splice);
+    splice(&mut network, args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let life = life::settle(&args.life, surroundings);
@@ -48,11 +49,14 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
+    let words: Vec<OsString> = words.collect();
+    let asked = asked_for(args.env, surroundings);
+    let image = image::settle(args.image, &words, asked.clone());
     let terminal = args.terminal.settle();
     let identity = identity::settle(args.identity)?;
     let container = Container {
-        command: command(words.collect(), &rootfs, surroundings),
-        env: environment(&rootfs, &hostname, &identity, terminal, args.env, surroundings),
+        command: command(words, &image, &rootfs, surroundings),
+        env: environment(&rootfs, &hostname, &identity, terminal, asked, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
@@ -60,6 +64,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
+        privileges: confinement::privileges(args.confinement, &identity.mapping, &surroundings.cwd),
         terminal,
         identity,
         allowance: allowance::settle(args.allowance)?,
@@ -68,6 +73,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     request.config.name = args.life.name;
     request.config.life = life;
     request.config.mode = args.mode.net;
+    request.config.image = image;
     Ok(request)
 }
 
@@ -77,7 +83,7 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let target = target(&args)?;
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    network.splice = splicing(args.no_splice);
+    splice(&mut network, args.no_splice);
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -100,8 +106,10 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     Ok(Request { config: Box::new(config), notes })
 }
 
-fn splicing(off: bool) -> Splicing {
-    if off { Splicing::Off } else { Splicing::ToAddress }
+/// Ports can be added as long as the network runs, and theirs are spliced too.
+fn splice(network: &mut Network, off: bool) {
+    network.splice = if off { Splicing::Off } else { Splicing::ToAddress };
+    network.publishes_later = true;
 }
 
 /// Settles options that come by name.
@@ -160,6 +168,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        privileges: Privileges::default(),
         terminal: Terminal::Inherited,
         identity: Identity::default(),
         allowance: Allowance::default(),
@@ -180,6 +189,7 @@ fn request(
         network,
         link: link(args, surroundings),
         container,
+        image: ImageUse::default(),
         name: None,
         life: Life::default(),
         log: Log { level: log_level(log), format: log.log_format },
@@ -393,7 +403,9 @@ fn rootfs(
         None => (word, false),
     };
     if word.is_empty() {
-        return Err("ROOTFS is empty; expected a directory, or / for the host's own root".to_owned());
+        return Err(
+            "ROOTFS is empty; expected a directory, an archive, or / for the host's own root".to_owned()
+        );
     }
     let path = absolute(Path::new(word), surroundings);
     let wanted = marked || overlay.is_some() || !lower.is_empty();
@@ -466,10 +478,17 @@ fn volume(spec: VolumeSpec, surroundings: &Surroundings) -> Volume {
     Volume { source: absolute(&spec.source, surroundings), target: spec.target, read_only: spec.read_only }
 }
 
-fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surroundings) -> Vec<OsString> {
+/// What runs unless an image has something to say.
+fn command(
+    mut words: Vec<OsString>,
+    image: &ImageUse,
+    rootfs: &RootFs,
+    surroundings: &Surroundings,
+) -> Vec<OsString> {
     if words.first().is_some_and(|word| word == "--") {
         words.remove(0);
     }
+    words.splice(0..0, image.entrypoint.clone().filter(|entrypoint| !entrypoint.is_empty()));
     if !words.is_empty() {
         return words;
     }
@@ -489,7 +508,7 @@ fn environment(
     hostname: &str,
     identity: &Identity,
     terminal: Terminal,
-    asked: Vec<EnvSpec>,
+    asked: Vec<(OsString, OsString)>,
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
     let mut env = match rootfs {
@@ -508,18 +527,22 @@ fn environment(
     }
     set(&mut env, "HOSTNAME".into(), hostname.into());
     set(&mut env, "container".into(), "rnet".into());
-    for spec in asked {
-        match spec {
-            EnvSpec::Set(name, value) => set(&mut env, name, value),
-            EnvSpec::FromCaller(name) => {
-                if let Some(value) = variable(surroundings, &name) {
-                    let value = value.to_owned();
-                    set(&mut env, name, value);
-                }
-            }
-        }
+    for (name, value) in asked {
+        set(&mut env, name, value);
     }
     env
+}
+
+/// `--env` with the values of the caller's variables; those that the caller does not have are left out.
+fn asked_for(specs: Vec<EnvSpec>, surroundings: &Surroundings) -> Vec<(OsString, OsString)> {
+    let settled = specs.into_iter().filter_map(|spec| match spec {
+        EnvSpec::Set(name, value) => Some((name, value)),
+        EnvSpec::FromCaller(name) => {
+            let value = variable(surroundings, &name)?.to_owned();
+            Some((name, value))
+        }
+    });
+    settled.collect()
 }
 
 fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {

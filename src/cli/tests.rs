@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{
-    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, Overlay, RootFs, Target, Transport,
+    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, Overlay, Privileges, RootFs, Target,
+    Transport,
 };
 
 #[test]
@@ -314,13 +315,18 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
         ("--env-file=x", "--env NAME=VALUE"),
         ("--group-add 5", "/etc/group"),
         ("--blkio-weight 500", "--io-weight"),
-        ("--privileged", "capabilities"),
     ] {
         let text = refusal(&format!("run {words} ./rootfs true"));
         assert!(text.contains(word) && !text.contains("-- -"), "{words}: {text}");
         assert!(!text.contains("similar"), "{words}: {text}");
     }
     assert!(refusal("run --publsh 80:80 / true").contains("'--publish'"));
+}
+
+#[test]
+fn containers_are_confined_unless_told_otherwise() {
+    assert_eq!(container("run / true").privileges, Privileges::default());
+    assert_eq!(container("run --privileged / true").privileges, Privileges::unconfined());
 }
 
 #[test]

@@ -19,6 +19,7 @@ use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchown, set
 use super::channel::Channel;
 use super::identity::{self, Ids};
 use super::plan::Step;
+use super::restrict::Restriction;
 use super::userns::{forbidden, is_denied};
 use super::{Connection, Launch, init, run};
 use crate::config::{Container, Terminal};
@@ -32,6 +33,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(super) struct Parts<'a> {
     pub(super) ids: &'a Ids,
     pub(super) steps: &'a [Step],
+    pub(super) restriction: &'a Restriction,
     /// The signal mask that the caller of rnet had.
     pub(super) mask: &'a SigSet,
     /// Processes that the command's user may have, where no cgroup limits them.
@@ -50,7 +52,7 @@ pub(super) fn main(channel: Channel, launch: &Launch<'_>, parts: &Parts<'_>) -> 
     }
     let command =
         process::spawn(CloneFlags::empty(), channel, |channel| become_command(&channel, &container, parts));
-    command.map_or(exit::RNET_FAILED, |command| init::main(&command))
+    command.map_or(exit::RNET_FAILED, |command| init::main(&command, parts.restriction))
 }
 
 fn fail(channel: &Channel, error: &Error) -> u8 {
@@ -149,12 +151,13 @@ fn set_host_name(name: &str) -> Result<()> {
 /// Returns only if the command cannot be executed.
 fn become_command(channel: &Channel, container: &Container, parts: &Parts<'_>) -> u8 {
     // The Rust runtime ignores SIGPIPE, and launch resets SIGCHLD; the rest is as rnet inherited it.
-    let restored = signal::set_default(Signal::SIGPIPE)
+    let prepared = signal::set_default(Signal::SIGPIPE)
         .and_then(|()| parts.mask.thread_set_mask())
         .and_then(|()| process::close_on_exec())
         .context("cannot restore signals of", "command")
-        .and_then(|()| parts.processes.map_or(Ok(()), limit_processes));
-    let error = match restored {
+        .and_then(|()| parts.processes.map_or(Ok(()), limit_processes))
+        .and_then(|()| parts.restriction.apply());
+    let error = match prepared {
         Ok(()) => execute(container),
         Err(error) => error,
     };

@@ -204,11 +204,9 @@ pub fn join(namespaces: &Namespaces, spec: &LinkSpec, network: &Network) -> Resu
     link
 }
 
-/// Starts a socket factory in `namespaces`. No thread may have been started before.
+/// Starts a socket factory in `namespaces`, which does not stand yet. No thread may have been started before.
 pub fn socket_factory(namespaces: &Namespaces) -> Result<Factory> {
-    let (_, factory) = factory::start(|| namespaces.enter())?;
-    factory.await_ready()?;
-    Ok(factory)
+    factory::start(|| namespaces.enter()).map(|(_, factory)| factory)
 }
 
 /// Has a short-lived child `look` at what is in `namespaces`; its error. No thread may have been started before.

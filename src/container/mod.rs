@@ -2,8 +2,9 @@
 //!
 //! [`launch`] looks at the host, plans the root filesystem as a list of steps (`plan`, pure), forks the
 //! container's first process into new namespaces and lets it perform them (`run`); what it reports comes over
-//! a socket pair. [`Running`] then starts the command, passes signals on and knows its exit status. However
-//! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
+//! a socket pair. [`Running`] then starts the command, which has only what `restrict` leaves it, passes signals on and
+//! knows its exit status. However rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID
+//! namespace).
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in
 //! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
@@ -12,6 +13,7 @@
 //! Unless more is asked for ([`config::Identity`]) one id is mapped: the caller is root inside, and everyone else nobody.
 //! Linux 5.12 is needed.
 
+mod calls;
 mod cgroup;
 mod channel;
 mod child;
@@ -25,6 +27,8 @@ mod idmap;
 mod init;
 mod join;
 mod plan;
+mod profile;
+mod restrict;
 mod run;
 mod storage;
 mod supervise;
@@ -152,13 +156,14 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         (survey.console, terminal) = (None, None);
     }
     let steps = plan::plan(launch.container, launch.etc, &survey);
+    let restriction = restrict::prepare(&launch.container.privileges)?;
     let (signals, mask) = take_signals()?;
     if let Some(storage) = storage.as_mut().filter(|_| ids.has_others()) {
         storage.expect_foreign_files()?;
     }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
     let processes = launch.container.allowance.processes.filter(|_| cgroup.is_none());
-    let parts = Parts { ids: &ids, steps: &steps, mask: &mask, processes };
+    let parts = Parts { ids: &ids, steps: &steps, restriction: &restriction, mask: &mask, processes };
     let first = |channel| child::main(channel, launch, &parts);
     let spawn = || match launch.network {
         Connection::Linked { .. } | Connection::Alone => {
@@ -254,7 +259,6 @@ fn survey(launch: &Launch<'_>, ids: &Ids, storage: Option<&Storage>) -> Result<S
         },
         cgroup: false,
         tty_group: ids.has_tty_group(),
-        privileged: userns::caller_is_root(),
         hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,

@@ -105,6 +105,7 @@ impl<N: FnMut(String)> Interpreter<N> {
                 umount2(path, MntFlags::MNT_DETACH).context("cannot unmount", path.display())
             }
             Step::LeaveHost => self.leave_host(),
+            Step::Reach(path) => mount_point(path, Kind::Directory).map(drop),
             Step::WorkDir { path, optional } => match chdir(path) {
                 Err(_) if *optional => Ok(()),
                 done => done.context("cannot enter working directory", path.display()).map_err(|error| {

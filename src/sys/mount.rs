@@ -107,6 +107,16 @@ pub(crate) fn user_xattr(file: impl AsFd, name: &CStr) -> Option<Vec<u8>> {
     Some(value)
 }
 
+/// Gives `file` the extended attribute `name`, such as `user.mime_type`. The filesystem may not take it
+/// ([`io::ErrorKind::Unsupported`]).
+pub(crate) fn set_attribute(file: impl AsFd, name: &str, value: &[u8]) -> io::Result<()> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is borrowed for the call, the name NUL-terminated, the value as long as said.
+    let done = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL.into())
 }

@@ -33,6 +33,7 @@ over_any_link![
     a_closed_namespace_names_its_owner,
     a_random_port_is_printed,
     ports_come_and_go,
+    ports_that_are_added_are_spliced,
     a_conflict_leaves_all_as_it_was,
     every_worker_serves_what_is_added,
     established_connections_outlive_their_port,
@@ -277,6 +278,14 @@ fn ports_come_and_go(host: &Host) {
     assert_eq!(port(host, "ls", &pid, &[]), "");
     let missing = host.start_rnet(&["port", "rm", &pid, "8081:80"]).wait();
     assert!(missing.code() == 125 && missing.stderr.contains("not published"), "{missing}");
+}
+
+fn ports_that_are_added_are_spliced(host: &Host) {
+    let (mut guest, pid) = serving(host);
+    let _rnet = attach(host, &[&pid]);
+    port(host, "add", &pid, &["8080:80"]);
+    host.dial((Ipv4Addr::LOCALHOST, 8080)).expect("published");
+    guest.wait_for_output("client 10.0.2.100\n");
 }
 
 fn a_conflict_leaves_all_as_it_was(host: &Host) {

@@ -11,9 +11,10 @@ use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
     Alias, Allowance, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute,
-    HostAccess, HostInterface, HostNetwork, Identity, IfName, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind,
-    LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound,
-    Pasta, PastaGuest, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
+    HostAccess, HostInterface, HostNetwork, Identity, IfName, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
+    LinkKind, LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode,
+    Outbound, Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal,
+    Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -70,6 +71,7 @@ pub(super) fn settle(
             network,
             link,
             container: container(options.operands, surroundings),
+            image: ImageUse::default(),
             name: None,
             life: Life::default(),
             log,
@@ -416,6 +418,7 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        privileges: Privileges::unconfined(),
         terminal: Terminal::Inherited,
         identity: Identity::default(),
         allowance: Allowance::default(),
