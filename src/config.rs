@@ -12,6 +12,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 mod allowance;
 mod attach;
+mod containers;
 mod identity;
 mod image;
 mod life;
@@ -26,6 +27,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{ImageUse, Platform};
 pub use life::Life;
@@ -426,9 +428,9 @@ pub enum Splicing {
 /// Everything the gateway needs to know of its network.
 #[derive(Clone, Debug)]
 pub struct Network {
-    /// IPv4 addresses.
-    pub ipv4: Ipv4Plan,
-    /// IPv6 addresses; `None` with `--no-ipv6`.
+    /// IPv4 addresses; `None` is a network without that family, in which nobody speaks ARP or DHCP.
+    pub ipv4: Option<Ipv4Plan>,
+    /// IPv6 addresses; `None` is a network without that family. One of the two at least is there.
     pub ipv6: Option<Ipv6Plan>,
     /// Largest IP packet on the link, in bytes (576 to 65520; 1280 at least with IPv6).
     pub mtu: u16,
@@ -473,8 +475,10 @@ impl Network {
 
     /// A network in which nothing of the host is open, nothing is published, and the gateways' addresses stand for the
     /// host's loopback.
-    pub fn new(ipv4: Ipv4Plan, ipv6: Option<Ipv6Plan>) -> Self {
-        let loopback = Alias { guest: ipv4.gateway.into(), host: Ipv4Addr::LOCALHOST.into() };
+    pub fn new(ipv4: impl Into<Option<Ipv4Plan>>, ipv6: impl Into<Option<Ipv6Plan>>) -> Self {
+        let (ipv4, ipv6) = (ipv4.into(), ipv6.into());
+        let loopback =
+            ipv4.map(|plan| Alias { guest: plan.gateway.into(), host: Ipv4Addr::LOCALHOST.into() });
         let loopback6 =
             ipv6.map(|plan| Alias { guest: plan.gateway.into(), host: Ipv6Addr::LOCALHOST.into() });
         Self {
@@ -485,7 +489,7 @@ impl Network {
             publish: Vec::new(),
             splice: Splicing::default(),
             publishes_later: false,
-            aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
+            aliases: [loopback, loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
             automatic: Automatic::default(),
             host_access: HostAccess::default(),
@@ -502,8 +506,28 @@ impl Network {
 
     /// The DNS forwarder's addresses.
     pub fn dns_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.ipv4.and_then(|plan| plan.dns);
         let v6 = self.ipv6.and_then(|plan| plan.dns);
-        self.ipv4.dns.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
+        v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
+    }
+
+    /// The gateway's address, that of IPv4 if there is one.
+    pub fn gateway(&self) -> IpAddr {
+        self.of_first_family(|plan| plan.gateway, |plan| plan.gateway)
+    }
+
+    /// The guest's address, that of IPv4 if there is one.
+    pub fn guest(&self) -> IpAddr {
+        self.of_first_family(|plan| plan.guest, |plan| plan.guest)
+    }
+
+    fn of_first_family(
+        &self,
+        v4: impl Fn(&Ipv4Plan) -> Ipv4Addr,
+        v6: impl Fn(&Ipv6Plan) -> Ipv6Addr,
+    ) -> IpAddr {
+        let v6 = || self.ipv6.as_ref().map_or(Ipv6Addr::UNSPECIFIED, v6).into();
+        self.ipv4.as_ref().map_or_else(v6, |plan| v4(plan).into())
     }
 
     /// Whether sockets are needed that are made inside the guest's network namespace.

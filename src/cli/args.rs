@@ -10,6 +10,7 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::allowance::AllowanceArgs;
 use super::confinement::ConfinementArgs;
+use super::containers::ContainersArgs;
 use super::identity::IdentityArgs;
 use super::image::ImageArgs;
 use super::life::LifeArgs;
@@ -67,6 +68,8 @@ pub(super) enum CommandArgs {
     /// Be a CNI plugin: the call is in the environment and on standard input. The same by the name rnet-cni.
     #[command(after_help = CNI_NOTES)]
     Cni,
+    #[command(flatten)]
+    Containers(ContainersArgs),
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -365,7 +368,13 @@ pub(super) struct NetworkArgs {
     pub(super) mtu: u16,
 
     /// The guest's IPv4 network [default: 10.0.2.0/24, or a free one if the host uses that].
-    #[arg(long, value_name = "NETWORK", value_parser = values::cidr, help_heading = NETWORK)]
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        value_parser = values::cidr,
+        conflicts_with = "no_ipv4",
+        help_heading = NETWORK
+    )]
     pub(super) cidr: Option<Ipv4Plan>,
 
     /// The guest's IPv6 network [default: fd00::/64, or a free one if the host uses that].
@@ -377,6 +386,10 @@ pub(super) struct NetworkArgs {
         help_heading = NETWORK
     )]
     pub(super) cidr6: Option<Ipv6Plan>,
+
+    /// IPv6 only.
+    #[arg(long, conflicts_with = "no_ipv6", help_heading = NETWORK)]
+    pub(super) no_ipv4: bool,
 
     /// IPv4 only.
     #[arg(long, help_heading = NETWORK)]

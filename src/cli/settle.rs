@@ -42,7 +42,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     splice(&mut network, args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
-    let life = life::settle(&args.life, surroundings);
+    let (name, life) = life::settle(args.life, args.terminal.interactive, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
@@ -70,7 +70,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         allowance: allowance::settle(args.allowance)?,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
-    request.config.name = args.life.name;
+    request.config.name = name;
     request.config.life = life;
     request.config.mode = args.mode.net;
     request.config.image = image;
@@ -267,7 +267,7 @@ fn network(
         ));
     }
     let host = &surroundings.host_subnets;
-    let ipv4 = ipv4_plan(args.cidr, host, notes)?;
+    let ipv4 = if args.no_ipv4 { None } else { Some(ipv4_plan(args.cidr, host, notes)?) };
     let ipv6 = if args.no_ipv6 { None } else { Some(ipv6_plan(args.cidr6, host, notes)?) };
     Ok(Network { mtu: args.mtu, ..Network::new(ipv4, ipv6) })
 }
