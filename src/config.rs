@@ -36,7 +36,7 @@ pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
-pub use privileges::{Capabilities, Privileges, Seccomp};
+pub use privileges::{Capabilities, Privileges, Seccomp, SelinuxLabel};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.

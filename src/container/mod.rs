@@ -26,6 +26,7 @@ mod identity;
 mod idmap;
 mod init;
 mod join;
+mod label;
 mod plan;
 mod profile;
 mod restrict;
