@@ -35,7 +35,8 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
     match command {
         Command::Run(request) => {
             // Before anything is said or opened: it starts rnet anew.
-            container::enter_scope(&request.config.container.allowance)?;
+            container::enter_scope(&request.config.container.allowance)
+                .inspect_err(|_| log::init(request.config.log))?;
             run::run(&prepare(request.config.log, request), seed)
         }
         Command::Attach(request) => {

@@ -32,6 +32,8 @@ pub(super) struct Facts {
     delegated: bool,
     /// Controllers that it can give to those below.
     controllers: BTreeSet<String>,
+    /// Controllers that cgroup v1 has taken.
+    legacy: BTreeSet<String>,
     /// A systemd of this user can be asked for a scope.
     manager: bool,
     /// It made ours.
@@ -49,7 +51,8 @@ pub(super) enum Place {
 
 impl Facts {
     pub(super) fn gather() -> Self {
-        let own = own_cgroup();
+        let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = own_cgroup(&cgroup);
         let at = own.as_deref().unwrap_or(Path::new("/nonexistent"));
         let can_write = |file: &str| access(&at.join(file), AccessFlags::W_OK).is_ok();
         let controllers = fs::read_to_string(at.join("cgroup.controllers")).unwrap_or_default();
@@ -57,6 +60,7 @@ impl Facts {
             writable: ["", "cgroup.procs", "cgroup.subtree_control"].into_iter().all(can_write),
             delegated: File::open(at).is_ok_and(|file| user_xattr(file, DELEGATED).as_deref() == Some(b"1")),
             controllers: controllers.split_whitespace().map(str::to_owned).collect(),
+            legacy: legacy(&cgroup),
             manager: manager_answers(),
             in_scope: env::var_os(IN_SCOPE).is_some(),
             own,
@@ -72,6 +76,7 @@ impl Facts {
             Some(own) if self.writable && missing.is_empty() && (self.ours_to_use() || !self.manager) => {
                 Ok(Place::Here(own.clone()))
             }
+            _ if missing.iter().any(|name| self.legacy.contains(*name)) => Err(no_cgroup2()),
             _ if self.manager && !self.in_scope => Ok(Place::Scope),
             Some(_) if self.writable => Err(not_delegated(&missing)),
             Some(_) => Err(nothing_delegated()),
@@ -107,7 +112,7 @@ fn nothing_delegated() -> Error {
 }
 
 fn no_cgroup2() -> Error {
-    failed("this host has no cgroup v2")
+    failed("this host has no cgroup v2, or leaves the controllers to v1")
         .hint("boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 on /sys/fs/cgroup")
 }
 
@@ -143,11 +148,20 @@ fn manager_answers() -> bool {
         && env::split_paths(&path).any(|directory| directory.join(SYSTEMD_RUN).is_file())
 }
 
+/// Controllers of version 1, by the text of a process's cgroup.
+fn legacy(cgroup: &str) -> BTreeSet<String> {
+    let controllers = cgroup.lines().filter_map(|line| line.split(':').nth(1));
+    controllers
+        .flat_map(|names| names.split(','))
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
 /// The directory of this process's cgroup, in whose place that of an rnet's leaf stands for the one above.
-fn own_cgroup() -> Option<PathBuf> {
-    let cgroup = fs::read_to_string("/proc/self/cgroup").ok()?;
+fn own_cgroup(cgroup: &str) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let own = directory(&cgroup, &mounts)?;
+    let own = directory(cgroup, &mounts)?;
     Some(if own.file_name().is_some_and(|name| name == LEAF) { own.parent()?.to_owned() } else { own })
 }
 
@@ -217,6 +231,9 @@ mod tests {
         let some = Facts { writable: true, manager: true, in_scope: true, ..facts("cpu memory") };
         assert!(remedy(&some).contains("controllers io are not") && remedy(&some).contains("delegate.conf"));
         assert!(remedy(&facts("cpu io memory")).contains("enable-linger"));
-        assert!(remedy(&Facts::default()).contains("unified_cgroup_hierarchy"));
+        let hybrid = Facts { legacy: legacy("4:cpu,memory:/m\n1:name=systemd:/\n0::/u\n"), ..some };
+        for old in [Facts { controllers: BTreeSet::new(), ..hybrid }, Facts::default()] {
+            assert!(remedy(&old).contains("unified_cgroup_hierarchy"));
+        }
     }
 }
