@@ -29,7 +29,7 @@ pub use attach::{
 };
 pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
-pub use image::{ImageUse, Platform};
+pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use life::Life;
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;

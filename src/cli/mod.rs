@@ -33,7 +33,7 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, ContainersCall, HookCall, LogLevel, Publish, Slirp4netns};
+use crate::config::{Attach, CacheCall, Config, ContainersCall, HookCall, LogLevel, Publish, Slirp4netns};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -68,6 +68,8 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
+    /// `rnet image`: show or free what has been unpacked.
+    Image(CacheCall),
     /// `rnet ps`, `rnet stop` and the like: something about containers that are on record.
     Containers(ContainersCall),
     /// `rnet oci-hook`: what an OCI runtime asks for.
@@ -217,6 +219,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Flows { network, json } => {
             Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
         }
+        CommandArgs::Image { verb } => Ok(Command::Image(image::call(verb, surroundings))),
         CommandArgs::Containers(call) => Ok(Command::Containers(containers::settle(call))),
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
