@@ -39,7 +39,9 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut network = network(&args.network, surroundings, &mut notes)?;
     super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    splice(&mut network, args.no_splice);
+    network.splice = splicing(args.no_splice);
+    // A network that nobody has named hardly gets further ports, and starts quicker.
+    network.publishes_later = args.life.name.is_some();
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let life = life::settle(&args.life, surroundings);
@@ -82,7 +84,8 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let target = target(&args)?;
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    splice(&mut network, args.no_splice);
+    network.splice = splicing(args.no_splice);
+    network.publishes_later = true;
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -105,10 +108,8 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     Ok(Request { config: Box::new(config), notes })
 }
 
-/// Ports can be added as long as the network runs, and theirs are spliced too.
-fn splice(network: &mut Network, off: bool) {
-    network.splice = if off { Splicing::Off } else { Splicing::ToAddress };
-    network.publishes_later = true;
+fn splicing(off: bool) -> Splicing {
+    if off { Splicing::Off } else { Splicing::ToAddress }
 }
 
 /// Settles options that come by name.
