@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod containers;
 mod identity;
 mod image;
 mod life;
@@ -24,15 +25,16 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
-pub use image::{ImageUse, Platform};
+pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use life::Life;
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
-pub use privileges::{Capabilities, Privileges, Seccomp};
+pub use privileges::{Capabilities, Privileges, Seccomp, SelinuxLabel};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.

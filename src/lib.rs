@@ -7,6 +7,7 @@
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`image`]: archives as root filesystems: understood, unpacked into a cache, and used from there.
 //! - [`oci_hook`], [`cni`]: the calls of container runtimes, carried out through [`attach`] and [`control`].
+//! - [`containers`]: commands about containers that are on record.
 //! - [`state`]: what is known of containers, as a record of each.
 //! - [`control`], [`port`], [`pesto`]: how other programs speak to a running network, and the commands that do.
 //! - [`io`]: the shell around the core: links, host sockets and the worker's event loop.
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod cni;
 pub mod config;
 pub mod container;
+pub mod containers;
 pub mod control;
 mod disk;
 pub mod error;

@@ -9,8 +9,9 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValu
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
 use super::confinement::ConfinementArgs;
+use super::containers::ContainersArgs;
 use super::identity::IdentityArgs;
-use super::image::ImageArgs;
+use super::image::{ImageArgs, ImageVerb};
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
@@ -53,6 +54,12 @@ pub(super) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
+    /// List and remove archives and images that have been unpacked.
+    #[command(after_help = IMAGE_EXAMPLES)]
+    Image {
+        #[command(subcommand)]
+        verb: ImageVerb,
+    },
     /// Give an OCI runtime's container a network; called by the runtime.
     #[command(after_help = OCI_HOOK_NOTES)]
     OciHook {
@@ -66,6 +73,8 @@ pub(super) enum CommandArgs {
     /// Be a CNI plugin: the call is in the environment and on standard input. The same by the name rnet-cni.
     #[command(after_help = CNI_NOTES)]
     Cni,
+    #[command(flatten)]
+    Containers(ContainersArgs),
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -125,6 +134,15 @@ Examples:
   rnet run --name box ./rootfs httpd -f &  rnet port add box 8080:80
   rnet port ls box
   rnet port rm box 8080:80";
+
+const IMAGE_EXAMPLES: &str = "\
+`rnet run` unpacks an archive or image into ~/.cache/rnet/images once. What is removed here is unpacked again when it is
+needed; what a container uses stays.
+
+Examples:
+  rnet image ls
+  rnet image rm ./alpine.tar
+  rnet image prune --unused-for 30";
 
 const ATTACH_EXAMPLES: &str = "\
 It ends with the process, when the path is removed, when the exit descriptor is closed, or by SIGTERM; its

@@ -6,14 +6,8 @@
 type Absent = (&'static [&'static str], &'static str);
 
 const ABSENT: &[Absent] = &[
-    (
-        &["-d", "--detach"],
-        "rnet stays in the foreground and ends with the command; put it there with & or systemd-run",
-    ),
-    (
-        &["--cidfile", "-l", "--label"],
-        "a container leaves nothing behind; --name is what `rnet port` calls it",
-    ),
+    (&["--cidfile"], "rnet run --detach prints the id; give the container a --name"),
+    (&["-l", "--label"], "there are no labels; tell containers apart by --name"),
     (&["--env-file"], "give each variable with --env NAME=VALUE"),
     (
         &["--pull"],
@@ -47,10 +41,11 @@ const ABSENT: &[Absent] = &[
         "the command has null, zero, full, random, urandom and tty; bind another with --volume /dev/NAME:/dev/NAME",
     ),
     (
-        &["--restart", "--stop-signal", "--stop-timeout", "-a", "--attach", "--sig-proxy"],
-        "rnet ends with the command, and passes signals and streams on; restarting is for systemd or a shell loop",
+        &["-a", "--attach", "--sig-proxy"],
+        "in the foreground rnet passes all signals and streams on; in the background (--detach) `rnet logs` has the output",
     ),
-    (&["--log-driver", "--log-opt"], "the command's output is rnet's own; redirect it"),
+    (&["--restart"], "rnet ends with the command; restarting is for systemd or a shell loop"),
+    (&["--log-driver", "--log-opt"], "output is kept with --detach only, as much of it as --log-max says"),
 ];
 
 /// What to say to whoever gives `option` of docker, written as on its command line without a value.

@@ -6,6 +6,7 @@
 
 mod args;
 mod confinement;
+mod containers;
 mod docker;
 mod getopt;
 mod identity;
@@ -31,7 +32,7 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, HookCall, LogLevel, Publish, Slirp4netns};
+use crate::config::{Attach, CacheCall, Config, ContainersCall, HookCall, LogLevel, Publish, Slirp4netns};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -66,6 +67,10 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
+    /// `rnet image`: show or free what has been unpacked.
+    Image(CacheCall),
+    /// `rnet ps`, `rnet stop` and the like: something about containers that are on record.
+    Containers(ContainersCall),
     /// `rnet oci-hook`: what an OCI runtime asks for.
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
@@ -213,6 +218,8 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Flows { network, json } => {
             Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
         }
+        CommandArgs::Image { verb } => Ok(Command::Image(image::call(verb, surroundings))),
+        CommandArgs::Containers(call) => Ok(Command::Containers(containers::settle(call))),
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }

@@ -44,7 +44,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     network.publishes_later = args.life.name.is_some();
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
-    let life = life::settle(&args.life, surroundings);
+    let (name, life) = life::settle(args.life, args.terminal.interactive, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
@@ -71,7 +71,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         identity,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
-    request.config.name = args.life.name;
+    request.config.name = name;
     request.config.life = life;
     request.config.mode = args.mode.net;
     request.config.image = image;
@@ -442,7 +442,7 @@ fn overlay_root(overlay: Overlay) -> Result<RootFs, String> {
 
 /// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
 /// means behind a symbolic link.
-fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
+pub(super) fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
     let path = surroundings.cwd.join(path);
     let path: PathBuf = path.components().collect();
     // The root has no parent, so `/..` is `/` whatever the file system holds.

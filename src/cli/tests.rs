@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{
-    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, Overlay, Privileges, RootFs, Target,
-    Transport,
+    Container, ContainersCall, HookStage, IfName, LinkKind, ListShape, LogFormat, MacAddr, Network, Overlay,
+    Privileges, RootFs, Target, Transport,
 };
 
 #[test]
@@ -313,8 +313,8 @@ fn port_asks_about_the_same_ports_as_publish() {
 #[test]
 fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
     for (words, word) in [
-        ("-d", "foreground"),
-        ("-dit", "foreground"),
+        ("-a stdout", "rnet logs"),
+        ("-dl x=y", "--name"),
         ("--cidfile x", "--name"),
         ("--env-file=x", "--env NAME=VALUE"),
         ("--group-add 5", "/etc/group"),
@@ -331,6 +331,45 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
 fn containers_are_confined_unless_told_otherwise() {
     assert_eq!(container("run / true").privileges, Privileges::default());
     assert_eq!(container("run --privileged / true").privileges, Privileges::unconfined());
+}
+
+#[test]
+fn what_is_kept_of_a_container_follows_from_its_name_and_place() {
+    for (options, name, removed) in [
+        ("", None, true),
+        ("--name box", Some("box"), false),
+        ("--name box --rm", Some("box"), true),
+        ("-d", Some("b0b1b2b3b4b5"), false),
+        ("-d --rm", Some("b0b1b2b3b4b5"), true),
+        ("-dit --name box", Some("box"), false),
+    ] {
+        let config = config(&format!("run {options} ./rootfs true"));
+        assert_eq!((config.name.as_deref(), config.life.remove), (name, removed), "{options}");
+        assert_eq!((config.life.id.len(), &config.container.hostname[..]), (64, "b0b1b2b3b4b5"));
+    }
+    let life = config("run -di --stop-signal INT --stop-timeout 3 --pid-file p --log-max 1m / true").life;
+    assert!(life.keeps_stdin && life.detach);
+    assert_eq!((life.stop_signal, life.stop_timeout.as_secs(), life.max_log_bytes), (2, 3, 1 << 20));
+    assert_eq!(life.pid_file, Some("/home/me/p".into()));
+    assert!(refusal("run --stop-signal NO / true").contains("'NO' is no signal"));
+}
+
+#[test]
+fn containers_are_called_by_name_or_id() {
+    let call = |words: &str| match parse_words(words, &surroundings()) {
+        Ok(Command::Containers(call)) => call,
+        other => panic!("{words}: {other:?}"),
+    };
+    let names = vec!["box".to_owned(), "0f".repeat(32)];
+    let words = format!("box {}", names[1]);
+    assert_eq!(call(&format!("wait {words}")), ContainersCall::Wait { names: names.clone() });
+    let patience = Some(std::time::Duration::from_secs(3));
+    assert_eq!(call(&format!("stop -t 3 {words}")), ContainersCall::Stop { names, patience });
+    assert_eq!(call("ps -aq"), ContainersCall::List { all: true, shape: ListShape::Ids });
+    assert_eq!(call("kill -s hup a"), ContainersCall::Kill { names: vec!["a".to_owned()], signal: 1 });
+    for words in ["stop", "rm ../x", "logs a b", "kill -s 99 a", "ps --json -q"] {
+        assert!(refusal(words).starts_with("error: "), "{words}");
+    }
 }
 
 #[test]

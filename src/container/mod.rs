@@ -25,6 +25,7 @@ mod identity;
 mod idmap;
 mod init;
 mod join;
+mod label;
 mod plan;
 mod profile;
 mod restrict;

@@ -9,7 +9,7 @@ mod place;
 pub mod protocol;
 mod server;
 
-pub use client::{ask, ask_at};
+pub use client::{ask, ask_at, ask_within};
 pub use place::{Place, Socket, check, door, end, memos};
 pub(crate) use place::{RECORD, clear, directories, directory};
 pub use server::{Desk, serve, serve_at};

@@ -344,14 +344,14 @@ fn established_connections_outlive_their_port(host: &Host) {
 }
 
 fn run_can_be_asked_too(host: &Host) {
-    let mut guest = host.start_python(&["--name", "box"], SERVE, &["80"]);
+    let mut guest = host.start_python(&["--name", "box", "--rm"], SERVE, &["80"]);
     guest.wait_for_output("ready");
     port(host, "add", "box", &["8080:80"]);
     host.dial((HOST, 8080)).expect("published");
-    let again = host.start_python(&["--name", "box"], SERVE, &["80"]).wait();
+    let again = host.start_python(&["--name", "box", "--rm"], SERVE, &["80"]).wait();
     assert!(again.code() == 125 && again.stderr.contains("a running network has it"), "{again}");
     drop(guest);
-    let mut again = host.start_python(&["--name", "box"], SERVE, &["80"]);
+    let mut again = host.start_python(&["--name", "box", "--rm"], SERVE, &["80"]);
     again.wait_for_output("ready");
 }
 
