@@ -40,11 +40,11 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
     network.splice = splicing(args.no_splice);
-    // A network that nobody has named hardly gets further ports, and starts quicker.
-    network.publishes_later = args.life.name.is_some();
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let (name, life) = life::settle(args.life, args.terminal.interactive, surroundings);
+    // A network without a name hardly gets further ports, and starts quicker.
+    network.publishes_later = name.is_some();
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
