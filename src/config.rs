@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+mod allowance;
 mod attach;
 mod containers;
 mod identity;
@@ -21,6 +22,7 @@ mod pasta;
 mod privileges;
 mod slirp4netns;
 
+pub use allowance::{Allowance, Swap};
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
@@ -691,6 +693,8 @@ pub struct Container {
     pub privileges: Privileges,
     /// Its ids, and who the command is.
     pub identity: Identity,
+    /// How much of the machine it may use.
+    pub allowance: Allowance,
     /// Its standard streams.
     pub terminal: Terminal,
 }

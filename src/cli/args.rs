@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::allowance::AllowanceArgs;
 use super::confinement::ConfinementArgs;
 use super::containers::ContainersArgs;
 use super::identity::IdentityArgs;
@@ -244,6 +245,9 @@ pub(super) struct RunArgs {
 
     #[command(flatten)]
     pub(super) identity: IdentityArgs,
+
+    #[command(flatten)]
+    pub(super) allowance: AllowanceArgs,
 
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]

@@ -4,6 +4,7 @@
 //! then settled together with the [`Surroundings`] ([`settle`]). Nothing here looks at the system, so what
 //! depends on it (does a volume's source exist, is a port free) is left to those who use it.
 
+mod allowance;
 mod args;
 mod confinement;
 mod containers;

@@ -14,12 +14,12 @@ use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, identity, image, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, allowance, identity, image, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
-    LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode,
-    Outbound, Overlay, Privileges, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs,
-    Transport, Volume,
+    Allowance, Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life,
+    Lifecycle, LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network,
+    NetworkMode, Outbound, Overlay, Privileges, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts,
+    Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -69,6 +69,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         privileges: confinement::privileges(args.confinement, &identity.mapping, &surroundings.cwd),
         terminal,
         identity,
+        allowance: allowance::settle(args.allowance)?,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = name;
@@ -171,6 +172,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         privileges: Privileges::default(),
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
