@@ -39,10 +39,12 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut network = network(&args.network, surroundings, &mut notes)?;
     super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    splice(&mut network, args.no_splice);
+    network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let (name, life) = life::settle(args.life, args.terminal.interactive, surroundings);
+    // A network without a name hardly gets further ports, and starts quicker.
+    network.publishes_later = name.is_some();
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
@@ -83,7 +85,8 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let target = target(&args)?;
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    splice(&mut network, args.no_splice);
+    network.splice = splicing(args.no_splice);
+    network.publishes_later = true;
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -106,10 +109,8 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     Ok(Request { config: Box::new(config), notes })
 }
 
-/// Ports can be added as long as the network runs, and theirs are spliced too.
-fn splice(network: &mut Network, off: bool) {
-    network.splice = if off { Splicing::Off } else { Splicing::ToAddress };
-    network.publishes_later = true;
+fn splicing(off: bool) -> Splicing {
+    if off { Splicing::Off } else { Splicing::ToAddress }
 }
 
 /// Settles options that come by name.
