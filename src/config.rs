@@ -11,10 +11,12 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod advertised;
+mod allowance;
 mod attach;
 mod containers;
 mod identity;
 mod image;
+mod layers;
 mod life;
 mod limits;
 mod mode;
@@ -23,13 +25,15 @@ mod privileges;
 mod slirp4netns;
 
 pub use advertised::{Advertised, SearchList};
+pub use allowance::{Allowance, Swap};
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
 pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
-pub use image::{ImageUse, Platform};
+pub use image::{CacheCall, ImageUse, Platform, TreeName};
+pub use layers::{LayersCall, LayersVerb};
 pub use life::Life;
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
@@ -709,6 +713,8 @@ pub struct Container {
     pub privileges: Privileges,
     /// Its ids, and who the command is.
     pub identity: Identity,
+    /// How much of the machine it may use.
+    pub allowance: Allowance,
     /// Its standard streams.
     pub terminal: Terminal,
 }
