@@ -38,6 +38,7 @@ fn run(call: &Exec, container: &Container, foreground: Option<Foreground>) -> Re
         }),
         user: user.as_ref(),
         privileges: &record.rnet.privileges.granted(),
+        processes: record.host_config.pids_limit,
         terminal: call.terminal,
     })?;
     running.start()?;

@@ -35,6 +35,7 @@ pub mod exec;
 pub mod hello;
 pub mod image;
 pub mod io;
+pub mod layers;
 pub mod log;
 pub mod net;
 pub mod oci_hook;

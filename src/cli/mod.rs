@@ -4,6 +4,7 @@
 //! then settled together with the [`Surroundings`] ([`settle`]). Nothing here looks at the system, so what
 //! depends on it (does a volume's source exist, is a port free) is left to those who use it.
 
+mod allowance;
 mod args;
 mod confinement;
 mod containers;
@@ -12,6 +13,7 @@ mod exec;
 mod getopt;
 mod identity;
 mod image;
+mod layers;
 mod life;
 mod mounts;
 mod network;
@@ -34,7 +36,7 @@ use ipnet::IpNet;
 
 pub use self::options::{Options, named};
 use crate::config::{
-    Attach, CacheCall, Config, ContainersCall, Exec, HookCall, LogLevel, Publish, Slirp4netns,
+    Attach, CacheCall, Config, ContainersCall, Exec, HookCall, LayersCall, LogLevel, Publish, Slirp4netns,
 };
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
@@ -76,6 +78,8 @@ pub enum Command {
     Image(CacheCall),
     /// `rnet ps`, `rnet stop` and the like: something about containers that are on record.
     Containers(ContainersCall),
+    /// `rnet layer`: named layers.
+    Layers(LayersCall),
     /// `rnet oci-hook`: what an OCI runtime asks for.
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
@@ -229,6 +233,9 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         }
         CommandArgs::Image { verb } => Ok(Command::Image(image::call(verb, surroundings))),
         CommandArgs::Containers(call) => Ok(Command::Containers(containers::settle(call))),
+        CommandArgs::Layer { verb } => {
+            layers::settle(verb, surroundings).map(Command::Layers).map_err(|cause| mistake("layer", &cause))
+        }
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }

@@ -53,6 +53,8 @@ pub struct Entry<'a> {
     pub user: Option<&'a User>,
     /// What it is left with.
     pub privileges: &'a Privileges,
+    /// Processes that its user may have, where no cgroup limits them.
+    pub processes: Option<u64>,
     /// Its standard streams.
     pub terminal: config::Terminal,
 }
@@ -108,8 +110,9 @@ fn main(channel: Channel, entry: &Entry<'_>, restriction: &Restriction, mask: &S
     match prepare(&channel, entry) {
         Ok(Some(home)) => {
             let env = child::with_home(entry.env, home);
-            let program = Program { command: entry.command, env: &env, restriction };
-            child::become_command(&channel, &program, mask)
+            let program =
+                Program { command: entry.command, env: &env, restriction, processes: entry.processes, mask };
+            child::become_command(&channel, &program)
         }
         Ok(None) => exit::RNET_FAILED,
         Err(error) => child::fail(&channel, &error),

@@ -127,6 +127,8 @@ pub struct Config {
 pub struct HostConfig {
     /// Nothing of it is kept when it has ended.
     pub auto_remove: bool,
+    /// Processes that it may have at most, if they are limited.
+    pub pids_limit: Option<u64>,
     /// Writes to the root are refused.
     pub readonly_rootfs: bool,
     /// Whose network it is, as `--net` has it.
@@ -221,6 +223,7 @@ impl Record {
             },
             host_config: HostConfig {
                 auto_remove: config.life.remove,
+                pids_limit: container.allowance.processes,
                 readonly_rootfs: container.read_only,
                 network_mode: config.mode.to_string(),
             },
