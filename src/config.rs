@@ -28,7 +28,7 @@ pub use attach::{
 pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{ImageUse, Platform};
-pub use life::Life;
+pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
