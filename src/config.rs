@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+mod allowance;
 mod attach;
 mod containers;
 mod identity;
@@ -21,20 +22,21 @@ mod pasta;
 mod privileges;
 mod slirp4netns;
 
+pub use allowance::{Allowance, Swap};
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
 pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
-pub use image::{ImageUse, Platform};
+pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
-pub use privileges::{Capabilities, Privileges, Seccomp};
+pub use privileges::{Capabilities, Privileges, Seccomp, SelinuxLabel};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -691,6 +693,8 @@ pub struct Container {
     pub privileges: Privileges,
     /// Its ids, and who the command is.
     pub identity: Identity,
+    /// How much of the machine it may use.
+    pub allowance: Allowance,
     /// Its standard streams.
     pub terminal: Terminal,
 }

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Capabilities, Container, EtcFiles, Identity, Ipv4Plan, Limit, LinkKind, LinkSpec, Network, Overlay,
-    Privileges, Resource, RootFs, Seccomp, Setup, Terminal, Tmpfs, Volume,
+    Allowance, Capabilities, Container, EtcFiles, Identity, Ipv4Plan, Limit, LinkKind, LinkSpec, Network,
+    Overlay, Privileges, Resource, RootFs, Seccomp, Setup, Terminal, Tmpfs, Volume,
 };
 use rnet::container::{Connection, Launch, launch};
 
@@ -51,6 +51,7 @@ const TESTS: &[(&str, Test)] = &[
     ("podmans_profile_holds_what_it_says", podmans_profile_holds_what_it_says),
     #[cfg(target_arch = "x86_64")]
     ("programs_of_32_bits_run_by_the_same_list", programs_of_32_bits_run_by_the_same_list),
+    ("labels_of_what_the_host_lacks_are_refused", labels_of_what_the_host_lacks_are_refused),
     ("limits_are_set_and_can_only_shrink", limits_are_set_and_can_only_shrink),
 ];
 
@@ -408,6 +409,16 @@ fn elf_of_32_bits(code: &[u8]) -> Vec<u8> {
     elf
 }
 
+fn labels_of_what_the_host_lacks_are_refused(rootfs: &Path) -> Outcome {
+    if Path::new("/sys/module/apparmor").exists() {
+        return Err("skipped: this host has AppArmor".into());
+    }
+    let out = run(&[&path(rootfs), "--apparmor", "docker-default", "--", "true"])?;
+    expect(&out, 125, "")?;
+    assert!(String::from_utf8_lossy(&out.stderr).contains("AppArmor is not enabled on this host"), "{out:?}");
+    Ok(())
+}
+
 fn limits_are_set_and_can_only_shrink(rootfs: &Path) -> Outcome {
     let rootfs = path(rootfs);
     for root in [rootfs.as_str(), "/"] {
@@ -604,6 +615,7 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         privileges,
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     };
     match supervise(&container) {
         Ok(status) => status.into(),
@@ -622,6 +634,7 @@ fn privilege<'a>(option: &str, values: &mut impl Iterator<Item = &'a String>, pr
         "--new-privileges" => privileges.no_new_privileges = false,
         "--unmask" => privileges.masks = false,
         "--seccomp" => privileges.seccomp = Seccomp::Profile(values.next().expect("a file").into()),
+        "--apparmor" => privileges.apparmor = values.next().cloned(),
         "--unfiltered" => privileges.seccomp = Seccomp::Unconfined,
         "--nofile" => privileges.limits.extend(values.next().map(|text| open_files(text))),
         "--cap-add" => privileges.capabilities = privileges.capabilities.with(capability()),

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::allowance::AllowanceArgs;
 use super::confinement::ConfinementArgs;
 use super::containers::ContainersArgs;
 use super::identity::IdentityArgs;
-use super::image::ImageArgs;
+use super::image::{ImageArgs, ImageVerb};
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
@@ -53,6 +54,12 @@ pub(super) enum CommandArgs {
         /// Print JSON, with counters.
         #[arg(long)]
         json: bool,
+    },
+    /// List and remove archives and images that have been unpacked.
+    #[command(after_help = IMAGE_EXAMPLES)]
+    Image {
+        #[command(subcommand)]
+        verb: ImageVerb,
     },
     /// Give an OCI runtime's container a network; called by the runtime.
     #[command(after_help = OCI_HOOK_NOTES)]
@@ -128,6 +135,15 @@ Examples:
   rnet run --name box ./rootfs httpd -f &  rnet port add box 8080:80
   rnet port ls box
   rnet port rm box 8080:80";
+
+const IMAGE_EXAMPLES: &str = "\
+`rnet run` unpacks an archive or image into ~/.cache/rnet/images once. What is removed here is unpacked again when it is
+needed; what a container uses stays.
+
+Examples:
+  rnet image ls
+  rnet image rm ./alpine.tar
+  rnet image prune --unused-for 30";
 
 const ATTACH_EXAMPLES: &str = "\
 It ends with the process, when the path is removed, when the exit descriptor is closed, or by SIGTERM; its
@@ -229,6 +245,9 @@ pub(super) struct RunArgs {
 
     #[command(flatten)]
     pub(super) identity: IdentityArgs,
+
+    #[command(flatten)]
+    pub(super) allowance: AllowanceArgs,
 
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::{Capabilities, Limit, Mapping, Privileges, Resource, Seccomp};
+use crate::config::{Capabilities, Limit, Mapping, Privileges, Resource, Seccomp, SelinuxLabel};
 
 const CONFINEMENT: &str = "Confinement";
 
@@ -28,7 +28,8 @@ pub(super) struct ConfinementArgs {
     seccomp: Option<PathBuf>,
 
     /// no-new-privileges[=true|false] [default: true with one user], unmask=ALL for all of /proc and /sys, or
-    /// seccomp=unconfined for all system calls, =FILE for those of a profile. Repeatable.
+    /// seccomp=unconfined for all system calls, =FILE for those of a profile, apparmor=PROFILE, label=type:TYPE
+    /// and other parts of an SELinux label. Repeatable.
     #[arg(long, value_name = "OPT", value_parser = security_opt, help_heading = CONFINEMENT)]
     security_opt: Vec<SecurityOpt>,
 
@@ -39,11 +40,16 @@ pub(super) struct ConfinementArgs {
 }
 
 /// `--security-opt`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum SecurityOpt {
     NoNewPrivileges(bool),
     Unmask,
     Seccomp(Seccomp),
+    /// `None` for what rnet itself has.
+    AppArmor(Option<String>),
+    /// What sets a part of the label.
+    Selinux(fn(&mut SelinuxLabel) -> &mut Option<String>, String),
+    SelinuxOff,
 }
 
 /// The defaults, and what the options change; of two limits of one resource the later.
@@ -63,6 +69,9 @@ pub(super) fn privileges(args: ConfinementArgs, mapping: &Mapping, cwd: &Path) -
             SecurityOpt::NoNewPrivileges(on) => privileges.no_new_privileges = on,
             SecurityOpt::Unmask => privileges.masks = false,
             SecurityOpt::Seccomp(seccomp) => privileges.seccomp = seccomp,
+            SecurityOpt::AppArmor(profile) => privileges.apparmor = profile,
+            SecurityOpt::Selinux(part, value) => *part(&mut privileges.selinux) = Some(value),
+            SecurityOpt::SelinuxOff => privileges.selinux = SelinuxLabel::default(),
         }
     }
     if let Some(path) = args.seccomp {
@@ -96,12 +105,37 @@ fn security_opt(text: &str) -> Result<SecurityOpt, String> {
         ("seccomp", Some(path)) if !path.is_empty() => {
             Ok(SecurityOpt::Seccomp(Seccomp::Profile(path.into())))
         }
-        ("apparmor" | "label", _) => {
-            Err("the command keeps the AppArmor or SELinux label that rnet has".to_owned())
+        ("apparmor", Some("unconfined")) => Ok(SecurityOpt::AppArmor(None)),
+        ("apparmor", Some(profile)) if is_label(profile) => {
+            Ok(SecurityOpt::AppArmor(Some(profile.to_owned())))
         }
-        _ => Err("expected no-new-privileges[=true|false], unmask=ALL, seccomp=unconfined or seccomp=FILE"
+        ("label", Some("disable")) => Ok(SecurityOpt::SelinuxOff),
+        ("label", Some(part)) => selinux(part),
+        _ => Err("expected no-new-privileges[=true|false], unmask=ALL, seccomp=unconfined or seccomp=FILE, \
+                  apparmor=PROFILE, or label=type:TYPE"
             .to_owned()),
     }
+}
+
+/// A part of an SELinux context, as `type:container_t`.
+fn selinux(text: &str) -> Result<SecurityOpt, String> {
+    let (name, value) = text.split_once(':').unwrap_or((text, ""));
+    let part: fn(&mut SelinuxLabel) -> &mut Option<String> = match name {
+        "user" => |label| &mut label.user,
+        "role" => |label| &mut label.role,
+        "type" => |label| &mut label.kind,
+        "level" => |label| &mut label.level,
+        _ => return Err("expected label=disable, or label= with user:, role:, type: or level:".to_owned()),
+    };
+    if !is_label(value) {
+        return Err(format!("'{value}' cannot be a part of an SELinux label"));
+    }
+    Ok(SecurityOpt::Selinux(part, value.to_owned()))
+}
+
+/// Whether the kernel could take `text` for a label: one word.
+fn is_label(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Parses `--ulimit`.
@@ -169,7 +203,14 @@ mod tests {
         let profile = Seccomp::Profile("/home/me/a.json".into());
         assert_eq!(settled("--security-opt seccomp=a.json").seccomp, profile);
         assert_eq!(settled("--seccomp /home/me/a.json").seccomp, profile);
-        assert!(refusal("--security-opt label=disable").contains("SELinux"));
+        assert_eq!(settled("--security-opt apparmor=mine").apparmor.as_deref(), Some("mine"));
+        assert_eq!(settled("--security-opt apparmor=mine --security-opt apparmor=unconfined").apparmor, None);
+        assert!(refusal("--security-opt apparmor=").contains("apparmor=PROFILE"));
+        let label = settled("--security-opt label=type:container_t --security-opt label:level:s0:c1").selinux;
+        let parts = (label.user, label.kind.as_deref(), label.level.as_deref());
+        assert_eq!(parts, (None, Some("container_t"), Some("s0:c1")));
+        assert_eq!(settled("--security-opt label=disable"), Privileges::default());
+        assert!(refusal("--security-opt label=filetype:x").contains("label=disable"));
         assert!(refusal("--security-opt unmask").contains("unmask=ALL"));
     }
 

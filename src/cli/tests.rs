@@ -318,7 +318,7 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
         ("--cidfile x", "--name"),
         ("--env-file=x", "--env NAME=VALUE"),
         ("--group-add 5", "/etc/group"),
-        ("-m 1g", "systemd-run"),
+        ("--blkio-weight 500", "--io-weight"),
     ] {
         let text = refusal(&format!("run {words} ./rootfs true"));
         assert!(text.contains(word) && !text.contains("-- -"), "{words}: {text}");

@@ -15,6 +15,10 @@ pub struct Privileges {
     pub masks: bool,
     /// Which system calls it has.
     pub seccomp: Seccomp,
+    /// The AppArmor profile that it gets; `None` leaves it rnet's.
+    pub apparmor: Option<String>,
+    /// What of its SELinux label differs from rnet's.
+    pub selinux: SelinuxLabel,
     /// Limits of its resources; the rest are those of rnet's caller.
     pub limits: Vec<Limit>,
 }
@@ -26,6 +30,8 @@ impl Default for Privileges {
             no_new_privileges: true,
             masks: true,
             seccomp: Seccomp::default(),
+            apparmor: None,
+            selinux: SelinuxLabel::default(),
             limits: Vec::new(),
         }
     }
@@ -41,6 +47,19 @@ pub enum Seccomp {
     Unconfined,
     /// Those that a profile in JSON leaves: docker's and podman's form, or `linux.seccomp` of OCI's.
     Profile(PathBuf),
+}
+
+/// Parts of an SELinux context that are chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SelinuxLabel {
+    /// The SELinux user.
+    pub user: Option<String>,
+    /// The role.
+    pub role: Option<String>,
+    /// The type, such as `container_t`.
+    pub kind: Option<String>,
+    /// The level, with its categories, such as `s0:c1,c2`.
+    pub level: Option<String>,
 }
 
 /// A set of capabilities, by their numbers.
@@ -118,7 +137,7 @@ impl Privileges {
             no_new_privileges: false,
             masks: false,
             seccomp: Seccomp::Unconfined,
-            limits: Vec::new(),
+            ..Self::default()
         }
     }
 }

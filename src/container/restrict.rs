@@ -1,4 +1,4 @@
-//! What a command is left with: capabilities, system calls, limits. Given up for good, by the process that becomes it.
+//! What a command is left with: capabilities, system calls, labels, limits. Given up for good, by the process that becomes it.
 //!
 //! [`prepare`] looks at the host, and [`Restriction::apply`] is the last thing before execve, in whichever process that
 //! is: a container's first one, or one that joins it later. It needs no file but those of /proc.
@@ -12,6 +12,7 @@ use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{self, setrlimit};
 use nix::sys::utsname::uname;
 
+use super::label::{self, Label};
 use super::{calls, profile};
 use crate::config::{Capabilities, Limit, Privileges, Resource, Seccomp};
 use crate::error::{Context, Error, Result};
@@ -25,6 +26,7 @@ pub(crate) struct Restriction {
     no_new_privileges: bool,
     capabilities: Capabilities,
     filter: Option<Program>,
+    labels: Vec<Label>,
 }
 
 /// Makes ready what `privileges` say. To be called where the host's files are, before any namespace is entered; what this
@@ -36,6 +38,7 @@ pub(crate) fn prepare(privileges: &Privileges) -> Result<Restriction> {
         no_new_privileges: privileges.no_new_privileges,
         capabilities: privileges.capabilities,
         filter,
+        labels: label::settle(privileges, Path::new("/"))?,
     })
 }
 
@@ -88,10 +91,12 @@ impl Restriction {
     /// `identity::become_user` leaves them; execve takes them from whoever is not root.
     pub(crate) fn apply(&self) -> Result<()> {
         self.limits.iter().try_for_each(limit)?;
+        // After no_new_privs many policies allow no transition.
+        self.labels.iter().try_for_each(Label::apply)?;
         self.give_up()
     }
 
-    /// [`Self::apply`] without limits: for what stays beside the command, such as its init.
+    /// [`Self::apply`] without limits and labels: for what stays beside the command, such as its init.
     pub(crate) fn give_up(&self) -> Result<()> {
         const CAPABILITIES: &str = "capabilities";
         if self.no_new_privileges {

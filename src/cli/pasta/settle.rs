@@ -10,10 +10,11 @@ use super::super::{Note, Request, Surroundings};
 use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
-    Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
-    HostInterface, HostNetwork, Identity, IfName, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind,
-    LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound,
-    Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
+    Alias, Allowance, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute,
+    HostAccess, HostInterface, HostNetwork, Identity, IfName, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
+    LinkKind, LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode,
+    Outbound, Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal,
+    Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -420,6 +421,7 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
         privileges: Privileges::unconfined(),
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     }
 }
 
