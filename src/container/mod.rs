@@ -65,6 +65,7 @@ pub use self::interlude::Interlude;
 pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
+pub(crate) use self::storage::remove_layer;
 use self::supervise::Action;
 use self::terminal::{Console, Key, Terminal};
 use crate::config;
