@@ -11,7 +11,9 @@ use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, cni, container, containers, hello, image, log, oci_hook, pasta, pesto, port, run};
+use rnet::{
+    attach, cni, container, containers, hello, image, layers, log, oci_hook, pasta, pesto, port, run,
+};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
@@ -51,6 +53,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Ask(question) => port::ask(&question),
         Command::Image(call) => image::keep(&call),
         Command::Containers(call) => containers::carry_out(&call),
+        Command::Layers(call) => layers::carry_out(&call),
         Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
         Command::Cni => cni::cni(surroundings, seed),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),

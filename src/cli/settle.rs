@@ -14,7 +14,7 @@ use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, allowance, identity, image, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, allowance, identity, image, layers, life, subnet};
 use crate::config::{
     Allowance, Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life,
     Lifecycle, LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network,
@@ -424,7 +424,7 @@ fn rootfs(
         return Ok(RootFs::Directory(path));
     }
     let lower = [path].into_iter().chain(lower.iter().map(|path| absolute(path, surroundings))).collect();
-    let kept = kept.map(|path| absolute(Path::new(&path), surroundings));
+    let kept = kept.map(|place| layers::place(&place, surroundings)).transpose()?;
     overlay_root(Overlay { lower, kept })
 }
 

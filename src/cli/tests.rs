@@ -82,7 +82,7 @@ fn overlays_are_made_of_directories() {
     };
     assert_eq!(container("run --overlay ./r true").rootfs, overlay(&["/home/me/r"], None));
     assert_eq!(container("run ./r:O true").rootfs, overlay(&["/home/me/r"], None));
-    assert_eq!(container("run --overlay=l /r true").rootfs, overlay(&["/r"], Some("/home/me/l")));
+    assert_eq!(container("run --overlay=./l /r true").rootfs, overlay(&["/r"], Some("/home/me/l")));
     assert_eq!(
         container("run --lower /b --lower c /a true").rootfs,
         overlay(&["/a", "/b", "/home/me/c"], None)
@@ -397,7 +397,7 @@ fn hello_needs_nothing() {
     assert_eq!(hello.config.link.kind, LinkKind::Packet);
 }
 
-fn surroundings() -> Surroundings {
+pub(super) fn surroundings() -> Surroundings {
     let env =
         [("PATH", "/home/me/bin:/bin"), ("SHELL", "/usr/bin/fish"), ("TERM", "screen"), ("EDITOR", "vi")];
     Surroundings {
