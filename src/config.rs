@@ -37,7 +37,7 @@ pub(crate) use identity::id;
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use layers::{LayersCall, LayersVerb};
-pub use life::Life;
+pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{

@@ -22,8 +22,9 @@ fn run(call: &Exec, container: &Container, foreground: Option<Foreground>) -> Re
     let process = container.first_process()?;
     let record = &container.record;
     let user = user(call, record)?;
-    if let Some(foreground) = &foreground {
-        foreground.fall_silent()?;
+    if foreground.is_some() {
+        // The command's streams, too; errors still reach the foreground.
+        container::let_go()?;
     }
     let workdir = Path::new(&record.config.working_dir);
     let mut running = container::enter(&Entry {

@@ -72,7 +72,7 @@ pub fn enter(entry: &Entry<'_>) -> Result<Running> {
     };
     let child = join::spawn_through(inside, theirs, |channel| main(channel, entry, &restriction, &mask));
     let child = child.map_err(|error| if join::has_ended(&entry.process) { gone() } else { error })?;
-    let mut running = Running::new(child, ours, signals, caller)?;
+    let mut running = Running::new(child, ours, (signals, mask), caller)?;
     running.release()?;
     running.await_ready(false, entry.terminal)?;
     Ok(running)

@@ -26,6 +26,7 @@ mod hostcopy;
 mod identity;
 mod idmap;
 mod init;
+mod interlude;
 mod join;
 mod label;
 mod plan;
@@ -35,6 +36,7 @@ mod run;
 mod storage;
 mod supervise;
 mod terminal;
+mod usage;
 mod userns;
 
 use std::env;
@@ -57,17 +59,19 @@ use self::child::Parts;
 use self::command::Inbox;
 pub use self::command::{Command, Commands};
 pub use self::confine::confine;
-pub use self::detach::{Foreground, detach};
+pub use self::detach::{Foreground, detach, let_go};
 pub use self::door::{Door, Visitor, hand_over};
 pub use self::exec::{Entry, enter};
 use self::hostcopy::HostCopy;
 use self::identity::Ids;
+pub use self::interlude::Interlude;
 pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
 pub(crate) use self::storage::remove_layer;
 use self::supervise::Action;
 use self::terminal::{Console, Key, Terminal};
+pub use self::usage::{Usage, usage};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::sys::factory::{self, Factory};
@@ -121,6 +125,8 @@ pub struct Running {
     /// Closed once the command has started.
     channel: Option<Channel>,
     signals: SignalFd,
+    /// As it was before they were taken.
+    mask: SigSet,
     /// Closed when it has ended.
     inbox: Option<Inbox>,
     commands: Commands,
@@ -179,7 +185,7 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first),
     };
     let child = detach::with_stderr(launch.stderr, spawn)?;
-    let mut running = Running::new(child, ours, signals, terminal)?;
+    let mut running = Running::new(child, ours, (signals, mask), terminal)?;
     (running.storage, running.cgroup) = (storage, cgroup);
     if !matches!(launch.network, Connection::Shared(_)) {
         userns::write_id_maps(running.child.pid, &ids.maps)?;
@@ -289,19 +295,29 @@ fn take_signals() -> Result<(SignalFd, SigSet)> {
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before))
         .context("cannot block", "signals")?;
+    Ok((signals()?, before))
+}
+
+/// Reads the signals for the container, which are blocked.
+fn signals() -> Result<SignalFd> {
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let signals = SignalFd::with_flags(&set, flags).context("cannot create", "signalfd")?;
-    Ok((signals, before))
+    SignalFd::with_flags(&signal::set_of(supervise::forwarded()), flags).context("cannot create", "signalfd")
 }
 
 impl Running {
     /// The container, or the command in one, whose first process is `child`; `terminal` is the caller's.
-    fn new(child: Child, channel: Channel, signals: SignalFd, terminal: Option<Terminal>) -> Result<Self> {
+    fn new(
+        child: Child,
+        channel: Channel,
+        (signals, mask): (SignalFd, SigSet),
+        terminal: Option<Terminal>,
+    ) -> Result<Self> {
         let (commands, inbox) = command::line()?;
         Ok(Self {
             child,
             channel: Some(channel),
             signals,
+            mask,
             inbox: Some(inbox),
             commands,
             link: None,
@@ -445,6 +461,11 @@ impl Running {
         self.told_to_end
     }
 
+    /// What goes on for the container's signals when this has been dropped.
+    pub fn interlude(&self) -> Result<Interlude> {
+        Ok(Interlude { signals: signals()?, mask: self.mask })
+    }
+
     fn obey_commands(&mut self) {
         let asked: Vec<_> = self.inbox.iter_mut().flat_map(Inbox::take).collect();
         for (command, answer) in asked {
@@ -462,12 +483,13 @@ impl Running {
     }
 
     /// Waits until `other` is readable or closed, or a signal comes that would end rnet.
-    pub fn wait_unless_told_to_end(&self, other: &impl AsFd) -> Result<()> {
+    pub fn wait_unless_told_to_end(&mut self, other: &impl AsFd) -> Result<()> {
         loop {
             let [signalled, ready] = wait_for([&self.signals, other])?;
             let told = signalled
                 && next_signal(&self.signals)?
                     .is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32));
+            self.told_to_end |= told;
             if ready || told {
                 return Ok(());
             }
