@@ -56,6 +56,7 @@ pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
 use self::identity::Ids;
+pub use self::identity::maps_others;
 pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;

@@ -33,7 +33,7 @@ pub fn run(config: &Config, seed: u64) -> Result<u8> {
 fn keep(config: &Config, seed: u64, foreground: Option<Foreground>) -> Result<u8> {
     let place = Place::of(config.name.as_deref(), process::id(), None)?;
     // Its leases are held until the container has ended.
-    let image = image::settled(config)?;
+    let image = image::settled(config, container::maps_others)?;
     let (config, asked) = (&image.config, &config.container.rootfs);
     // It goes after the session, on the way of an error too.
     let mut kept = place.as_ref().map(|place| Kept::begin(config, asked, place)).transpose()?;
