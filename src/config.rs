@@ -34,7 +34,7 @@ pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use layers::{LayersCall, LayersVerb};
-pub use life::Life;
+pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
