@@ -35,6 +35,7 @@ mod run;
 mod storage;
 mod supervise;
 mod terminal;
+mod usage;
 mod userns;
 
 use std::env;
@@ -69,6 +70,7 @@ use self::storage::Storage;
 pub(crate) use self::storage::remove_layer;
 use self::supervise::Action;
 use self::terminal::{Console, Key, Terminal};
+pub use self::usage::{Usage, usage};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::sys::factory::{self, Factory};
