@@ -64,6 +64,7 @@ pub use self::door::{Door, Visitor, hand_over};
 pub use self::exec::{Entry, enter};
 use self::hostcopy::HostCopy;
 use self::identity::Ids;
+pub use self::identity::maps_others;
 pub use self::interlude::Interlude;
 pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
