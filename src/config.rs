@@ -34,7 +34,7 @@ pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use layers::{LayersCall, LayersVerb};
-pub use life::Life;
+pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
@@ -642,6 +642,19 @@ pub struct Overlay {
     pub lower: Vec<PathBuf>,
     /// Where writes are kept, absolute; made if missing. `None` forgets them.
     pub kept: Option<PathBuf>,
+    /// What in the topmost one is not root's, and is given away where those owners exist.
+    pub owned: Vec<Owned>,
+}
+
+/// Something in a root filesystem that belongs to others than root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// Absolute path inside, in which no part is a symbolic link.
+    pub path: PathBuf,
+    /// Its user inside.
+    pub uid: u32,
+    /// Its group inside.
+    pub gid: u32,
 }
 
 /// A bind mount from the host.
