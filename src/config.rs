@@ -41,7 +41,8 @@ pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
-    Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
+    Automatic, BindAt, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta,
+    PastaGuest,
 };
 pub use privileges::{Capabilities, Privileges, Seccomp, SelinuxLabel};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
@@ -385,11 +386,13 @@ pub struct Autoconfiguration {
     pub dhcpv6: bool,
     /// Router advertisements.
     pub router_advertisements: bool,
+    /// Whether these send guests to DHCPv6 for their addresses.
+    pub managed: bool,
 }
 
 impl Default for Autoconfiguration {
     fn default() -> Self {
-        Self { dhcp: true, dhcpv6: true, router_advertisements: true }
+        Self { dhcp: true, dhcpv6: true, router_advertisements: true, managed: false }
     }
 }
 
