@@ -16,6 +16,7 @@ mod stream;
 
 mod attach;
 mod bulk;
+mod copy;
 mod datagram;
 mod dns;
 mod exec;
