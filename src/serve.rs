@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
-use crate::container::Commands;
+use crate::container::{self, Commands};
 use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
@@ -25,6 +25,7 @@ use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::io::splice::{Entrances, Loopback, Relay};
 use crate::io::stop::Stop;
 use crate::io::worker::Worker;
+use crate::log;
 use crate::net::Instant;
 use crate::sys::factory::Factory;
 use crate::sys::link::LinkFd;
@@ -52,8 +53,8 @@ impl Prepared {
     }
 
     /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with
-    /// sockets from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any
-    /// more.
+    /// sockets from `factory`, if there is one. `seed` feeds the gateways' random choices. From here on no process can be
+    /// forked, and this one is confined.
     pub fn serve(
         self,
         network: &Network,
@@ -64,6 +65,7 @@ impl Prepared {
         alarm: Alarm,
     ) -> Result<Serving> {
         describe(spec, &link);
+        told(container::confine_for_good());
         let (kind, mac) = (link.kind, link.mac);
         let mut links = Link::queues(link);
         if let Some(path) = &spec.capture {
@@ -125,7 +127,7 @@ type Serves = (Stop, JoinHandle<Result<()>>);
 
 fn start_team(team: Vec<Worker>, alarm: Alarm, alive: &PipeWriter) -> Result<Vec<Serves>> {
     let start = |(index, worker): (usize, Worker)| {
-        start(&format!("worker-{index}"), worker.stopper(), alive, move || run(worker, alarm))
+        start(&format!("worker-{index}"), worker.stopper(), alive, confined(move || run(worker, alarm)))
     };
     team.into_iter().enumerate().map(start).collect()
 }
@@ -138,8 +140,8 @@ fn start_entered(
     alive: &PipeWriter,
 ) -> Result<Vec<Serves>> {
     let mut threads = vec![
-        start("loopback", loopback.stopper(), alive, succeeds(|| loopback.run()))?,
-        start("relay", relay.stopper(), alive, succeeds(|| relay.run()))?,
+        start("loopback", loopback.stopper(), alive, confined(succeeds(|| loopback.run())))?,
+        start("relay", relay.stopper(), alive, confined(succeeds(|| relay.run())))?,
     ];
     if network.automatic.any() {
         let follower = Follower::new(network.automatic, ports.clone(), entrances)?;
@@ -153,6 +155,23 @@ fn succeeds(serve: impl FnOnce() + Send + 'static) -> impl FnOnce() -> Result<()
     move || {
         serve();
         Ok(())
+    }
+}
+
+/// `serve`, by a thread that has little else.
+fn confined(
+    serve: impl FnOnce() -> Result<()> + Send + 'static,
+) -> impl FnOnce() -> Result<()> + Send + 'static {
+    || {
+        told(container::confine_thread(log::file()));
+        serve()
+    }
+}
+
+/// Not every kernel can do it all, and the network works without.
+fn told(confined: Result<()>) {
+    if let Err(error) = confined {
+        tracing::info!("{error}; rnet keeps what it does not need");
     }
 }
 

@@ -51,7 +51,7 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 use self::channel::{Channel, Report};
 use self::command::Inbox;
 pub use self::command::{Command, Commands};
-pub use self::confine::confine;
+pub use self::confine::{confine, confine_for_good, confine_thread};
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
