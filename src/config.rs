@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+mod advertised;
+mod allowance;
 mod attach;
 mod containers;
 mod identity;
 mod image;
+mod layers;
 mod life;
 mod limits;
 mod mode;
@@ -21,14 +24,17 @@ mod pasta;
 mod privileges;
 mod slirp4netns;
 
+pub use advertised::{Advertised, SearchList};
+pub use allowance::{Allowance, Swap};
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
 pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
-pub use image::{ImageUse, Platform};
-pub use life::Life;
+pub use image::{CacheCall, ImageUse, Platform, TreeName};
+pub use layers::{LayersCall, LayersVerb};
+pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
@@ -44,7 +50,7 @@ pub struct MacAddr(pub [u8; 6]);
 impl MacAddr {
     /// ff:ff:ff:ff:ff:ff.
     pub const BROADCAST: Self = Self([0xff; 6]);
-    /// The gateway's, locally administered.
+    /// The gateway's if no other is asked for, locally administered.
     pub const GATEWAY: Self = Self([0x52, 0x55, 0x0a, 0x00, 0x02, 0x02]);
 
     /// Whether the group bit is set (multicast or broadcast).
@@ -461,6 +467,12 @@ pub struct Network {
     pub outbound: Outbound,
     /// What the gateway tells guests about their addresses.
     pub autoconfiguration: Autoconfiguration,
+    /// What it tells them about names.
+    pub advertised: Advertised,
+    /// Whether port 853 of the forwarder's address leads to a server's (RFC 7858, RFC 9250).
+    pub encrypted_dns: bool,
+    /// The gateway's station on the link.
+    pub gateway_mac: MacAddr,
     /// Idle times.
     pub timeouts: Timeouts,
     /// Limits of its link, which then has one queue: each worker keeps to them by itself.
@@ -497,6 +509,9 @@ impl Network {
             denial: Denial::default(),
             outbound: Outbound::default(),
             autoconfiguration: Autoconfiguration::default(),
+            advertised: Advertised::default(),
+            encrypted_dns: false,
+            gateway_mac: MacAddr::GATEWAY,
             timeouts: Timeouts::default(),
             rates: Rates::default(),
         }
@@ -526,6 +541,13 @@ impl Network {
     ) -> IpAddr {
         let v6 = || self.ipv6.as_ref().map_or(Ipv6Addr::UNSPECIFIED, v6).into();
         self.ipv4.as_ref().map_or_else(v6, |plan| v4(plan).into())
+    }
+
+    /// The servers that guests are told to ask.
+    pub fn advertised_servers(&self) -> impl Iterator<Item = IpAddr> {
+        let own = self.advertised.servers.is_none().then(|| self.dns_addresses());
+        let given = self.advertised.servers.iter().flatten().copied();
+        own.into_iter().flatten().chain(given)
     }
 
     /// Whether sockets are needed that are made inside the guest's network namespace.
@@ -691,6 +713,8 @@ pub struct Container {
     pub privileges: Privileges,
     /// Its ids, and who the command is.
     pub identity: Identity,
+    /// How much of the machine it may use.
+    pub allowance: Allowance,
     /// Its standard streams.
     pub terminal: Terminal,
 }

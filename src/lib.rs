@@ -34,6 +34,7 @@ pub mod etc;
 pub mod hello;
 pub mod image;
 pub mod io;
+pub mod layers;
 pub mod log;
 pub mod net;
 pub mod oci_hook;

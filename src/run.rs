@@ -1,6 +1,7 @@
 //! `rnet run`, put together: published ports, container, link, worker, command, in an order in which nothing
 //! is half done when a step fails.
 
+mod again;
 mod background;
 mod files;
 mod keep;
@@ -10,12 +11,12 @@ use std::os::fd::BorrowedFd;
 use std::process;
 
 pub use self::keep::run;
-use crate::config::{Config, EtcFiles, LinkKind, LogLevel, NetworkMode, Publish};
+use crate::config::{Config, EtcFiles, LinkKind, LogLevel, NetworkMode, Publish, Restart};
 use crate::container::{self, Connection, Launch, Namespaces, Running};
 use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Error, Result};
 use crate::io::ports::Ports;
-use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::serve::{self, Alarm, FileLimit, Prepared, Serving};
 use crate::state::State;
 use crate::sys::memory;
 use crate::{etc, state};
@@ -89,15 +90,22 @@ impl Session {
     }
 
     /// Forwards signals until the command ends and what it sent is delivered; its exit status.
-    pub fn wait(mut self) -> Result<u8> {
+    pub fn wait(self) -> Result<u8> {
+        self.finish(|_| Ok(()))
+    }
+
+    /// The same; `ended` hears of the container when all is over.
+    fn finish(mut self, ended: impl FnOnce(&Running) -> Result<()>) -> Result<u8> {
         let status = self.running.wait();
-        match self.network {
+        let served = match self.network {
             Carried::Served(serving) => {
-                self.running.wait_unless_told_to_end(serving.drain())?;
-                serving.stop().and(status)
+                let drained = self.running.wait_unless_told_to_end(serving.drain());
+                drained.and(serving.stop())
             }
-            Carried::Not { .. } => status,
-        }
+            Carried::Not { .. } => Ok(()),
+        };
+        ended(&self.running)?;
+        served.and(status)
     }
 }
 
@@ -137,6 +145,10 @@ impl Preparation<'_> {
             .take_link()
             .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
         let factory = running.take_factory();
+        // A restart executes rnet anew, which then has to make namespaces.
+        if self.config.life.restart == Restart::No {
+            serve::confine_process();
+        }
         let mut serving = prepared.serve(network, spec, link, factory, self.seed, Alarm::Failure)?;
         self.place.map_or(Ok(()), |place| serving.answer_at(place, Some(running.commands())))?;
         Ok(Session { running, network: Carried::Served(Box::new(serving)) })

@@ -53,8 +53,8 @@ impl Prepared {
     }
 
     /// Serves `network` over `link`, which was made by `spec`, with a worker for each of its queues; past it with
-    /// sockets from `factory`, if there is one. `seed` feeds the gateways' random choices. From here on no process can be
-    /// forked, and this one is confined.
+    /// sockets from `factory`, if there is one. `seed` feeds the gateways' random choices. No process can be forked any
+    /// more.
     pub fn serve(
         self,
         network: &Network,
@@ -65,7 +65,6 @@ impl Prepared {
         alarm: Alarm,
     ) -> Result<Serving> {
         describe(spec, &link);
-        told(container::confine_for_good());
         let (kind, mac) = (link.kind, link.mac);
         let mut links = Link::queues(link);
         if let Some(path) = &spec.capture {
@@ -166,6 +165,12 @@ fn confined(
         told(container::confine_thread(log::file()));
         serve()
     }
+}
+
+/// Confines this process, which has one thread still and all that it needs of the host but sockets. It will not become
+/// another program.
+pub(crate) fn confine_process() {
+    told(container::confine_for_good());
 }
 
 /// Not every kernel can do it all, and the network works without.
@@ -306,6 +311,7 @@ impl Drop for Bell {
 }
 
 /// The limit on open files: as high as it goes for rnet, whose flows each have one, and as it was for the command.
+#[derive(Debug)]
 pub(crate) struct FileLimit {
     soft: rlim_t,
     hard: rlim_t,

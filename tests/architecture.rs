@@ -68,6 +68,8 @@ const PARTS: &[Part] = &[
     Part { at: "src/image/name.rs", parts: &[], crates: &[] },
     Part { at: "src/image/compression.rs", parts: &[], crates: &["flate2", "ruzstd"] },
     Part { at: "src/image/digest.rs", parts: &[], crates: &["sha2"] },
+    Part { at: "src/image/layout.rs", parts: &["config", "image"], crates: &["serde", "serde_json"] },
+    Part { at: "src/image/apply.rs", parts: &["config", "image"], crates: &[] },
     Part {
         at: "src/image",
         parts: &["config", "disk", "error", "image", "sys"],
@@ -167,6 +169,7 @@ fn net_cli_and_formats_touch_no_system() {
         "src/image/name.rs",
         "src/image/compression.rs",
         "src/image/digest.rs",
+        "src/image/apply.rs",
         "src/container/profile.rs",
     ] {
         for path in paths(at) {

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Capabilities, Container, EtcFiles, Identity, Ipv4Plan, Limit, LinkKind, LinkSpec, Network, Overlay,
-    Privileges, Resource, RootFs, Seccomp, Setup, Terminal, Tmpfs, Volume,
+    Allowance, Capabilities, Container, EtcFiles, Identity, Ipv4Plan, Limit, LinkKind, LinkSpec, Network,
+    Overlay, Privileges, Resource, RootFs, Seccomp, Setup, Terminal, Tmpfs, Volume,
 };
 use rnet::container::{Connection, Launch, launch};
 
@@ -615,6 +615,7 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         privileges,
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     };
     match supervise(&container) {
         Ok(status) => status.into(),

@@ -19,7 +19,7 @@ use crate::config::{Attach, Network, Target};
 use crate::container::{self, Door, Foreground, Namespaces};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
-use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::serve::{Alarm, FileLimit, Prepared, Serving, confine_process};
 use crate::sys::factory::Factory;
 use crate::sys::{link, memory, process};
 
@@ -90,6 +90,7 @@ where
     let prepared = Prepared::new(&config.network)?;
     let (Guest { link, watch, factory }, tell) = open(place.as_ref(), &signals)?;
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
+    confine_process();
     let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place, None))?;
     tell(&mut serving)?;
@@ -157,17 +158,17 @@ fn open(config: &Attach, inherited: Option<OwnedFd>, signals: &Signals) -> Resul
         }
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
-    let wants_factory = config.network.wants_socket_factory();
-    // It gets ready while the link is made.
-    let factory = wants_factory.then(|| container::socket_factory(&namespaces));
-    let link = container::join(&namespaces, &config.link, &config.network)?;
-    let factory = factory.map(|factory| await_factory(factory, &config.network)).transpose()?.flatten();
-    Ok(Guest { link, watch, factory })
+    if !config.network.wants_socket_factory() {
+        let link = container::join(&namespaces, &config.link, &config.network)?;
+        return Ok(Guest { link, watch, factory: None });
+    }
+    let (link, factory) = container::join_with_factory(&namespaces, &config.link, &config.network)?;
+    Ok(Guest { link, watch, factory: await_factory(factory, &config.network)? })
 }
 
 /// What makes sockets in the guest's namespace, once it stands. Published ports work without.
-fn await_factory(started: Result<Factory>, network: &Network) -> Result<Option<Factory>> {
-    match started.and_then(|factory| factory.await_ready().map(|()| factory)) {
+fn await_factory(factory: Factory, network: &Network) -> Result<Option<Factory>> {
+    match factory.await_ready() {
         Err(error) if network.loopback_forwards.is_empty() => {
             let lost = match network.automatic.any() {
                 true => "published ports are not spliced, and none follow who listens",
@@ -176,7 +177,7 @@ fn await_factory(started: Result<Factory>, network: &Network) -> Result<Option<F
             tracing::warn!("{error}; {lost}");
             Ok(None)
         }
-        started => started.map(Some),
+        stands => stands.map(|()| Some(factory)),
     }
 }
 

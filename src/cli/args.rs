@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::allowance::AllowanceArgs;
 use super::confinement::ConfinementArgs;
 use super::containers::ContainersArgs;
 use super::identity::IdentityArgs;
-use super::image::ImageArgs;
+use super::image::{ImageArgs, ImageVerb};
+use super::layers::LayerVerb;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
@@ -54,6 +56,12 @@ pub(super) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
+    /// List and remove archives and images that have been unpacked.
+    #[command(after_help = IMAGE_EXAMPLES)]
+    Image {
+        #[command(subcommand)]
+        verb: ImageVerb,
+    },
     /// Give an OCI runtime's container a network; called by the runtime.
     #[command(after_help = OCI_HOOK_NOTES)]
     OciHook {
@@ -69,6 +77,11 @@ pub(super) enum CommandArgs {
     Cni,
     #[command(flatten)]
     Containers(ContainersArgs),
+    /// List and remove layers in which `rnet run --overlay=NAME` keeps writes.
+    Layer {
+        #[command(subcommand)]
+        verb: LayerVerb,
+    },
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -129,6 +142,15 @@ Examples:
   rnet port ls box
   rnet port rm box 8080:80";
 
+const IMAGE_EXAMPLES: &str = "\
+`rnet run` unpacks an archive or image into ~/.cache/rnet/images once. What is removed here is unpacked again when it is
+needed; what a container uses stays.
+
+Examples:
+  rnet image ls
+  rnet image rm ./alpine.tar
+  rnet image prune --unused-for 30";
+
 const ATTACH_EXAMPLES: &str = "\
 It ends with the process, when the path is removed, when the exit descriptor is closed, or by SIGTERM; its
 status is then 0, and 125 if rnet failed.
@@ -187,11 +209,11 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "SRC:DST", value_parser = os(values::volume), help_heading = CONTAINER)]
     pub(super) volume: Vec<VolumeSpec>,
 
-    /// Keep writes out of ROOTFS: they are forgotten, or kept in DIR and there the next time. ROOTFS:O is the same
-    /// without DIR.
+    /// Keep writes out of ROOTFS: they are forgotten, or kept in a layer and there the next time: one that is called
+    /// NAME, or the directory ./DIR. ROOTFS:O is the same without.
     #[arg(
         long,
-        value_name = "DIR",
+        value_name = "NAME|./DIR",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
@@ -229,6 +251,9 @@ pub(super) struct RunArgs {
 
     #[command(flatten)]
     pub(super) identity: IdentityArgs,
+
+    #[command(flatten)]
+    pub(super) allowance: AllowanceArgs,
 
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]

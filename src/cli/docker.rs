@@ -29,8 +29,16 @@ const ABSENT: &[Absent] = &[
         "give each container its own --volume SRC:DST[:ro]; what they bind of the host they share",
     ),
     (
-        &["-m", "--memory", "-c", "--cpus", "--cpu-shares", "--cpuset-cpus", "--pids-limit"],
-        "limits come from outside: systemd-run --user --scope -p MemoryMax=1G -p TasksMax=100 rnet run ...",
+        &["--memory-reservation", "--memory-swappiness", "--kernel-memory", "--oom-kill-disable"],
+        "--memory and --memory-swap are the limits of memory",
+    ),
+    (
+        &["--cpu-period", "--cpu-quota", "--cpu-rt-period", "--cpu-rt-runtime", "--cpuset-mems"],
+        "--cpus, --cpu-shares and --cpuset-cpus are the limits of processors",
+    ),
+    (
+        &["--blkio-weight", "--blkio-weight-device", "--device-read-bps", "--device-write-bps"],
+        "--io-weight is the share of disks, from 1 to 10000, where others have 100",
     ),
     (
         &["--shm-size", "--ipc", "--pid", "--uts", "--cgroupns"],
@@ -44,7 +52,6 @@ const ABSENT: &[Absent] = &[
         &["-a", "--attach", "--sig-proxy"],
         "in the foreground rnet passes all signals and streams on; in the background (--detach) `rnet logs` has the output",
     ),
-    (&["--restart"], "rnet ends with the command; restarting is for systemd or a shell loop"),
     (&["--log-driver", "--log-opt"], "output is kept with --detach only, as much of it as --log-max says"),
 ];
 

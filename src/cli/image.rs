@@ -2,10 +2,16 @@
 
 use std::ffi::OsString;
 
-use clap::Args;
+use std::time::Duration;
 
+use clap::{Args, Subcommand};
+
+use super::Surroundings;
 use super::args::CONTAINER;
-use crate::config::{ImageUse, Platform};
+use super::settle::absolute;
+use crate::config::{CacheCall, ImageUse, Platform, TreeName};
+
+const SECONDS_PER_DAY: u64 = 86_400;
 
 #[derive(Args, Debug)]
 pub(super) struct ImageArgs {
@@ -20,6 +26,48 @@ pub(super) struct ImageArgs {
     /// Take an image for other machines than this one: OS/ARCHITECTURE[/VARIANT].
     #[arg(long, value_name = "PLATFORM", value_parser = platform, help_heading = CONTAINER)]
     platform: Option<Platform>,
+}
+
+/// What can be done about archives and images that have been unpacked.
+#[derive(Debug, Subcommand)]
+pub(super) enum ImageVerb {
+    /// List them, with what they take on the disk.
+    Ls {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove some; the archives that they were made of stay.
+    Rm {
+        /// The beginning of a digest, or the path of an archive or image.
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<OsString>,
+    },
+    /// Remove all that no container uses.
+    Prune {
+        /// Keep what has been used within so many days.
+        #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=36_500))]
+        unused_for: u64,
+    },
+}
+
+/// What `verb` asks for.
+pub(super) fn call(verb: ImageVerb, surroundings: &Surroundings) -> CacheCall {
+    match verb {
+        ImageVerb::Ls { json } => CacheCall::List { json },
+        ImageVerb::Rm { images } => CacheCall::Remove(
+            images
+                .into_iter()
+                .map(|image| TreeName {
+                    path: absolute(image.as_ref(), surroundings),
+                    word: image.to_string_lossy().into_owned(),
+                })
+                .collect(),
+        ),
+        ImageVerb::Prune { unused_for } => {
+            CacheCall::Prune(Duration::from_secs(unused_for * SECONDS_PER_DAY))
+        }
+    }
 }
 
 /// What `args` mean for an image, with the words behind ROOTFS and the variables that are asked for.

@@ -4,6 +4,7 @@
 //! then settled together with the [`Surroundings`] ([`settle`]). Nothing here looks at the system, so what
 //! depends on it (does a volume's source exist, is a port free) is left to those who use it.
 
+mod allowance;
 mod args;
 mod confinement;
 mod containers;
@@ -11,6 +12,7 @@ mod docker;
 mod getopt;
 mod identity;
 mod image;
+mod layers;
 mod life;
 mod mounts;
 mod network;
@@ -32,7 +34,9 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, ContainersCall, HookCall, LogLevel, Publish, Slirp4netns};
+use crate::config::{
+    Attach, CacheCall, Config, ContainersCall, HookCall, LayersCall, LogLevel, Publish, Slirp4netns,
+};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -67,8 +71,12 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
+    /// `rnet image`: show or free what has been unpacked.
+    Image(CacheCall),
     /// `rnet ps`, `rnet stop` and the like: something about containers that are on record.
     Containers(ContainersCall),
+    /// `rnet layer`: named layers.
+    Layers(LayersCall),
     /// `rnet oci-hook`: what an OCI runtime asks for.
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
@@ -216,7 +224,11 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Flows { network, json } => {
             Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
         }
+        CommandArgs::Image { verb } => Ok(Command::Image(image::call(verb, surroundings))),
         CommandArgs::Containers(call) => Ok(Command::Containers(containers::settle(call))),
+        CommandArgs::Layer { verb } => {
+            layers::settle(verb, surroundings).map(Command::Layers).map_err(|cause| mistake("layer", &cause))
+        }
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))
         }

@@ -14,12 +14,12 @@ use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, identity, image, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, allowance, identity, image, layers, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
-    LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode,
-    Outbound, Overlay, Privileges, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs,
-    Transport, Volume,
+    Allowance, Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life,
+    Lifecycle, LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network,
+    NetworkMode, Outbound, Overlay, Privileges, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts,
+    Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -39,10 +39,12 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let mut network = network(&args.network, surroundings, &mut notes)?;
     super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    splice(&mut network, args.no_splice);
+    network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let (name, life) = life::settle(args.life, args.terminal.interactive, surroundings);
+    // A network without a name hardly gets further ports, and starts quicker.
+    network.publishes_later = name.is_some();
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
@@ -67,6 +69,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         privileges: confinement::privileges(args.confinement, &identity.mapping, &surroundings.cwd),
         terminal,
         identity,
+        allowance: allowance::settle(args.allowance)?,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = name;
@@ -82,7 +85,8 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let target = target(&args)?;
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
-    splice(&mut network, args.no_splice);
+    network.splice = splicing(args.no_splice);
+    network.publishes_later = true;
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -105,10 +109,8 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     Ok(Request { config: Box::new(config), notes })
 }
 
-/// Ports can be added as long as the network runs, and theirs are spliced too.
-fn splice(network: &mut Network, off: bool) {
-    network.splice = if off { Splicing::Off } else { Splicing::ToAddress };
-    network.publishes_later = true;
+fn splicing(off: bool) -> Splicing {
+    if off { Splicing::Off } else { Splicing::ToAddress }
 }
 
 /// Settles options that come by name.
@@ -170,6 +172,7 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         privileges: Privileges::default(),
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
@@ -421,7 +424,7 @@ fn rootfs(
         return Ok(RootFs::Directory(path));
     }
     let lower = [path].into_iter().chain(lower.iter().map(|path| absolute(path, surroundings))).collect();
-    let kept = kept.map(|path| absolute(Path::new(&path), surroundings));
+    let kept = kept.map(|place| layers::place(&place, surroundings)).transpose()?;
     overlay_root(Overlay { lower, kept })
 }
 
@@ -441,7 +444,7 @@ fn overlay_root(overlay: Overlay) -> Result<RootFs, String> {
 
 /// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
 /// means behind a symbolic link.
-fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
+pub(super) fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
     let path = surroundings.cwd.join(path);
     let path: PathBuf = path.components().collect();
     // The root has no parent, so `/..` is `/` whatever the file system holds.

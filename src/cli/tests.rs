@@ -82,7 +82,7 @@ fn overlays_are_made_of_directories() {
     };
     assert_eq!(container("run --overlay ./r true").rootfs, overlay(&["/home/me/r"], None));
     assert_eq!(container("run ./r:O true").rootfs, overlay(&["/home/me/r"], None));
-    assert_eq!(container("run --overlay=l /r true").rootfs, overlay(&["/r"], Some("/home/me/l")));
+    assert_eq!(container("run --overlay=./l /r true").rootfs, overlay(&["/r"], Some("/home/me/l")));
     assert_eq!(
         container("run --lower /b --lower c /a true").rootfs,
         overlay(&["/a", "/b", "/home/me/c"], None)
@@ -318,7 +318,7 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
         ("--cidfile x", "--name"),
         ("--env-file=x", "--env NAME=VALUE"),
         ("--group-add 5", "/etc/group"),
-        ("-m 1g", "systemd-run"),
+        ("--blkio-weight 500", "--io-weight"),
     ] {
         let text = refusal(&format!("run {words} ./rootfs true"));
         assert!(text.contains(word) && !text.contains("-- -"), "{words}: {text}");
@@ -397,7 +397,7 @@ fn hello_needs_nothing() {
     assert_eq!(hello.config.link.kind, LinkKind::Packet);
 }
 
-fn surroundings() -> Surroundings {
+pub(super) fn surroundings() -> Surroundings {
     let env =
         [("PATH", "/home/me/bin:/bin"), ("SHELL", "/usr/bin/fish"), ("TERM", "screen"), ("EDITOR", "vi")];
     Surroundings {

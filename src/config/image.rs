@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// How an image is to be run, if ROOTFS is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,29 @@ pub struct Platform {
     pub architecture: String,
     /// Such as `v8`; `None` is any.
     pub variant: Option<String>,
+}
+
+/// What to do with trees that have been unpacked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheCall {
+    /// List them; `json`: as a JSON array.
+    List {
+        /// Prints JSON.
+        json: bool,
+    },
+    /// Remove these, unless a container uses one.
+    Remove(Vec<TreeName>),
+    /// Remove all that no container uses, and that none has used for so long.
+    Prune(Duration),
+}
+
+/// A tree as somebody calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeName {
+    /// As it was written: perhaps the beginning of its digest.
+    pub word: String,
+    /// The same as an absolute path: perhaps what it was made of.
+    pub path: PathBuf,
 }
 
 impl Platform {

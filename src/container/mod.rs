@@ -14,6 +14,7 @@
 //! Linux 5.12 is needed.
 
 mod calls;
+mod cgroup;
 mod channel;
 mod child;
 mod command;
@@ -24,6 +25,7 @@ mod hostcopy;
 mod identity;
 mod idmap;
 mod init;
+mod interlude;
 mod join;
 mod label;
 mod plan;
@@ -48,17 +50,22 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
+use self::cgroup::Cgroup;
+pub use self::cgroup::enter_scope;
 use self::channel::{Channel, Report};
+use self::child::Parts;
 use self::command::Inbox;
 pub use self::command::{Command, Commands};
 pub use self::confine::{confine, confine_for_good, confine_thread};
-pub use self::detach::{Foreground, detach};
+pub use self::detach::{Foreground, detach, let_go};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
 use self::identity::Ids;
-pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
+pub use self::interlude::Interlude;
+pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
+pub(crate) use self::storage::remove_layer;
 use self::supervise::Action;
 use self::terminal::{Console, Key, Terminal};
 use crate::config;
@@ -114,6 +121,8 @@ pub struct Running {
     /// Closed once the command has started.
     channel: Option<Channel>,
     signals: SignalFd,
+    /// As it was before they were taken.
+    mask: SigSet,
     /// Closed when it has ended.
     inbox: Option<Inbox>,
     commands: Commands,
@@ -126,6 +135,9 @@ pub struct Running {
     /// The command's own.
     console: Option<Console>,
     storage: Option<Storage>,
+    cgroup: Option<Cgroup>,
+    /// The kernel has killed one of its processes for want of memory.
+    out_of_memory: bool,
     /// The signal for which the container was killed.
     killed_for: Option<i32>,
     /// Somebody wants it to end for good.
@@ -142,7 +154,9 @@ pub struct Running {
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let mut storage = storage(&launch.container.rootfs)?;
     let ids = ids(launch)?;
+    let cgroup = Cgroup::make(&launch.container.allowance)?;
     let mut survey = survey(launch, &ids, storage.as_ref())?;
+    survey.cgroup = cgroup.is_some();
     let mut terminal = Terminal::capture();
     if launch.stderr.is_some() {
         (survey.console, terminal) = (None, None);
@@ -154,7 +168,9 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         storage.expect_foreign_files()?;
     }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let first = |channel| child::main(channel, launch, &ids, &steps, &restriction, &mask);
+    let processes = launch.container.allowance.processes.filter(|_| cgroup.is_none());
+    let parts = Parts { ids: &ids, steps: &steps, restriction: &restriction, mask: &mask, processes };
+    let first = |channel| child::main(channel, launch, &parts);
     let spawn = || match launch.network {
         Connection::Linked { .. } | Connection::Alone => {
             userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
@@ -170,6 +186,7 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         child,
         channel: Some(ours),
         signals,
+        mask,
         inbox: Some(inbox),
         commands,
         link: None,
@@ -178,12 +195,17 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         terminal,
         console: None,
         storage,
+        cgroup,
+        out_of_memory: false,
         killed_for: None,
         told_to_end: false,
         ended: false,
     };
     if !matches!(launch.network, Connection::Shared(_)) {
         userns::write_id_maps(running.child.pid, &ids.maps)?;
+    }
+    if let Some(cgroup) = &running.cgroup {
+        cgroup.take(running.child.pid)?;
     }
     running.release()?;
     running.await_ready(launch)?;
@@ -242,6 +264,7 @@ fn survey(launch: &Launch<'_>, ids: &Ids, storage: Option<&Storage>) -> Result<S
             config::Terminal::Inherited => terminal::path(),
             config::Terminal::Own { .. } => None,
         },
+        cgroup: false,
         tty_group: ids.has_tty_group(),
         hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
@@ -286,15 +309,29 @@ fn take_signals() -> Result<(SignalFd, SigSet)> {
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before))
         .context("cannot block", "signals")?;
+    Ok((signals()?, before))
+}
+
+/// Reads the signals for the container, which are blocked.
+fn signals() -> Result<SignalFd> {
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let signals = SignalFd::with_flags(&set, flags).context("cannot create", "signalfd")?;
-    Ok((signals, before))
+    SignalFd::with_flags(&signal::set_of(supervise::forwarded()), flags).context("cannot create", "signalfd")
 }
 
 impl Running {
     /// The first process, as the host numbers it; its number is not used again before [`Self::wait`] returns.
     pub fn pid(&self) -> i32 {
         self.child.pid.as_raw()
+    }
+
+    /// Where its processes are counted and limited, if anything is.
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.cgroup.as_ref().map(Cgroup::path)
+    }
+
+    /// Whether the kernel has killed one of its processes for want of memory, as it was when it ended.
+    pub fn out_of_memory(&self) -> bool {
+        self.out_of_memory
     }
 
     /// The guest's link, made inside and passed out. Taken once.
@@ -409,6 +446,11 @@ impl Running {
         self.told_to_end
     }
 
+    /// What goes on for the container's signals when this has been dropped.
+    pub fn interlude(&self) -> Result<Interlude> {
+        Ok(Interlude { signals: signals()?, mask: self.mask })
+    }
+
     fn obey_commands(&mut self) {
         let asked: Vec<_> = self.inbox.iter_mut().flat_map(Inbox::take).collect();
         for (command, answer) in asked {
@@ -426,12 +468,13 @@ impl Running {
     }
 
     /// Waits until `other` is readable or closed, or a signal comes that would end rnet.
-    pub fn wait_unless_told_to_end(&self, other: &impl AsFd) -> Result<()> {
+    pub fn wait_unless_told_to_end(&mut self, other: &impl AsFd) -> Result<()> {
         loop {
             let [signalled, ready] = wait_for([&self.signals, other])?;
             let told = signalled
                 && next_signal(&self.signals)?
                     .is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32));
+            self.told_to_end |= told;
             if ready || told {
                 return Ok(());
             }
@@ -553,6 +596,12 @@ impl Running {
     fn reap(&mut self) -> Result<u8> {
         let exit = self.child.reap().context("cannot wait for", "container")?;
         self.ended = true;
+        self.out_of_memory = self.cgroup.as_ref().is_some_and(Cgroup::is_out_of_memory);
+        if self.out_of_memory {
+            tracing::warn!(
+                "the kernel killed a process of the container, which had used the memory that --memory allows"
+            );
+        }
         Ok(match (exit, self.killed_for) {
             (Exit::Signal(libc::SIGKILL), Some(signal)) => supervise::killed_by(signal),
             _ => supervise::exit_status(exit),
@@ -572,6 +621,8 @@ impl Drop for Running {
         }
         self.console = None;
         self.terminal = None;
+        // The factory and the first process are gone, so it is empty or about to be.
+        self.cgroup = None;
         // The storage goes last: nothing may write to it any more.
         self.storage = None;
     }

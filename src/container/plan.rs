@@ -45,6 +45,8 @@ pub(super) enum Step {
     Bind(Bind),
     /// Mounts `lower` copy-on-write, or read-only if no overlay can be made of it.
     Overlay(Overlay),
+    /// Makes the process's own cgroup the root of those in sight, and mounts them read-only, where the kernel allows it.
+    Cgroup,
     /// Hides a file or directory that may not exist.
     Mask(PathBuf),
     /// Keeps hold of the mount at this mount point, for [`Step::Seal`].
@@ -126,6 +128,8 @@ pub(super) struct Survey {
     pub(super) root: Root,
     /// The terminal of the caller's standard streams.
     pub(super) console: Option<PathBuf>,
+    /// The container has a cgroup of its own.
+    pub(super) cgroup: bool,
     /// The group `tty` exists inside, and gets the terminals.
     pub(super) tty_group: bool,
     /// The network namespace is the host's, which forbids a new /sys.
@@ -163,6 +167,9 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
         steps.extend(root_mounts(survey).into_iter().map(Step::Hold));
     }
     steps.extend(kernel_filesystems(survey.hosts_network));
+    if survey.cgroup {
+        steps.push(Step::Cgroup);
+    }
     steps.extend(devices(survey));
     if container.privileges.masks {
         // Files are hidden under the new /dev/null.
@@ -404,7 +411,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Identity, Privileges, Terminal};
+    use crate::config::{self, Allowance, Identity, Privileges, Terminal};
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -420,6 +427,7 @@ mod tests {
             privileges: Privileges::default(),
             terminal: Terminal::Inherited,
             identity: Identity::default(),
+            allowance: Allowance::default(),
         }
     }
 
@@ -427,6 +435,7 @@ mod tests {
         Survey {
             root,
             console: None,
+            cgroup: false,
             tty_group: false,
             hosts_network: false,
             cwd: "/home/me".into(),

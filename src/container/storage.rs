@@ -178,13 +178,26 @@ fn sweep(base: &Path) {
     let entries = fs::read_dir(base).into_iter().flatten().flatten();
     let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
     for path in entries.filter(|entry| is_ours(&entry.file_name())).map(|entry| entry.path()) {
-        if let Some(_lock) = lock(&path)
-            && remove(&path).is_err()
-            && let Some(maps) = identity::everything()
-        {
-            let _ = Remover::start(&path, &maps).map(Remover::finish);
+        if let Some(_lock) = lock(&path) {
+            let _ = remove_all(&path);
         }
     }
+}
+
+/// Removes a directory in which writes were kept. No thread may have been started.
+pub(crate) fn remove_layer(path: &Path) -> Result<()> {
+    let failed = |cause: &dyn std::fmt::Display| Error::new("cannot remove", path.display(), cause);
+    let Some(_lock) = lock(path) else {
+        return Err(failed(&"a container uses it").hint("it can be removed when that has ended"));
+    };
+    remove_all(path).map_err(|cause| failed(&cause))
+}
+
+/// Removes a directory, whichever of the caller's users its files belong to.
+fn remove_all(path: &Path) -> io::Result<()> {
+    let Err(cause) = remove(path) else { return Ok(()) };
+    let Some(maps) = identity::everything() else { return Err(cause) };
+    Remover::start(path, &maps).map_err(io::Error::other)?.finish()
 }
 
 #[cfg(test)]

@@ -140,6 +140,25 @@ impl Cache {
         }
     }
 
+    /// All trees, by digest.
+    pub(super) fn list(&self) -> Vec<Kept> {
+        let mut found: Vec<Kept> = children(&self.trees).filter_map(|place| Kept::read(&place)).collect();
+        found.sort_by_key(|kept| kept.digest);
+        found
+    }
+
+    /// Removes a tree; false if somebody uses it.
+    pub(super) fn remove(&self, digest: Digest) -> io::Result<bool> {
+        let place = self.trees.join(digest.hex());
+        let Some(_lock) = disk::lock(&place) else {
+            return Ok(!place.exists());
+        };
+        // What is called root is complete.
+        fs::rename(place.join(ROOT), place.join(DRAFT))?;
+        disk::remove(&place)?;
+        Ok(true)
+    }
+
     /// An empty file that goes with its descriptor.
     pub(super) fn scratch(&self) -> io::Result<File> {
         let path = self.seen.join(format!("scratch-{}", std::process::id()));
@@ -150,7 +169,7 @@ impl Cache {
     }
 
     /// Removes what killed processes have left, and memories of trees that are gone.
-    fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         for place in children(&self.trees).filter(|place| !place.join(ROOT).is_dir()) {
             if let Some(_lock) = disk::lock(&place) {
                 let _ = disk::remove(&place);
@@ -169,6 +188,28 @@ impl Lease {
     /// The directory of the tree, which must not be changed.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+}
+
+/// A tree in the cache.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) digest: Digest,
+    pub(super) about: About,
+    /// When it was last used, in seconds since 1970.
+    pub(super) used: u64,
+    /// A container uses it now.
+    pub(super) in_use: bool,
+}
+
+impl Kept {
+    fn read(place: &Path) -> Option<Self> {
+        let digest = Digest::parse_hex(place.file_name()?.to_str()?)?;
+        let path = place.join(ABOUT);
+        let about = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+        let used = fs::metadata(path).ok()?.mtime().try_into().ok()?;
+        // A lock that can be had goes again at once.
+        Some(Self { digest, about, used, in_use: disk::lock(place).is_none() })
     }
 }
 
@@ -205,6 +246,7 @@ impl Place {
                 disk::remove(&draft).map_err(failed)?;
             }
             DirBuilder::new().mode(0o700).create(&draft).map_err(failed)?;
+            tracing::info!("unpacking {source}");
             let Summary { entries, bytes } = make(&draft)?;
             let about = About { source: source.to_owned(), created: now(), bytes, entries };
             let text = serde_json::to_vec(&about).map_err(|cause| failed(cause.into()))?;
@@ -242,6 +284,7 @@ fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
-fn now() -> u64 {
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }

@@ -1,7 +1,7 @@
 //! Archives and images as root filesystems: unpacked once into the user's cache, and used from there.
 //!
 //! [`settled`] replaces in a configuration what is no directory of files by one, so that the container knows directories
-//! only, and completes it by what an image says of itself.
+//! only, and completes it by what an image says of itself. [`keep`] shows and frees what the cache holds.
 //!
 //! The parts: `tar`, `name`, `compression`, `digest` and `layout` understand formats; `source` and `open` find an image's
 //! files; `tree` and `unpack` make what they say, and see that nothing leaves its root; `cache` keeps it; `watch` is for
@@ -13,6 +13,7 @@ mod compression;
 mod digest;
 #[cfg(test)]
 mod fixture;
+mod keep;
 mod layout;
 mod name;
 mod open;
@@ -31,6 +32,7 @@ use self::cache::Cache;
 pub use self::cache::Lease;
 use self::compression::{Compression, decompressed};
 use self::digest::{Digest, Digesting};
+pub use self::keep::keep;
 use self::layout::ImageConfig;
 use self::open::Image;
 use self::source::Source;

@@ -12,6 +12,7 @@ bud() { buildah --storage-driver=vfs "$@"; }
 # image DIRECTORY: makes image `box` of a directory: an entry point that tells what it was given, and a port.
 image() {
     needs buildah
+    # shellcheck disable=SC2016 # the script expands it
     mkdir -p ~/bin && printf '%s\n' '#!/bin/sh' 'echo "$WORD $(pwd) $*"' >~/bin/told && chmod 755 ~/bin/told
     BOX=$(bud from scratch)
     bud copy "$BOX" "$1" / >/dev/null

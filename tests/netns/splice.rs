@@ -375,10 +375,11 @@ fn limit_fds(host: &Host, guest: &Process, soft: &str) {
 }
 
 fn nothing_is_made_for_nobody(host: &Host) {
-    let options = ["-p", "8080:80", "--no-splice"];
-    let mut guest = host.start(&options, Root::Busybox, &["sh", "-c", "echo ready; cat"]);
-    guest.wait_for_output("ready");
-    assert_eq!(factory(&guest), None);
+    for options in [&[][..], &["-p", "8080:80", "--no-splice"], &["-p", "8080:80/udp"]] {
+        let mut guest = host.start(options, Root::Busybox, &["sh", "-c", "echo ready; cat"]);
+        guest.wait_for_output("ready");
+        assert_eq!(factory(&guest), None, "{options:?}");
+    }
 }
 
 fn ports_that_are_added_are_spliced_too(host: &Host) {

@@ -251,7 +251,8 @@ impl World {
 
     /// The guest sends a datagram in packets of at most `mtu` bytes.
     pub(crate) fn guest_udp_in_pieces(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8], mtu: u16) {
-        let link = Ethernet { port: self.port, to: MacAddr::GATEWAY, offload: Offload::None, mtu };
+        let (from_mac, to_mac) = (guest::MAC, MacAddr::GATEWAY);
+        let link = Ethernet { port: self.port, from: from_mac, to: to_mac, offload: Offload::None, mtu };
         assert!(link.udp(&mut self.scratch, from, to, 64, payload));
         while let Some((_, frame, _)) = self.scratch.front_frame() {
             let packet = frame[HEADROOM + offload::ETHERNET_BYTES..].to_vec();
