@@ -87,7 +87,7 @@ fn status_tells_the_signal(host: &Host) {
     let mut sleep = host.start(&[], Root::Busybox, &["sh", "-c", "echo ready; exec sleep 1000"]);
     sleep.wait_for_output("ready");
     let inside = wait_for("the command's process", || {
-        let comm = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let comm = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         descendants(sleep.pid()).into_iter().find(|pid| comm(pid) == "sleep\n")
     });
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(inside), Signal::SIGKILL).expect("it runs");
@@ -336,7 +336,7 @@ fn ends_at_once(host: &Host, signal: Signal, status: i32) {
 fn wait_until_it_runs(process: &Process, command: &str) {
     wait_for(command, || {
         let runs = |pid: &i32| {
-            let cmdline = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             cmdline.starts_with(&format!("{command}\0"))
         };
         descendants(process.pid()).iter().any(runs).then_some(())
