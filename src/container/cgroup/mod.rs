@@ -21,6 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 
+pub use self::place::IN_SCOPE;
 use self::place::{Facts, Place};
 use self::settings::Setting;
 use crate::config::Allowance;

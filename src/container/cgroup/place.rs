@@ -15,8 +15,8 @@ use super::LEAF;
 use crate::error::{Error, Result};
 use crate::sys::mount::user_xattr;
 
-/// Says to an rnet that systemd starts in a scope that it shall not ask for another.
-const IN_SCOPE: &str = "RNET_IN_SCOPE";
+/// The variable that says to an rnet which systemd starts in a scope that it shall not ask for another.
+pub const IN_SCOPE: &str = "RNET_IN_SCOPE";
 /// Set by systemd, from version 251 on, on cgroups that it leaves to whoever is in them.
 const DELEGATED: &std::ffi::CStr = c"user.delegate";
 const SYSTEMD_RUN: &str = "systemd-run";
