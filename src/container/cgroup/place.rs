@@ -84,6 +84,16 @@ impl Facts {
         }
     }
 
+    /// Whether only a scope lets processes move to the cgroup at `other`: the kernel asks for write access to the cgroup
+    /// that both are in.
+    pub(super) fn must_move_for(&self, other: &Path) -> bool {
+        let common =
+            |own: &PathBuf| other.ancestors().find(|above| own.starts_with(above)).map(Path::to_owned);
+        let may_write = |above: PathBuf| access(&above.join("cgroup.procs"), AccessFlags::W_OK).is_ok();
+        let may_move = self.own.as_ref().and_then(common).is_some_and(may_write);
+        !may_move && self.manager && !self.in_scope
+    }
+
     fn ours_to_use(&self) -> bool {
         self.delegated || self.in_scope
     }
