@@ -14,6 +14,7 @@ mod advertised;
 mod allowance;
 mod attach;
 mod containers;
+mod exec;
 mod identity;
 mod image;
 mod layers;
@@ -28,9 +29,11 @@ pub use advertised::{Advertised, SearchList};
 pub use allowance::{Allowance, Swap};
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
-    is_network_name,
+    is_network_name, name_like,
 };
 pub use containers::{ContainersCall, ListShape, Logs, Since};
+pub use exec::Exec;
+pub(crate) use identity::id;
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use layers::{LayersCall, LayersVerb};

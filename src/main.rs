@@ -12,7 +12,7 @@ use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
 use rnet::{
-    attach, cni, container, containers, hello, image, layers, log, oci_hook, pasta, pesto, port, run,
+    attach, cni, container, containers, exec, hello, image, layers, log, oci_hook, pasta, pesto, port, run,
 };
 
 fn main() -> ExitCode {
@@ -50,6 +50,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         }
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Pesto(call) => pesto::pesto(&call),
+        Command::Exec(call) => exec::exec(&call),
         Command::Ask(question) => port::ask(&question),
         Command::Image(call) => image::keep(&call),
         Command::Containers(call) => containers::carry_out(&call),
@@ -92,7 +93,8 @@ fn report(error: &Error) -> u8 {
 fn surroundings(with_subnets: bool) -> Result<Surroundings> {
     let hostname = nix::unistd::gethostname().context("cannot read", "the host's name")?;
     Ok(Surroundings {
-        env: std::env::vars_os().collect(),
+        // What rnet tells itself is not for the command.
+        env: std::env::vars_os().filter(|(name, _)| name != container::IN_SCOPE).collect(),
         cwd: std::env::current_dir()
             .context("cannot read", "the working directory")
             .map_err(|error| error.hint("it has been removed or closed to you; cd to another"))?,

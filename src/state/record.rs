@@ -11,10 +11,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
+use super::privileges::Privileges;
 use super::time::Timestamp;
-use crate::config::{self, Overlay, Publish, RootFs};
+use crate::config::{self, Allowance, Identity, Mapping, Overlay, Publish, RootFs, Swap};
 
 /// All that is known of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +112,8 @@ pub struct Config {
     pub cmd: Vec<String>,
     /// Its whole environment, `NAME=value` each.
     pub env: Vec<String>,
+    /// Who its command is, as `--user` has it; empty is root.
+    pub user: String,
     /// What `rnet stop` sends, by number.
     pub stop_signal: i32,
     /// How many seconds it may take to end then.
@@ -124,10 +128,20 @@ pub struct Config {
 pub struct HostConfig {
     /// Nothing of it is kept when it has ended.
     pub auto_remove: bool,
+    /// Processes that it may have at most, if they are limited.
+    pub pids_limit: Option<u64>,
     /// When its command is started again.
     pub restart_policy: RestartPolicy,
     /// Writes to the root are refused.
     pub readonly_rootfs: bool,
+    /// Bytes of memory that it may use; 0 is no limit, as in all that follow.
+    pub memory: u64,
+    /// Memory and swap together; -1 is all swap.
+    pub memory_swap: i64,
+    /// Processors' time, in billionths of one.
+    pub nano_cpus: u64,
+    /// The processors that it may use; empty is all.
+    pub cpuset_cpus: String,
     /// Whose network it is, as `--net` has it.
     pub network_mode: String,
 }
@@ -198,6 +212,8 @@ pub struct Rnet {
     pub pause_ms: u64,
     /// The root filesystem, in words.
     pub rootfs: String,
+    /// What its command may do.
+    pub privileges: Privileges,
 }
 
 /// A process as it can be told from a later one with the same number.
@@ -214,6 +230,7 @@ impl Record {
     /// The record of a container that is about to be made by `config`, and is called `name`.
     pub fn new(config: &config::Config, name: &str) -> Self {
         let container = &config.container;
+        let allowance = &container.allowance;
         Self {
             id: config.life.id.clone(),
             name: name.to_owned(),
@@ -222,19 +239,29 @@ impl Record {
                 hostname: container.hostname.clone(),
                 cmd: container.command.iter().map(|word| text(word)).collect(),
                 env: container.env.iter().map(variable).collect(),
+                user: user(&container.identity),
                 stop_signal: config.life.stop_signal,
                 stop_timeout: config.life.stop_timeout.as_secs(),
                 working_dir: container.workdir.as_deref().map(path).unwrap_or_default(),
             },
             host_config: HostConfig {
                 auto_remove: config.life.remove,
+                pids_limit: allowance.processes,
                 restart_policy: config.life.restart.into(),
                 readonly_rootfs: container.read_only,
+                memory: allowance.memory_bytes.unwrap_or_default(),
+                memory_swap: memory_and_swap(allowance),
+                nano_cpus: allowance.cpu_quota_us.map_or(0, nano_cpus),
+                cpuset_cpus: allowance.cpus.clone().unwrap_or_default(),
                 network_mode: config.mode.to_string(),
             },
             network_settings: NetworkSettings::new(config),
             mounts: mounts(container),
-            rnet: Rnet { rootfs: rootfs(&container.rootfs), ..Rnet::default() },
+            rnet: Rnet {
+                rootfs: rootfs(&container.rootfs),
+                privileges: Privileges::of(&container.privileges),
+                ..Rnet::default()
+            },
             ..Self::default()
         }
     }
@@ -360,6 +387,21 @@ fn mounts(container: &config::Container) -> Vec<Mount> {
     binds.chain(memory).collect()
 }
 
+/// Docker counts both together.
+fn memory_and_swap(allowance: &Allowance) -> i64 {
+    match (allowance.memory_bytes, allowance.swap) {
+        (_, Some(Swap::Unlimited)) => -1,
+        (Some(memory), Some(Swap::Bytes(swap))) => {
+            i64::try_from(memory.saturating_add(swap)).unwrap_or(i64::MAX)
+        }
+        _ => 0,
+    }
+}
+
+fn nano_cpus(quota_us: u64) -> u64 {
+    quota_us.saturating_mul(1_000_000_000 / Allowance::CPU_PERIOD_US)
+}
+
 /// The root filesystem as the command line would name it.
 fn rootfs(rootfs: &RootFs) -> String {
     match rootfs {
@@ -369,6 +411,14 @@ fn rootfs(rootfs: &RootFs) -> String {
         }
         RootFs::HostCopy | RootFs::Host => "/".to_owned(),
         RootFs::Empty => String::new(),
+    }
+}
+
+fn user(identity: &Identity) -> String {
+    match (&identity.user, &identity.mapping) {
+        (Some(user), _) => user.to_string(),
+        (None, Mapping::KeepId) => format!("{}:{}", Uid::current(), Gid::current()),
+        (None, Mapping::Single | Mapping::Auto | Mapping::Given { .. }) => String::new(),
     }
 }
 
@@ -404,10 +454,22 @@ mod tests {
             ("/RestartCount", 0.into()),
             ("/NetworkSettings/IPAddress", "".into()),
             ("/HostConfig/AutoRemove", false.into()),
+            ("/HostConfig/Memory", 0.into()),
+            ("/HostConfig/NanoCpus", 0.into()),
+            ("/HostConfig/CpusetCpus", "".into()),
         ] {
             assert_eq!(json.pointer(pointer), Some(&value), "{pointer}");
         }
         assert_eq!(serde_json::from_value::<Record>(json).expect("its own"), record);
+    }
+
+    #[test]
+    fn limits_are_told_in_dockers_units() {
+        let allowance = |swap| Allowance { memory_bytes: Some(100), swap, ..Allowance::default() };
+        assert_eq!(memory_and_swap(&allowance(Some(Swap::Bytes(20)))), 120);
+        assert_eq!(memory_and_swap(&allowance(Some(Swap::Unlimited))), -1);
+        assert_eq!(memory_and_swap(&Allowance::default()), 0);
+        assert_eq!(nano_cpus(50_000), 500_000_000);
     }
 
     #[test]
