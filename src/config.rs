@@ -453,6 +453,10 @@ pub struct Network {
     pub autoconfiguration: Autoconfiguration,
     /// Idle times.
     pub timeouts: Timeouts,
+    /// Below which its guests' names stand, if they have any; lower case.
+    pub domain: Option<String>,
+    /// Nothing leads out of it but what [`Network::host_access`] opens.
+    pub internal: bool,
     /// Limits of its link, which then has one queue: each worker keeps to them by itself.
     pub rates: Rates,
 }
@@ -486,6 +490,8 @@ impl Network {
             outbound: Outbound::default(),
             autoconfiguration: Autoconfiguration::default(),
             timeouts: Timeouts::default(),
+            domain: None,
+            internal: false,
             rates: Rates::default(),
         }
     }
