@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod attach;
+mod identity;
 mod life;
 mod mode;
 mod pasta;
@@ -20,6 +21,7 @@ pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use life::Life;
 pub use mode::NetworkMode;
 pub use pasta::{
@@ -645,7 +647,8 @@ pub struct Container {
     pub rootfs: RootFs,
     /// Command and arguments; never empty.
     pub command: Vec<OsString>,
-    /// The whole environment of the command, in order; a later name replaces an earlier one.
+    /// The environment of the command, in order; a later name replaces an earlier one. Without a HOME it gets that of
+    /// the user who it becomes.
     pub env: Vec<(OsString, OsString)>,
     /// Working directory inside; `None` is `/` (for [`RootFs::HostCopy`] the caller's own, if it exists inside).
     pub workdir: Option<PathBuf>,
@@ -659,6 +662,30 @@ pub struct Container {
     pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
+    /// Its ids, and who the command is.
+    pub identity: Identity,
+    /// Its standard streams.
+    pub terminal: Terminal,
+}
+
+/// What the standard streams of a command are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Terminal {
+    /// Those of rnet, a terminal or not.
+    #[default]
+    Inherited,
+    /// A terminal of the command's own, whose output becomes that of rnet.
+    Own {
+        /// Whether rnet's input is typed into it.
+        interactive: bool,
+    },
+}
+
+impl Terminal {
+    /// Whether it is the command's own, and what rnet reads is typed into it.
+    pub fn is_interactive(self) -> bool {
+        self == Self::Own { interactive: true }
+    }
 }
 
 /// Contents of the generated files of a container.

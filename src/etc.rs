@@ -1,11 +1,15 @@
-//! The formats of `/etc`: the host's resolver configuration is read, the guest's files are written. Pure.
+//! The formats of `/etc`: the host's resolver configuration is read, the guest's files are written. Users and groups of
+//! both are in `accounts`. Pure.
 //!
 //! Of resolv.conf(5) what a stub needs is understood: `nameserver`, `search`, `domain` and `options`. Lines
 //! in any other form are skipped, as the C libraries do.
 
+mod accounts;
+
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 
+pub use self::accounts::{Account, SubordinateRange, account, subordinate_ranges};
 use crate::config::{Config, EtcFiles, MAX_DNS_SERVERS};
 
 /// Names under which a guest finds the gateway, rnet's own and those that other runtimes made a habit.

@@ -21,7 +21,7 @@ pub fn ask(question: &Question) -> Result<u8> {
     let text = match (&request, question.json) {
         (_, true) => format!("{answer}\n"),
         (Request::Ports | Request::Publish(_), false) => ports(&answer),
-        (Request::Unpublish(_), false) => String::new(),
+        (Request::Unpublish(_) | Request::Container(_), false) => String::new(),
         (Request::Flows, false) => flows(&answer),
     };
     io::stdout().write_all(text.as_bytes()).context("cannot write to", "standard output")?;

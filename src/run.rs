@@ -8,7 +8,7 @@ use std::process;
 
 use crate::config::{Config, EtcFiles, LinkKind, NetworkMode, Publish};
 use crate::container::{self, Connection, Launch, Namespaces, Running};
-use crate::control::{self, Place, Socket};
+use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Error, Result};
 use crate::io::ports::Ports;
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
@@ -95,7 +95,7 @@ impl Session {
             .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
         let factory = running.take_factory();
         let mut serving = prepared.serve(network, spec, link, factory, seed, Alarm::Failure)?;
-        place.map_or(Ok(()), |place| serving.answer_at(place))?;
+        place.map_or(Ok(()), |place| serving.answer_at(place, Some(running.commands())))?;
         Ok(Self { running, network: Carried::Served(Box::new(serving)) })
     }
 
@@ -108,7 +108,8 @@ impl Session {
     ) -> Result<Self> {
         let running = launch(config, connection, etc, files)?;
         let ports = Ports::new(Vec::new(), Vec::new());
-        place.iter().try_for_each(|place| control::serve(place, ports.clone()))?;
+        let desk = Desk { ports: ports.clone(), container: Some(running.commands()) };
+        place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
         Ok(Self { running, network: Carried::Not { ports, _place: place } })
     }
 
@@ -193,7 +194,7 @@ fn process_of(whose: &str) -> Result<i32> {
 /// Launches with the limit on open files that the command shall have.
 fn launch(config: &Config, network: Connection<'_>, etc: &EtcFiles, files: &FileLimit) -> Result<Running> {
     files.restore()?;
-    let running = container::launch(&Launch { container: &config.container, network, etc })?;
+    let running = container::launch(&Launch { container: &config.container, network, etc, stderr: None })?;
     files.raise()?;
     Ok(running)
 }

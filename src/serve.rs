@@ -11,7 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
-use crate::control::{self, Place, Socket};
+use crate::container::Commands;
+use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
 use crate::io::capture::Capture;
@@ -212,16 +213,17 @@ impl Serving {
         }
     }
 
-    /// Answers requests at `place`, which lasts as long as the network.
-    pub fn answer_at(&mut self, place: Place) -> Result<()> {
-        control::serve(&place, self.ports.clone())?;
+    /// Answers requests at `place`, which lasts as long as the network; also those about the `container` whose network
+    /// it is.
+    pub fn answer_at(&mut self, place: Place, container: Option<Commands>) -> Result<()> {
+        control::serve(&place, Desk { ports: self.ports.clone(), container })?;
         self.control = Some(place);
         Ok(())
     }
 
     /// The same at a path that somebody has chosen.
     pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
-        control::serve_at(&socket, self.ports.clone())?;
+        control::serve_at(&socket, Desk { ports: self.ports.clone(), container: None })?;
         self.further = Some(socket);
         Ok(())
     }

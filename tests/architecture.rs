@@ -19,6 +19,7 @@ const PARTS: &[Part] = &[
     Part { at: "src/config", parts: &["config"], crates: &["ipnet"] },
     Part { at: "src/error.rs", parts: &[], crates: &["nix"] },
     Part { at: "src/etc.rs", parts: &["config"], crates: &[] },
+    Part { at: "src/etc", parts: &["config"], crates: &[] },
     Part { at: "src/log.rs", parts: &["config"], crates: &["tracing", "tracing_subscriber"] },
     Part { at: "src/cli", parts: &["cli", "config", "error", "etc"], crates: &["clap", "ipnet"] },
     Part {
@@ -49,7 +50,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         at: "src/control",
-        parts: &["config", "control", "error", "io", "net", "sys"],
+        parts: &["config", "container", "control", "error", "io", "net", "sys"],
         crates: &["nix", "serde_json", "tracing"],
     },
     Part {
@@ -63,7 +64,7 @@ const PARTS: &[Part] = &[
     Part { at: "src/attach/slirp4netns/protocol.rs", parts: &["config"], crates: &["serde_json"] },
     Part {
         at: "src/container",
-        parts: &["config", "container", "error", "sys"],
+        parts: &["config", "container", "error", "etc", "sys"],
         crates: &["libc", "nix", "tracing"],
     },
 ];
@@ -144,6 +145,7 @@ fn net_cli_and_formats_touch_no_system() {
         "src/net",
         "src/cli",
         "src/etc.rs",
+        "src/etc",
         "src/attach/slirp4netns/protocol.rs",
         "src/config.rs",
         "src/oci_hook/state.rs",

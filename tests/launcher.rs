@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Container, EtcFiles, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup, Tmpfs, Volume,
+    Container, EtcFiles, Identity, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup, Terminal,
+    Tmpfs, Volume,
 };
 use rnet::container::{Connection, Launch, launch};
 
@@ -416,6 +417,8 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         tmpfs,
         read_only,
         init,
+        terminal: Terminal::Inherited,
+        identity: Identity::default(),
     };
     match supervise(&container) {
         Ok(status) => status.into(),
@@ -460,6 +463,7 @@ fn supervise(container: &Container) -> rnet::error::Result<u8> {
         container,
         network: Connection::Linked { link: &link, network: &network },
         etc: &etc,
+        stderr: None,
     })?;
     let _link = running.take_link();
     running.start()?;

@@ -91,7 +91,7 @@ where
     let (Guest { link, watch, factory }, tell) = open(place.as_ref(), &signals)?;
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
     let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
-    place.map_or(Ok(()), |place| serving.answer_at(place))?;
+    place.map_or(Ok(()), |place| serving.answer_at(place, None))?;
     tell(&mut serving)?;
     memory::unmap_used_code();
     let end = vigil.keep();

@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::identity::IdentityArgs;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::ModeArgs;
+use super::terminal::TerminalArgs;
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
 
@@ -214,6 +216,9 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "DIR", value_parser = os(values::workdir), help_heading = CONTAINER)]
     pub(super) workdir: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(super) identity: IdentityArgs,
+
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
     pub(super) hostname: Option<String>,
@@ -225,13 +230,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) life: LifeArgs,
 
-    /// No effect: standard input always reaches the command.
-    #[arg(short, long, help_heading = CONTAINER)]
-    interactive: bool,
-
-    /// No effect: the command always has the terminal that rnet has.
-    #[arg(short, long, help_heading = CONTAINER)]
-    tty: bool,
+    #[command(flatten)]
+    pub(super) terminal: TerminalArgs,
 
     #[command(flatten)]
     pub(super) log: LogArgs,
@@ -423,7 +423,7 @@ pub(super) struct LogArgs {
 const TARGET: &str = "Target";
 const NETWORK: &str = "Network";
 const LIFECYCLE: &str = "Lifecycle";
-const CONTAINER: &str = "Container";
+pub(super) const CONTAINER: &str = "Container";
 const LOGGING: &str = "Logging";
 
 fn seconds() -> clap::builder::RangedI64ValueParser<u32> {

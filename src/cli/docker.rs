@@ -17,10 +17,7 @@ const ABSENT: &[Absent] = &[
     (&["--env-file"], "give each variable with --env NAME=VALUE"),
     (&["--entrypoint"], "there are no images, and so no entry points; name the command behind ROOTFS"),
     (&["--pull", "--platform"], "there are no images; ROOTFS is a directory"),
-    (
-        &["-u", "--user", "--userns", "--group-add"],
-        "the command is root inside and you outside; no other user is mapped",
-    ),
+    (&["--group-add"], "the command has the groups that the container's /etc/group gives to its --user"),
     (
         &["--ip", "--ip6", "--network-alias"],
         "every container has a network of its own, whose addresses --cidr and --cidr6 choose",

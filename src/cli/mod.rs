@@ -7,6 +7,7 @@
 mod args;
 mod docker;
 mod getopt;
+mod identity;
 mod life;
 mod mounts;
 mod network;
@@ -15,6 +16,7 @@ pub mod pasta;
 mod settle;
 mod slirp4netns;
 mod subnet;
+mod terminal;
 mod values;
 
 use std::ffi::{OsStr, OsString};

@@ -13,11 +13,11 @@ use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVer
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, identity, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec, Log,
-    LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Network, NetworkMode, Outbound, Overlay, Publish,
-    RootFs, Setup, Splicing, Target, Timeouts, Tmpfs, Transport, Volume,
+    Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec,
+    Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode, Outbound, Overlay,
+    Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -47,9 +47,11 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
+    let terminal = args.terminal.settle();
+    let identity = identity::settle(args.identity)?;
     let container = Container {
         command: command(words.collect(), &rootfs, surroundings),
-        env: environment(&rootfs, &hostname, args.env, surroundings),
+        env: environment(&rootfs, &hostname, &identity, terminal, args.env, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
@@ -57,6 +59,8 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
+        terminal,
+        identity,
     };
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.life.name;
@@ -140,13 +144,22 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
     let container = Container {
         rootfs: RootFs::Empty,
         command: vec!["/rnet".into()],
-        env: environment(&RootFs::Empty, &hostname, Vec::new(), surroundings),
+        env: environment(
+            &RootFs::Empty,
+            &hostname,
+            &Identity::default(),
+            Terminal::Inherited,
+            Vec::new(),
+            surroundings,
+        ),
         workdir: None,
         hostname,
         volumes: Vec::new(),
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        terminal: Terminal::Inherited,
+        identity: Identity::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
@@ -471,6 +484,8 @@ fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surrounding
 fn environment(
     rootfs: &RootFs,
     hostname: &str,
+    identity: &Identity,
+    terminal: Terminal,
     asked: Vec<EnvSpec>,
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
@@ -480,7 +495,11 @@ fn environment(
             vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())]
         }
     };
-    if *rootfs != RootFs::HostCopy && surroundings.stdin_is_tty {
+    if identity.user.is_some() || (identity.mapping == Mapping::KeepId && *rootfs != RootFs::HostCopy) {
+        env.retain(|(name, _)| name != "HOME");
+    }
+    let has_terminal = surroundings.stdin_is_tty || terminal != Terminal::Inherited;
+    if *rootfs != RootFs::HostCopy && has_terminal {
         let term = variable(surroundings, "TERM").unwrap_or(OsStr::new("xterm"));
         set(&mut env, "TERM".into(), term.to_owned());
     }

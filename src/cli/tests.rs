@@ -312,7 +312,7 @@ fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
         ("-dit", "foreground"),
         ("--cidfile x", "--name"),
         ("--env-file=x", "--env NAME=VALUE"),
-        ("-u 1000", "root inside"),
+        ("--group-add 5", "/etc/group"),
         ("-m 1g", "systemd-run"),
         ("--privileged", "capabilities"),
     ] {

@@ -1,15 +1,16 @@
 //! What parent and child say to each other before the command starts.
 //!
 //! The parent lets the child go on with one byte; the child reports in frames of a kind, a length (32 bits,
-//! little-endian) and text. The link's descriptor follows its own frame. execve closes the child's end.
+//! little-endian) and text. The descriptors of the link and of the terminal follow their own frames. execve closes the child's end.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use crate::error::Error;
 use crate::sys::link::{self, LinkFd};
 use crate::sys::process::Child;
+use crate::sys::rights;
 
 /// Longest text of a frame, in bytes; more is cut.
 const MAX_TEXT: usize = 16 * 1024;
@@ -25,6 +26,8 @@ pub(super) enum Report {
     Note(String),
     /// The guest's link stands.
     Link(LinkFd),
+    /// The master of the command's own terminal.
+    Terminal(OwnedFd),
     /// A process was made for the parent.
     Child(Child),
     /// Everything stands; the command can start.
@@ -35,6 +38,7 @@ pub(super) enum Report {
 
 const NOTE: u8 = b'n';
 const LINK: u8 = b'l';
+const TERMINAL: u8 = b't';
 const CHILD: u8 = b'c';
 const READY: u8 = b'r';
 const FAILED: u8 = b'f';
@@ -79,6 +83,7 @@ impl Channel {
         match kind {
             NOTE => Ok(Some(Report::Note(text.into_owned()))),
             LINK => link::receive(&self.0).map(|link| Some(Report::Link(link))),
+            TERMINAL => rights::receive_one(&self.0).map(|master| Some(Report::Terminal(master))),
             CHILD => Child::receive(&self.0).map(|child| Some(Report::Child(child))),
             READY => Ok(Some(Report::Ready)),
             FAILED => Ok(Error::decode(&text).map(Report::Failed)),
@@ -95,6 +100,12 @@ impl Channel {
     pub(super) fn link(&self, link: &LinkFd) -> io::Result<()> {
         self.send(LINK, "")?;
         link::send(link, &self.0)
+    }
+
+    /// Hands the master of the command's terminal over.
+    pub(super) fn terminal(&self, master: &OwnedFd) -> io::Result<()> {
+        self.send(TERMINAL, "")?;
+        rights::send_one(master, &self.0)
     }
 
     /// Hands a process over.

@@ -4,6 +4,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -12,33 +13,33 @@ use nix::sched::CloneFlags;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{execve, sethostname};
+use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchown, sethostname, setsid, ttyname};
 
 use super::channel::Channel;
+use super::identity::{self, Ids};
 use super::plan::Step;
 use super::userns::{forbidden, is_denied};
 use super::{Connection, Launch, init, run};
-use crate::config::Container;
+use crate::config::{Container, Terminal};
 use crate::error::{Context, Error, Result, exit};
-use crate::sys::{link, process, signal};
+use crate::sys::{link, process, pty, signal};
 
 /// Where commands are looked for if the environment has no PATH (docker's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Sets the container up, waits for the parent's word and becomes the command, or its init.
 /// `mask` is the signal mask that the caller of rnet had.
-pub(super) fn main(channel: Channel, launch: &Launch<'_>, steps: &[Step], mask: &SigSet) -> u8 {
-    match prepare(&channel, launch, steps) {
-        Ok(true) => {}
-        Ok(false) => return exit::RNET_FAILED,
+pub(super) fn main(channel: Channel, launch: &Launch<'_>, ids: &Ids, steps: &[Step], mask: &SigSet) -> u8 {
+    let container = match prepare(&channel, launch, ids, steps) {
+        Ok(Some(home)) => with_home(launch.container, home),
+        Ok(None) => return exit::RNET_FAILED,
         Err(error) => return fail(&channel, &error),
+    };
+    if !container.init {
+        return become_command(&channel, &container, mask);
     }
-    if !launch.container.init {
-        return become_command(&channel, launch.container, mask);
-    }
-    let command = process::spawn(CloneFlags::empty(), channel, |channel| {
-        become_command(&channel, launch.container, mask)
-    });
+    let command =
+        process::spawn(CloneFlags::empty(), channel, |channel| become_command(&channel, &container, mask));
     command.map_or(exit::RNET_FAILED, |command| init::main(&command))
 }
 
@@ -47,11 +48,17 @@ fn fail(channel: &Channel, error: &Error) -> u8 {
     error.code()
 }
 
-/// False if the parent died. Its death before PR_SET_PDEATHSIG shows as the closed channel.
-fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<bool> {
-    set_pdeathsig(Signal::SIGKILL).context("cannot tie to its parent", "container")?;
+/// What [`identity::become_user`] says of the home; `None` if the parent died. Its death before PR_SET_PDEATHSIG shows as the
+/// closed channel.
+fn prepare(
+    channel: &Channel,
+    launch: &Launch<'_>,
+    ids: &Ids,
+    steps: &[Step],
+) -> Result<Option<Option<String>>> {
+    die_with_parent()?;
     if !channel.await_release() {
-        return Ok(false);
+        return Ok(None);
     }
     match process::leave_session_keyring() {
         Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
@@ -59,11 +66,60 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, steps: &[Step]) -> Result<boo
     }
     set_host_name(&launch.container.hostname)?;
     connect(channel, launch.network)?;
+    ids.enter()?;
     umask(Mode::empty());
     run::run(steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
+    let terminal = match launch.container.terminal {
+        Terminal::Inherited => None,
+        Terminal::Own { .. } => Some(make_terminal(channel)?),
+    };
+    let home = identity::become_user(&launch.container.identity)?;
+    die_with_parent()?;
     channel.ready().context("cannot report to", "parent")?;
-    Ok(channel.await_release())
+    if !channel.await_release() {
+        return Ok(None);
+    }
+    terminal.map_or(Ok(()), |terminal| take_terminal(&terminal))?;
+    Ok(Some(home))
+}
+
+/// Makes a terminal in the container's own devpts and passes its master on; the other end.
+fn make_terminal(channel: &Channel) -> Result<OwnedFd> {
+    const WHAT: &str = "the command's terminal";
+    let master = pty::open().context("cannot make", WHAT)?;
+    let terminal = pty::slave(&master).context("cannot open", WHAT)?;
+    let path = ttyname(&terminal).context("cannot find", WHAT)?;
+    run::bind_console(&path)?;
+    channel.terminal(&master).context("cannot pass on", WHAT)?;
+    Ok(terminal)
+}
+
+/// Makes `terminal` that of a new session, the standard streams, and the user's own.
+fn take_terminal(terminal: &OwnedFd) -> Result<()> {
+    setsid()
+        .and_then(|_| pty::set_controlling(terminal))
+        .and_then(|()| fchown(terminal, Some(Uid::current()), None))
+        .and_then(|()| dup2_stdin(terminal))
+        .and_then(|()| dup2_stdout(terminal))
+        .and_then(|()| dup2_stderr(terminal))
+        .context("cannot use", "the command's terminal")
+}
+
+/// To be repeated after a change of user, with which the kernel forgets it.
+fn die_with_parent() -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL).context("cannot tie to its parent", "container")
+}
+
+/// The container with the variable HOME, if it has none and its user has a home.
+fn with_home(container: &Container, home: Option<String>) -> Container {
+    let mut container = container.clone();
+    if let Some(home) = home
+        && container.env.iter().all(|(name, _)| name != "HOME")
+    {
+        container.env.push(("HOME".into(), home.into()));
+    }
+    container
 }
 
 fn connect(channel: &Channel, network: Connection<'_>) -> Result<()> {

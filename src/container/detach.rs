@@ -1,6 +1,8 @@
 //! Into the background, but only once everything stands: until then the caller waits, and hears of every error.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
@@ -27,6 +29,17 @@ impl Foreground {
     }
 }
 
+/// Does `work` with `stderr`, if there is one, as standard error. No other thread may exist.
+pub(super) fn with_stderr<T>(stderr: Option<BorrowedFd<'_>>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    const WHAT: &str = "standard error";
+    let Some(stderr) = stderr else { return work() };
+    let ours = io::stderr().as_fd().try_clone_to_owned().context("cannot copy", WHAT)?;
+    dup2_stderr(stderr).context("cannot lend", WHAT)?;
+    let done = work();
+    dup2_stderr(&ours).context("cannot take back", WHAT)?;
+    done
+}
+
 /// Runs `work` in a background process of a new session, and returns when that has released the foreground or failed.
 /// No thread may have been started before.
 pub fn detach(work: impl FnOnce(Foreground) -> Result<u8>) -> Result<()> {
@@ -39,7 +52,7 @@ pub fn detach(work: impl FnOnce(Foreground) -> Result<u8>) -> Result<()> {
             let _ = child.reap();
             Err(error)
         }
-        Some(Report::Note(_) | Report::Link(_) | Report::Child(_)) | None => {
+        _ => {
             let end = child.reap().map(|exit| format!("it ended too early ({exit:?})"));
             Err(Error::new("cannot start", "a background process", end.unwrap_or_default()))
         }

@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::channel::{Channel, Report};
 use super::join::Namespaces;
 use crate::error::{Context, Error, Result};
-use crate::sys::namespace;
+use crate::sys::rights;
 
 const OWN_NET: &str = "/proc/self/ns/net";
 const WHOM: &str = "a hook inside of the container";
@@ -67,7 +67,7 @@ impl Door {
 
     fn namespaces(caller: &UnixStream) -> Result<Namespaces> {
         caller.set_read_timeout(Some(PATIENCE)).context("cannot hear from", WHOM)?;
-        let net = namespace::receive(caller).context("cannot hear from", WHOM)?;
+        let net = rights::receive_one(caller).context("cannot hear from", WHOM)?;
         Namespaces::of_descriptor(net, WHOM.into())
     }
 
@@ -119,13 +119,11 @@ pub fn hand_over(path: &Path) -> Result<bool> {
     };
     let net = File::open(OWN_NET).context("cannot open", OWN_NET)?;
     door.set_read_timeout(Some(PATIENCE)).context("cannot hand over", WHAT)?;
-    namespace::send(&net, &door).context("cannot hand over", WHAT)?;
+    rights::send_one(&net, &door).context("cannot hand over", WHAT)?;
     match Channel::new(door).receive().context("cannot hear from", "the network")? {
         Some(Report::Ready) => Ok(true),
         Some(Report::Failed(error)) => Err(error),
-        Some(Report::Note(_) | Report::Child(_) | Report::Link(_)) | None => {
-            Err(Error::new("cannot start", "the network", "its process ended too early"))
-        }
+        _ => Err(Error::new("cannot start", "the network", "its process ended too early")),
     }
 }
 

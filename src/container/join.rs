@@ -229,9 +229,7 @@ pub fn inspect(namespaces: &Namespaces, look: impl FnOnce() -> Result<()>) -> Re
     match report {
         Some(Report::Ready) => Ok(()),
         Some(Report::Failed(error)) => Err(error),
-        Some(Report::Note(_) | Report::Link(_) | Report::Child(_)) | None => {
-            Err(Error::new("cannot hear from", CHILD, "it died"))
-        }
+        _ => Err(Error::new("cannot hear from", CHILD, "it died")),
     }
 }
 
@@ -252,8 +250,6 @@ fn receive(channel: &Channel) -> Result<LinkFd> {
     match channel.receive().context("cannot hear from", "the process that enters the namespace")? {
         Some(Report::Link(link)) => Ok(link),
         Some(Report::Failed(error)) => Err(error),
-        Some(Report::Note(_) | Report::Child(_) | Report::Ready) | None => {
-            Err(Error::new("cannot make", "the guest's link", "the process that enters the namespace died"))
-        }
+        _ => Err(Error::new("cannot make", "the guest's link", "the process that enters the namespace died")),
     }
 }

@@ -9,25 +9,30 @@
 //! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
 //! [`confine`] takes from rnet itself what serving a network does not need.
 //!
-//! One id is mapped: the caller is root inside, and everyone else nobody. Linux 5.12 is needed.
+//! Unless more is asked for ([`config::Identity`]) one id is mapped: the caller is root inside, and everyone else nobody.
+//! Linux 5.12 is needed.
 
 mod channel;
 mod child;
+mod command;
 mod confine;
 mod detach;
 mod door;
 mod hostcopy;
+mod identity;
+mod idmap;
 mod init;
 mod join;
 mod plan;
 mod run;
 mod storage;
 mod supervise;
+mod terminal;
 mod userns;
 
 use std::env;
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -39,14 +44,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::channel::{Channel, Report};
+use self::command::Inbox;
+pub use self::command::{Command, Commands};
 pub use self::confine::confine;
 pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
+use self::identity::Ids;
 pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
-use self::supervise::{Action, Terminal};
+use self::supervise::Action;
+use self::terminal::{Console, Key, Terminal};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::sys::factory::{self, Factory};
@@ -63,6 +72,9 @@ pub struct Launch<'a> {
     pub network: Connection<'a>,
     /// Contents of the files in /etc that describe it.
     pub etc: &'a config::EtcFiles,
+    /// Where its standard error goes, if not to rnet's: it runs in the background, then, and has no part in the
+    /// caller's terminal.
+    pub stderr: Option<BorrowedFd<'a>>,
 }
 
 /// The network namespace of a container, and what is made in it.
@@ -97,14 +109,22 @@ pub struct Running {
     /// Closed once the command has started.
     channel: Option<Channel>,
     signals: SignalFd,
+    /// Closed when it has ended.
+    inbox: Option<Inbox>,
+    commands: Commands,
     link: Option<LinkFd>,
     /// The process that makes sockets, until it has ended.
     factory_process: Option<Child>,
     factory: Option<Factory>,
+    /// The caller's, until the command has one of its own.
     terminal: Option<Terminal>,
+    /// The command's own.
+    console: Option<Console>,
     storage: Option<Storage>,
     /// The signal for which the container was killed.
     killed_for: Option<i32>,
+    /// Somebody wants it to end for good.
+    told_to_end: bool,
     ended: bool,
 }
 
@@ -115,41 +135,67 @@ pub struct Running {
 /// any thread is started. Errors name the step that failed, in the child too; a signal that would end rnet
 /// ends the set-up with exit code 128 and its number.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
-    let storage = storage(&launch.container.rootfs)?;
-    let survey = survey(launch, storage.as_ref())?;
+    let mut storage = storage(&launch.container.rootfs)?;
+    let ids = ids(launch)?;
+    let mut survey = survey(launch, &ids, storage.as_ref())?;
+    let mut terminal = Terminal::capture();
+    if launch.stderr.is_some() {
+        (survey.console, terminal) = (None, None);
+    }
     let steps = plan::plan(launch.container, launch.etc, &survey);
-    let terminal = Terminal::capture();
     let (signals, mask) = take_signals()?;
+    if let Some(storage) = storage.as_mut().filter(|_| ids.has_others()) {
+        storage.expect_foreign_files()?;
+    }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let first = |channel| child::main(channel, launch, &steps, &mask);
-    let child = match launch.network {
+    let first = |channel| child::main(channel, launch, &ids, &steps, &mask);
+    let spawn = || match launch.network {
         Connection::Linked { .. } | Connection::Alone => {
-            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))?
+            userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
         }
         Connection::Hosts => {
-            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))?
+            userns::explained(process::spawn(userns::NAMESPACES - CloneFlags::CLONE_NEWNET, theirs, first))
         }
-        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first)?,
+        Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first),
     };
+    let child = detach::with_stderr(launch.stderr, spawn)?;
+    let (commands, inbox) = command::line()?;
     let mut running = Running {
         child,
         channel: Some(ours),
         signals,
+        inbox: Some(inbox),
+        commands,
         link: None,
         factory_process: None,
         factory: None,
         terminal,
+        console: None,
         storage,
         killed_for: None,
+        told_to_end: false,
         ended: false,
     };
     if !matches!(launch.network, Connection::Shared(_)) {
-        userns::write_id_maps(running.child.pid)?;
+        userns::write_id_maps(running.child.pid, &ids.maps)?;
     }
     running.release()?;
-    running.await_ready(launch.network.wants_socket_factory())?;
+    running.await_ready(launch)?;
     running.await_factory();
     Ok(running)
+}
+
+/// The ids of the container: with another's namespaces that one's.
+fn ids(launch: &Launch<'_>) -> Result<Ids> {
+    let identity = &launch.container.identity;
+    if !matches!(launch.network, Connection::Shared(_)) {
+        return Ids::settle(&identity.mapping);
+    }
+    if identity.user.is_none() && identity.mapping != config::Mapping::Single {
+        let error = Error::new("cannot map", "ids", "the network's user namespace has its own already");
+        return Err(error.hint("give --userns, --uidmap and --gidmap to the container whose network it is"));
+    }
+    Ids::settle(&config::Mapping::Single)
 }
 
 /// Where writes go, if neither to the root filesystem itself nor to memory.
@@ -166,7 +212,7 @@ fn storage(rootfs: &config::RootFs) -> Result<Option<Storage>> {
 }
 
 /// Looks at what of the host the plan depends on.
-fn survey(launch: &Launch<'_>, storage: Option<&Storage>) -> Result<Survey> {
+fn survey(launch: &Launch<'_>, ids: &Ids, storage: Option<&Storage>) -> Result<Survey> {
     let container = launch.container;
     let root = match &container.rootfs {
         config::RootFs::Directory(path) => Root::Directory(existing_directory(path)?),
@@ -186,7 +232,11 @@ fn survey(launch: &Launch<'_>, storage: Option<&Storage>) -> Result<Survey> {
     let sources = container.volumes.iter().map(|volume| existing_source(&volume.source));
     Ok(Survey {
         root,
-        console: supervise::terminal_path(),
+        console: match container.terminal {
+            config::Terminal::Inherited => terminal::path(),
+            config::Terminal::Own { .. } => None,
+        },
+        tty_group: ids.has_tty_group(),
         privileged: userns::caller_is_root(),
         hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
@@ -275,6 +325,9 @@ impl Running {
 
     /// Lets the command start. Errors have exit code 126 or 127 if it cannot be executed or found.
     pub fn start(&mut self) -> Result<()> {
+        if let Some(console) = &mut self.console {
+            console.take_over();
+        }
         self.release()?;
         match self.next_report()? {
             None => {
@@ -289,20 +342,88 @@ impl Running {
     /// Passes signals on until the command ends; its exit status, 128 and the number if by a signal.
     pub fn wait(&mut self) -> Result<u8> {
         loop {
-            let [signalled, ended] = wait_for([&self.signals.as_fd(), &self.child.as_fd()])?;
+            let inbox: &dyn AsFd = self.inbox.as_ref().map_or(&self.child, |inbox| inbox);
+            let sources: [&dyn AsFd; 3] = [&self.signals, inbox, &self.child];
+            let ([signalled, asked, ended], key) = match &mut self.console {
+                Some(console) => console.pump_until(sources)?,
+                None => (wait_for(sources)?, None),
+            };
+            if let Some(key) = key {
+                self.obey(key);
+            }
             if signalled {
                 self.pass_signals_on()?;
             }
-            if ended {
-                return self.reap();
+            if asked {
+                self.obey_commands();
             }
+            if ended {
+                // Whoever asks from now on hears that it has ended.
+                self.inbox = None;
+                let status = self.reap();
+                return self.leave_console().and(status);
+            }
+        }
+    }
+
+    /// Prints what the command has left behind, and gives the caller's terminal back.
+    fn leave_console(&mut self) -> Result<()> {
+        let Some(mut console) = self.console.take() else {
+            return Ok(());
+        };
+        let signals = &self.signals;
+        console.finish(signals, || {
+            Ok(next_signal(signals)?.is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32)))
+        })
+    }
+
+    /// Does for the container's first process what the kernel leaves undone: signals of a terminal inside do not reach
+    /// it unless it has asked for them.
+    fn obey(&mut self, key: Key) {
+        match key {
+            Key::Signal(signal) => {
+                let foreground = self.console.as_ref().and_then(Console::foreground);
+                if foreground == Some(self.child.pid) {
+                    self.pass_on(signal, true);
+                }
+            }
+            Key::HungUp => {
+                self.told_to_end = true;
+                self.pass_on(libc::SIGHUP, false);
+            }
+        }
+    }
+
+    /// For other threads, which want something of the container while [`Self::wait`] waits for its end.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
+    }
+
+    /// Whether somebody wants the container to end for good: by a signal that ends programs, or by a command.
+    pub fn is_told_to_end(&self) -> bool {
+        self.told_to_end
+    }
+
+    fn obey_commands(&mut self) {
+        let asked: Vec<_> = self.inbox.iter_mut().flat_map(Inbox::take).collect();
+        for (command, answer) in asked {
+            let Command::Signal { number, last } = command;
+            self.told_to_end |= last;
+            // One that stops is for the command alone, as nobody could tell a stopped rnet to go on.
+            if supervise::stops_by_default(number) {
+                self.send(number);
+            } else {
+                self.pass_on(number, false);
+            }
+            // Whoever does not wait any more does not care.
+            let _ = answer.send(Ok(()));
         }
     }
 
     /// Waits until `other` is readable or closed, or a signal comes that would end rnet.
     pub fn wait_unless_told_to_end(&self, other: &impl AsFd) -> Result<()> {
         loop {
-            let [signalled, ready] = wait_for([&self.signals.as_fd(), &other.as_fd()])?;
+            let [signalled, ready] = wait_for([&self.signals, other])?;
             let told = signalled
                 && next_signal(&self.signals)?
                     .is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32));
@@ -317,16 +438,21 @@ impl Running {
         channel.map_or(Ok(()), Channel::release).context("cannot start", "container")
     }
 
-    fn await_ready(&mut self, with_factory: bool) -> Result<()> {
+    fn await_ready(&mut self, launch: &Launch<'_>) -> Result<()> {
         loop {
             match self.next_report()? {
                 Some(Report::Note(text)) => tracing::warn!("{text}"),
                 Some(Report::Link(link)) => {
                     self.link = Some(link);
                     // Not before: making a packet link takes the child to another namespace for a while.
-                    if with_factory {
+                    if launch.network.wants_socket_factory() {
                         self.start_factory();
                     }
+                }
+                Some(Report::Terminal(master)) => {
+                    let interactive = launch.container.terminal.is_interactive();
+                    let console = Console::new(master, interactive, self.terminal.take());
+                    self.console = Some(console.context("cannot use", "the command's terminal")?);
                 }
                 Some(Report::Ready) => return Ok(()),
                 Some(Report::Failed(error)) => return Err(error),
@@ -346,7 +472,7 @@ impl Running {
             return Ok(None);
         };
         loop {
-            let [signalled, reported] = wait_for([&self.signals.as_fd(), &channel.as_fd()])?;
+            let [signalled, reported] = wait_for([&self.signals, channel])?;
             // First, so that a command that runs by now gets the signal.
             if reported {
                 return channel.receive().context("cannot hear from", "container");
@@ -364,29 +490,54 @@ impl Running {
     fn pass_signals_on(&mut self) -> Result<()> {
         while let Some(info) = next_signal(&self.signals)? {
             let signal = info.ssi_signo as i32;
-            let disposition = supervise::disposition(self.child.pid, signal);
+            self.told_to_end |= supervise::ends_by_default(signal);
             let shares_group = getpgid(Some(self.child.pid)) == Ok(getpgrp());
             let arrived = info.ssi_code == supervise::SI_KERNEL && shares_group;
-            match supervise::decide(signal, disposition, arrived) {
-                Action::Nothing => {}
-                Action::Deliver => self.send(signal),
-                Action::StopBoth => {
-                    self.send(libc::SIGSTOP);
-                    stop_self();
-                }
-                Action::DeliverAndStop => {
-                    if !arrived {
-                        self.send(signal);
-                    }
-                    stop_self();
-                }
-                Action::Kill => {
-                    self.killed_for.get_or_insert(signal);
-                    self.send(libc::SIGKILL);
-                }
+            if !self.is_for_console(signal) {
+                self.pass_on(signal, arrived);
             }
         }
         Ok(())
+    }
+
+    /// Does what `signal` means for the caller's terminal, if the command has one of its own; whether that is all that
+    /// it means.
+    fn is_for_console(&mut self, signal: i32) -> bool {
+        let Some(console) = &mut self.console else {
+            return false;
+        };
+        match signal {
+            libc::SIGWINCH => console.resize(),
+            libc::SIGCONT => console.take_over(),
+            _ if supervise::stops_by_default(signal) => {
+                console.give_back();
+                stop_self();
+            }
+            _ => return false,
+        }
+        signal != libc::SIGCONT
+    }
+
+    fn pass_on(&mut self, signal: i32, arrived: bool) {
+        let disposition = supervise::disposition(self.child.pid, signal);
+        match supervise::decide(signal, disposition, arrived) {
+            Action::Nothing => {}
+            Action::Deliver => self.send(signal),
+            Action::StopBoth => {
+                self.send(libc::SIGSTOP);
+                stop_self();
+            }
+            Action::DeliverAndStop => {
+                if !arrived {
+                    self.send(signal);
+                }
+                stop_self();
+            }
+            Action::Kill => {
+                self.killed_for.get_or_insert(signal);
+                self.send(libc::SIGKILL);
+            }
+        }
     }
 
     /// Signals the container's first process. It may have ended already, which the pidfd tells.
@@ -414,9 +565,8 @@ impl Drop for Running {
             let _ = process.signal(libc::SIGKILL);
             let _ = process.reap();
         }
-        if let Some(terminal) = &self.terminal {
-            terminal.restore();
-        }
+        self.console = None;
+        self.terminal = None;
         // The storage goes last: nothing may write to it any more.
         self.storage = None;
     }
@@ -431,7 +581,7 @@ fn next_signal(signals: &SignalFd) -> Result<Option<siginfo>> {
 }
 
 /// Waits until at least one is readable or closed, and tells which.
-fn wait_for(fds: [&dyn AsFd; 2]) -> Result<[bool; 2]> {
+fn wait_for<const N: usize>(fds: [&dyn AsFd; N]) -> Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
     loop {
         match poll(&mut polled, PollTimeout::NONE) {

@@ -14,6 +14,9 @@ use crate::config::{Container, EtcFiles, RootFs, Tmpfs, Volume};
 
 /// A tmpfs for what must exist but stay out of sight. It lies where the fresh /tmp will be.
 pub(super) const SCRATCH: &str = "/tmp";
+/// Options of devpts; with `gid` terminals belong to the group `tty`, which programs such as sshd ask for.
+const TERMINALS: &str = "newinstance,ptmxmode=0666,mode=0620";
+const TERMINALS_OF_TTY: &str = "newinstance,ptmxmode=0666,mode=0620,gid=5";
 
 /// One action on the mount tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +124,8 @@ pub(super) struct Survey {
     pub(super) root: Root,
     /// The terminal of the caller's standard streams.
     pub(super) console: Option<PathBuf>,
+    /// The group `tty` exists inside, and gets the terminals.
+    pub(super) tty_group: bool,
     /// The caller is the host's root, so that the kernel would let the container change the host through /proc.
     pub(super) privileged: bool,
     /// The network namespace is the host's, which forbids a new /sys.
@@ -158,7 +163,7 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
         steps.extend(root_mounts(survey).into_iter().map(Step::Hold));
     }
     steps.extend(kernel_filesystems(survey.hosts_network));
-    steps.extend(devices(survey.console.as_deref()));
+    steps.extend(devices(survey));
     if survey.privileged {
         // Files are hidden under the new /dev/null.
         steps.extend(protect_kernel());
@@ -292,7 +297,7 @@ fn protect_kernel() -> Vec<Step> {
     steps
 }
 
-fn devices(console: Option<&Path>) -> Vec<Step> {
+fn devices(survey: &Survey) -> Vec<Step> {
     let noexec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let mut steps = vec![tmpfs("/dev", noexec | MsFlags::MS_STRICTATIME, "mode=755")];
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
@@ -308,10 +313,15 @@ fn devices(console: Option<&Path>) -> Vec<Step> {
     for (name, target) in links {
         steps.push(Step::Symlink { path: format!("/dev/{name}").into(), target: target.into() });
     }
-    steps.push(mount("devpts", "/dev/pts", noexec, "newinstance,ptmxmode=0666,mode=0620"));
+    steps.push(mount(
+        "devpts",
+        "/dev/pts",
+        noexec,
+        if survey.tty_group { TERMINALS_OF_TTY } else { TERMINALS },
+    ));
     steps.push(tmpfs("/dev/shm", closed(), "mode=1777"));
     steps.push(mount("mqueue", "/dev/mqueue", closed(), ""));
-    if let Some(terminal) = console {
+    if let Some(terminal) = &survey.console {
         steps.push(device(&of_host(terminal), "/dev/console"));
     }
     steps
@@ -389,6 +399,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Identity, Terminal};
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -401,6 +412,8 @@ mod tests {
             tmpfs: Vec::new(),
             read_only: false,
             init: false,
+            terminal: Terminal::Inherited,
+            identity: Identity::default(),
         }
     }
 
@@ -408,6 +421,7 @@ mod tests {
         Survey {
             root,
             console: None,
+            tty_group: false,
             privileged: false,
             hosts_network: false,
             cwd: "/home/me".into(),
@@ -507,6 +521,10 @@ mod tests {
             |step| matches!(step, Step::Bind(bind) if bind.source == Path::new("dev/pts/7")),
         );
         assert!(position(&steps, mounts_on("/dev")) < pts && pts < console);
+        let data = |step: &Step| matches!(step, Step::Mount(mount) if mount.data == TERMINALS_OF_TTY);
+        assert!(!data(&steps[pts]));
+        survey.tty_group = true;
+        assert!(data(&plan(&container(RootFs::Empty), &EtcFiles::default(), &survey)[pts]));
     }
 
     #[test]

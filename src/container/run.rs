@@ -37,6 +37,12 @@ pub(super) fn run(steps: &[Step], note: impl FnMut(String)) -> Result<()> {
     steps.iter().try_for_each(|step| interpreter.perform(step))
 }
 
+/// Shows the container's own terminal `path` at /dev/console too.
+pub(super) fn bind_console(path: &Path) -> Result<()> {
+    let console = mount_point(Path::new("/dev/console"), Kind::File)?;
+    attach(path, &console, Access::ReadWrite).context("cannot bind", console.display())
+}
+
 struct Interpreter<N> {
     /// The host's root, until it is left.
     host: Option<OwnedFd>,

@@ -2,6 +2,9 @@
 //!
 //! An overlay's upper layer needs `user.` extended attributes, which tmpfs has since Linux 6.6. The directory
 //! is locked as long as its container lives, so that the next start can tell what a killed one left behind.
+//!
+//! Files of a container that has more ids than its caller's belong to users whom the caller is not. They are removed by a
+//! process that is root of a user namespace with all his ids.
 
 use std::env;
 use std::ffi::OsStr;
@@ -9,14 +12,19 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sched::CloneFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::Uid;
+use nix::unistd::{Pid, Uid};
 
-use crate::error::{Error, Result};
+use super::channel::Channel;
+use super::identity;
+use super::idmap::IdMaps;
+use super::userns;
+use crate::error::{Context, Error, Result, exit};
 use crate::sys::mount::takes_user_xattrs;
+use crate::sys::process::{self, Child, Exit};
 
 const PREFIX: &str = "layers-";
 /// Names tried for one directory, against others that start at the same moment.
@@ -28,7 +36,16 @@ pub(super) struct Storage {
     path: PathBuf,
     /// It is removed with this value.
     temporary: bool,
+    /// Removes it then, where this process may not.
+    remover: Option<Remover>,
     _lock: Flock<File>,
+}
+
+/// A process that removes a directory once the other end of its line is dropped, by the end of this process too.
+#[derive(Debug)]
+struct Remover {
+    process: Child,
+    line: Channel,
 }
 
 /// Whether a tmpfs can hold an upper layer. A memfd is a file of one.
@@ -65,7 +82,7 @@ impl Storage {
                 error.hint("choose a directory of yours on a disk filesystem such as ext4, xfs or btrfs")
             );
         }
-        Ok(Self { path, temporary: false, _lock: lock })
+        Ok(Self { path, temporary: false, remover: None, _lock: lock })
     }
 
     /// Its absolute path.
@@ -73,10 +90,21 @@ impl Storage {
         &self.path
     }
 
+    /// Prepares for files of all users whom the caller can map. No thread may have been started, and signals that would
+    /// end this process must be blocked.
+    pub(super) fn expect_foreign_files(&mut self) -> Result<()> {
+        if self.temporary
+            && let Some(maps) = identity::everything()
+        {
+            self.remover = Some(Remover::start(&self.path, &maps)?);
+        }
+        Ok(())
+    }
+
     fn create_in(base: &Path) -> io::Result<Self> {
         sweep(base);
         for attempt in 0..ATTEMPTS {
-            let path = base.join(format!("{PREFIX}{}-{attempt}", process::id()));
+            let path = base.join(format!("{PREFIX}{}-{attempt}", Pid::this()));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made?,
@@ -86,7 +114,7 @@ impl Storage {
                 fs::remove_dir(&path)?;
                 return Err(io::Error::other("no user extended attributes"));
             }
-            return Ok(Self { path, temporary: true, _lock: lock });
+            return Ok(Self { path, temporary: true, remover: None, _lock: lock });
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
@@ -94,10 +122,39 @@ impl Storage {
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        if self.temporary
-            && let Err(cause) = remove(&self.path)
-        {
+        if !self.temporary {
+            return;
+        }
+        let removed = match self.remover.take() {
+            Some(remover) => remover.finish(),
+            None => remove(&self.path),
+        };
+        if let Err(cause) = removed {
             tracing::warn!("cannot remove {}: {cause}", self.path.display());
+        }
+    }
+}
+
+impl Remover {
+    fn start(path: &Path, maps: &IdMaps) -> Result<Self> {
+        let (line, theirs) = Channel::pair().context("cannot create", "socket pair")?;
+        let process = process::spawn(CloneFlags::CLONE_NEWUSER, theirs, |line| {
+            let mapped = line.await_release();
+            // The next word, or the end.
+            line.await_release();
+            if mapped && remove(path).is_ok() { 0 } else { exit::RNET_FAILED }
+        });
+        let remover = Self { process: process.map_err(|cause| userns::forbidden(&cause))?, line };
+        userns::write_id_maps(remover.process.pid, maps)?;
+        remover.line.release().context("cannot start", "removal of layers")?;
+        Ok(remover)
+    }
+
+    fn finish(self) -> io::Result<()> {
+        drop(self.line);
+        match self.process.reap()? {
+            Exit::Code(0) => Ok(()),
+            _ => Err(io::Error::other("files of the container's users are left")),
         }
     }
 }
@@ -140,8 +197,11 @@ fn sweep(base: &Path) {
     let entries = fs::read_dir(base).into_iter().flatten().flatten();
     let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
     for path in entries.filter(|entry| is_ours(&entry.file_name())).map(|entry| entry.path()) {
-        if let Some(_lock) = lock(&path) {
-            let _ = remove(&path);
+        if let Some(_lock) = lock(&path)
+            && remove(&path).is_err()
+            && let Some(maps) = identity::everything()
+        {
+            let _ = Remover::start(&path, &maps).map(Remover::finish);
         }
     }
 }

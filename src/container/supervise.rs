@@ -1,19 +1,13 @@
-//! What a signal to rnet means for its container, and the terminal they share.
+//! What a signal to rnet means for its container.
 //!
 //! The kernel drops a signal to a PID namespace's init unless the init has asked for it, so a command that
 //! relies on default actions (`nc`, `sleep`) would survive Ctrl-C. [`decide`] does for it what the default
 //! action would have done.
 
 use std::fs;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
 use libc::c_int;
-use nix::errno::Errno;
-use nix::sys::signal::{self, Signal};
-use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
-use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp, ttyname};
+use nix::unistd::Pid;
 
 use crate::sys::process::Exit;
 use crate::sys::signal as raw;
@@ -70,7 +64,8 @@ pub(super) fn ends_by_default(signal: c_int) -> bool {
     !stops_by_default(signal) && !harmless.contains(&signal)
 }
 
-fn stops_by_default(signal: c_int) -> bool {
+/// Whether the default action of `signal` stops a process.
+pub(super) fn stops_by_default(signal: c_int) -> bool {
     [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal)
 }
 
@@ -118,50 +113,6 @@ pub(super) fn exit_status(exit: Exit) -> u8 {
 /// 128 and the signal's number.
 pub(super) fn killed_by(signal: c_int) -> u8 {
     128u8.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX))
-}
-
-/// The terminal of the standard streams, as it was when rnet had it.
-#[derive(Debug)]
-pub(super) struct Terminal {
-    tty: OwnedFd,
-    modes: Termios,
-}
-
-impl Terminal {
-    /// Remembers the terminal if rnet is in its foreground.
-    pub(super) fn capture() -> Option<Self> {
-        let tty = terminal()?;
-        let modes = tcgetattr(&tty).ok()?;
-        (tcgetpgrp(&tty) == Ok(getpgrp())).then_some(Self { tty, modes })
-    }
-
-    /// Takes the terminal back from a group that is gone and undoes changes of its modes. Leaves it alone if
-    /// someone else has it by now. SIGTTOU must be blocked.
-    pub(super) fn restore(&self) {
-        let Ok(foreground) = tcgetpgrp(&self.tty) else {
-            return;
-        };
-        if foreground != getpgrp() {
-            if signal::killpg(foreground, None::<Signal>) != Err(Errno::ESRCH) {
-                return;
-            }
-            let _ = tcsetpgrp(&self.tty, getpgrp());
-        }
-        let _ = tcsetattr(&self.tty, SetArg::TCSADRAIN, &self.modes);
-    }
-}
-
-/// The device file of the terminal of the standard streams.
-pub(super) fn terminal_path() -> Option<PathBuf> {
-    ttyname(terminal()?).ok()
-}
-
-/// The first standard stream that is a terminal.
-fn terminal() -> Option<OwnedFd> {
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let terminal = streams.into_iter().find(|stream| tcgetattr(stream).is_ok())?;
-    terminal.try_clone_to_owned().ok()
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
-//! The user namespace: its id map, and what to tell a user whose host forbids it.
+//! The user namespace: its id maps, and what to tell a user whose host forbids it.
 
 use std::fs::{self, File};
 use std::io;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Pid, Uid};
 
+use super::idmap::IdMaps;
+use crate::config::IdRange;
 use crate::error::{Context, Error, Result};
 
 /// The namespaces of a container.
@@ -56,22 +59,48 @@ struct Facts {
     seccomp: bool,
 }
 
-/// Maps the caller's ids to 0 in the user namespace of `pid`.
-pub(super) fn write_id_maps(pid: Pid) -> Result<()> {
+/// Programs that write maps on an ordinary user's behalf (newuidmap(1), newgidmap(1)).
+pub(super) const MAPPERS: [&str; 2] = ["newuidmap", "newgidmap"];
+const MAPPERS_REMEDY: &str = "newuidmap and newgidmap need their set-user-ID bit or file capabilities (reinstall \
+    uidmap), and a caller whose no_new_privs is not set; or go without: --userns=single";
+
+/// Writes the id maps of the user namespace of `pid`, a child.
+pub(super) fn write_id_maps(pid: Pid, maps: &IdMaps) -> Result<()> {
     let (uid, gid) = (Uid::effective(), Gid::effective());
-    let files = [
-        ("setgroups", "deny".to_owned()),
-        ("gid_map", format!("0 {gid} 1")),
-        ("uid_map", format!("0 {uid} 1")),
-    ];
-    for (name, text) in files {
-        let path = format!("/proc/{pid}/{name}");
-        match fs::write(&path, text) {
-            Err(cause) if is_denied(&cause) => return Err(forbidden(&cause)),
-            other => other.context("cannot write", path)?,
-        }
+    if maps.is_only(uid.as_raw(), gid.as_raw()) {
+        // The kernel takes a group map from who may not set groups only where nobody inside may either.
+        write(pid, "setgroups", "deny")?;
+    } else if !uid.is_root() {
+        let [uids, gids] = MAPPERS;
+        return call(uids, pid, &maps.uids).and_then(|()| call(gids, pid, &maps.gids));
     }
-    Ok(())
+    write(pid, "gid_map", &lines(&maps.gids))?;
+    write(pid, "uid_map", &lines(&maps.uids))
+}
+
+fn write(pid: Pid, name: &str, text: &str) -> Result<()> {
+    let path = format!("/proc/{pid}/{name}");
+    match fs::write(&path, text) {
+        Err(cause) if is_denied(&cause) => Err(forbidden(&cause)),
+        other => other.context("cannot write", path),
+    }
+}
+
+fn lines(ranges: &[IdRange]) -> String {
+    let lines = ranges.iter().map(|range| format!("{} {} {}\n", range.inside, range.outside, range.count));
+    lines.collect()
+}
+
+fn call(program: &'static str, pid: Pid, ranges: &[IdRange]) -> Result<()> {
+    let numbers = ranges.iter().flat_map(|range| [range.inside, range.outside, range.count]);
+    let words = numbers.map(|number| number.to_string());
+    let output = Command::new(program).arg(pid.to_string()).args(words).output();
+    let output = output.context("cannot run", program)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::new("cannot map ids with", program, said.trim()).hint(MAPPERS_REMEDY))
 }
 
 /// Changes to the user and network namespaces of `pid`, a child that has not been reaped, and lets ports of connections

@@ -12,7 +12,7 @@ mod server;
 pub use client::{ask, ask_at};
 pub use place::{Place, Socket, check, door, end, memos};
 pub(crate) use place::{RECORD, clear, directories, directory};
-pub use server::{serve, serve_at};
+pub use server::{Desk, serve, serve_at};
 
 /// Longest line either way, in bytes: about [`MAX_PUBLISHED`] ports of up to 512 bytes each, or about as many flows as
 /// are told.

@@ -5,6 +5,7 @@
 //! | `{"execute": "ports"}` | `{"ports": [PORT...]}` |
 //! | `{"execute": "publish", "ports": [WANTED...]}` | the same, of those that were asked for; all or none |
 //! | `{"execute": "unpublish", "ports": [WANTED...]}` | `{}` |
+//! | `{"execute": "signal", "signal": N, "last": BOOL}` | `{}`: sent to the container, which stays ended if `last` |
 //! | `{"execute": "flows"}` | `{"flows": N, "described": [FLOW...], "counters": {...}}` |
 //!
 //! WANTED has `transport`, `guest_port` and, where they matter, `host_addr`, `host_port`, `host_interface` and
@@ -17,11 +18,13 @@ use std::str::FromStr;
 use serde_json::{Map, Value, from_slice, json};
 
 use crate::config::{IfName, MAX_PUBLISHED, Publish, Transport};
+use crate::container::Command;
 use crate::error::Error;
 use crate::io::command::Snapshot;
 use crate::io::ports::Port;
 use crate::net::gateway::FlowReport;
 use crate::net::{DropReason, FlowKey};
+use crate::sys;
 
 /// What can be asked of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub enum Request {
     Unpublish(Vec<Publish>),
     /// What goes on?
     Flows,
+    /// Something of the container whose network it is.
+    Container(Command),
 }
 
 impl Request {
@@ -45,8 +50,9 @@ impl Request {
             Some("publish") => wanted(&value).map(Self::Publish),
             Some("unpublish") => wanted(&value).map(Self::Unpublish),
             Some("flows") => Ok(Self::Flows),
+            Some("signal") => signal(&value).map(Self::Container),
             Some(other) => {
-                Err(format!("'{other}' is not known; there are ports, publish, unpublish and flows"))
+                Err(format!("'{other}' is not known; there are ports, publish, unpublish, flows and signal"))
             }
             None => Err("an object with \"execute\" was expected".to_owned()),
         }
@@ -60,6 +66,9 @@ impl Request {
             Self::Publish(wanted) => json!({"execute": "publish", "ports": ports(wanted)}),
             Self::Unpublish(unwanted) => json!({"execute": "unpublish", "ports": ports(unwanted)}),
             Self::Flows => json!({"execute": "flows"}),
+            Self::Container(Command::Signal { number, last }) => {
+                json!({"execute": "signal", "signal": number, "last": last})
+            }
         }
     }
 }
@@ -121,6 +130,15 @@ fn wanted(request: &Value) -> Result<Vec<Publish>, String> {
         return Err(format!("a network publishes at most {MAX_PUBLISHED} ports"));
     }
     ports.iter().map(wanted_port).collect()
+}
+
+fn signal(request: &Value) -> Result<Command, String> {
+    let number = request.get("signal").and_then(Value::as_i64).and_then(|number| i32::try_from(number).ok());
+    let number = number.filter(|number| sys::signal::all().contains(number));
+    let last = request.get("last").and_then(Value::as_bool).unwrap_or(false);
+    number
+        .map(|number| Command::Signal { number, last })
+        .ok_or_else(|| "\"signal\" is no signal's number".into())
 }
 
 fn wanted_port(port: &Value) -> Result<Publish, String> {
@@ -219,9 +237,13 @@ mod tests {
             transport: Transport::Tcp,
         };
         let random = Publish { host_addr: None, host_port: None, transport: Transport::Udp, ..port };
-        for request in
-            [Request::Ports, Request::Flows, Request::Publish(vec![port, random]), Request::Unpublish(vec![])]
-        {
+        for request in [
+            Request::Ports,
+            Request::Flows,
+            Request::Publish(vec![port, random]),
+            Request::Unpublish(vec![]),
+            Request::Container(Command::Signal { number: 15, last: true }),
+        ] {
             let line = request.to_json().to_string();
             assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");
         }
@@ -256,6 +278,8 @@ mod tests {
             ("{}", "execute"),
             (r#"{"execute": "dance"}"#, "'dance' is not known"),
             (r#"{"execute": "publish"}"#, "a list"),
+            (r#"{"execute": "signal", "signal": 0}"#, "no signal"),
+            (r#"{"execute": "signal", "signal": "TERM"}"#, "no signal"),
             (r#"{"execute": "publish", "ports": [{"guest_port": 80}]}"#, "tcp or udp"),
             (r#"{"execute": "publish", "ports": [{"transport": "tcp"}]}"#, "guest_port"),
             (r#"{"execute": "publish", "ports": [{"transport": "tcp", "guest_port": 80808}]}"#, "65535"),

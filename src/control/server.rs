@@ -12,6 +12,7 @@ use nix::unistd::Uid;
 
 use super::protocol::{self, Request};
 use super::{MAX_LINE_BYTES, Place, Socket};
+use crate::container::Commands;
 use crate::error::{Context, Result};
 use crate::io::ports::Ports;
 
@@ -22,26 +23,35 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause when a connection cannot be accepted, as the host is out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Answers at `place` for the network with `ports`, for as long as this process lives.
-pub fn serve(place: &Place, ports: Ports) -> Result<()> {
-    answer_on(place.listener(), ports)
+/// What requests are about.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// The network's published ports.
+    pub ports: Ports,
+    /// The container whose network it is, if it is one of rnet's.
+    pub container: Option<Commands>,
+}
+
+/// Answers at `place` for what is on the `desk`, for as long as this process lives.
+pub fn serve(place: &Place, desk: Desk) -> Result<()> {
+    answer_on(place.listener(), desk)
 }
 
 /// The same at a path.
-pub fn serve_at(socket: &Socket, ports: Ports) -> Result<()> {
-    answer_on(socket.listener(), ports)
+pub fn serve_at(socket: &Socket, desk: Desk) -> Result<()> {
+    answer_on(socket.listener(), desk)
 }
 
-fn answer_on(listener: io::Result<UnixListener>, ports: Ports) -> Result<()> {
+fn answer_on(listener: io::Result<UnixListener>, desk: Desk) -> Result<()> {
     let listener = listener.context("cannot share", "the control socket")?;
     thread::Builder::new()
         .name("rnet-control".into())
-        .spawn(move || accept(&listener, &ports))
+        .spawn(move || accept(&listener, &desk))
         .map(drop)
         .context("cannot start", "the control thread")
 }
 
-fn accept(listener: &UnixListener, ports: &Ports) {
+fn accept(listener: &UnixListener, desk: &Desk) {
     // Every client's thread holds a clone.
     let seats = Arc::new(());
     loop {
@@ -56,9 +66,9 @@ fn accept(listener: &UnixListener, ports: &Ports) {
             let _ = reply(&client, &protocol::failed("too many clients; try again"));
             continue;
         }
-        let (ports, seat) = (ports.clone(), Arc::clone(&seats));
+        let (desk, seat) = (desk.clone(), Arc::clone(&seats));
         let _ = thread::Builder::new().name("rnet-client".into()).spawn(move || {
-            if let Err(error) = attend(&client, &ports) {
+            if let Err(error) = attend(&client, &desk) {
                 tracing::debug!(%error, "a control client is gone");
             }
             drop(seat);
@@ -72,7 +82,7 @@ fn is_own(client: &UnixStream) -> bool {
     peer.is_ok_and(|peer| peer == Uid::effective() || peer.is_root())
 }
 
-fn attend(client: &UnixStream, ports: &Ports) -> io::Result<()> {
+fn attend(client: &UnixStream, desk: &Desk) -> io::Result<()> {
     client.set_read_timeout(Some(CLIENT_PATIENCE))?;
     client.set_write_timeout(Some(CLIENT_PATIENCE))?;
     let mut lines = BufReader::new(client);
@@ -85,7 +95,7 @@ fn attend(client: &UnixStream, ports: &Ports) -> io::Result<()> {
         if line.last() != Some(&b'\n') && line.len() as u64 == MAX_LINE_BYTES {
             return reply(client, &protocol::failed(format!("a line has at most {MAX_LINE_BYTES} bytes")));
         }
-        reply(client, &answer(&line, ports))?;
+        reply(client, &answer(&line, desk))?;
     }
 }
 
@@ -93,12 +103,16 @@ fn reply(mut client: &UnixStream, value: &serde_json::Value) -> io::Result<()> {
     client.write_all(format!("{value}\n").as_bytes())
 }
 
-fn answer(line: &[u8], ports: &Ports) -> serde_json::Value {
+fn answer(line: &[u8], Desk { ports, container }: &Desk) -> serde_json::Value {
     let result = match Request::parse(line) {
         Ok(Request::Ports) => Ok(protocol::ports(&ports.list())),
         Ok(Request::Publish(wanted)) => ports.add(&wanted).map(|ports| protocol::ports(&ports)),
         Ok(Request::Unpublish(unwanted)) => ports.remove(&unwanted).map(|()| serde_json::json!({})),
         Ok(Request::Flows) => ports.look().map(|seen| protocol::snapshot(&seen)),
+        Ok(Request::Container(command)) => match container {
+            Some(container) => container.ask(command).map(|()| serde_json::json!({})),
+            None => return protocol::failed("it is no container of rnet's"),
+        },
         Err(mistake) => return protocol::failed(mistake),
     };
     result.map_or_else(protocol::failed, protocol::done)

@@ -1,4 +1,5 @@
-//! Every `unsafe` block and raw kernel interface: links, addresses, datagram sockets, processes, mounts, signals.
+//! Every `unsafe` block and raw kernel interface: links, addresses, datagram sockets, processes, mounts, terminals,
+//! signals.
 //!
 //! Nothing here decides anything; callers elsewhere are safe code over typed functions.
 
@@ -12,7 +13,8 @@ pub mod netlink;
 pub mod packet;
 pub(crate) mod privilege;
 pub(crate) mod process;
-mod rights;
+pub(crate) mod pty;
+pub(crate) mod rights;
 pub(crate) mod signal;
 pub mod stream;
 pub mod tun;

@@ -2,17 +2,12 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::stat::fstat;
 use nix::unistd::Uid;
-use sendfd::SendWithFd;
-
-use super::rights;
 
 mod ioctl {
     /// include/uapi/linux/nsfs.h
@@ -49,17 +44,6 @@ pub(crate) fn owner_uid(user_namespace: &impl AsFd) -> nix::Result<Uid> {
 pub(crate) fn is_same(one: &impl AsFd, other: &impl AsFd) -> nix::Result<bool> {
     let [one, other] = [fstat(one.as_fd())?, fstat(other.as_fd())?];
     Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
-}
-
-/// Passes a namespace to the process at the other end of `socket`.
-pub(crate) fn send(namespace: &impl AsFd, socket: &UnixStream) -> io::Result<()> {
-    socket.send_with_fd(&[0], &[namespace.as_fd().as_raw_fd()]).map(drop)
-}
-
-/// Receives what [`send`] passed. `UnexpectedEof` if the other end closed without sending.
-pub(crate) fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
-    let (_, mut received) = rights::receive::<1>(socket, &mut [0])?;
-    received.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// Whether the kernel says by `errno` that a descriptor is no namespace.

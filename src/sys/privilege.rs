@@ -45,6 +45,11 @@ pub(crate) fn drop_all() -> nix::Result<()> {
     set(0)
 }
 
+/// Brings all permitted capabilities of this thread into effect, out of which a change from root's id has put them.
+pub(crate) fn raise_permitted() -> nix::Result<()> {
+    set(permitted()?)
+}
+
 /// The lower half of the permitted capabilities.
 fn permitted() -> nix::Result<u32> {
     let header = Header { version: VERSION_3, pid: 0 };

@@ -4,16 +4,28 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
+use sendfd::SendWithFd;
 
 /// A control message with room for `N` descriptors, laid out as cmsg(3) says.
 #[repr(C)]
 struct Control<const N: usize> {
     header: libc::cmsghdr,
     fds: [RawFd; N],
+}
+
+/// Passes a descriptor to the process at the other end of `socket`, with one byte of zero.
+pub(crate) fn send_one(descriptor: &impl AsFd, socket: &UnixStream) -> io::Result<()> {
+    socket.send_with_fd(&[0], &[descriptor.as_fd().as_raw_fd()]).map(drop)
+}
+
+/// Receives what [`send_one`] passed. `UnexpectedEof` if the other end closed without sending.
+pub(crate) fn receive_one(socket: &UnixStream) -> io::Result<OwnedFd> {
+    let (_, mut received) = receive::<1>(socket, &mut [0])?;
+    received.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// Receives bytes, at most as many as there is room for, and up to `N` descriptors that came with them, close-on-exec.
@@ -50,7 +62,6 @@ pub(crate) fn receive<const N: usize>(
 mod tests {
     use super::*;
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-    use sendfd::SendWithFd;
 
     #[test]
     fn more_descriptors_than_there_is_room_for_are_no_error() {

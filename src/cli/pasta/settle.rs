@@ -11,9 +11,9 @@ use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
     Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
-    HostInterface, HostNetwork, IfName, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind, LinkSpec, Log,
-    LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound, Pasta, PastaGuest,
-    Protocols, Publish, RootFs, Setup, Splicing, Target, Transport,
+    HostInterface, HostNetwork, Identity, IfName, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind, LinkSpec,
+    Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound, Pasta,
+    PastaGuest, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -416,6 +416,8 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        terminal: Terminal::Inherited,
+        identity: Identity::default(),
     }
 }
 
