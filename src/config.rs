@@ -23,7 +23,7 @@ pub use attach::{
 };
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use life::Life;
-pub use mode::NetworkMode;
+pub use mode::{Ipv6Choice, Membership, NetworkCommand, NetworkMode, NewNetwork};
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };

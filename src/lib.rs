@@ -30,6 +30,7 @@ pub mod hello;
 pub mod io;
 pub mod log;
 pub mod net;
+pub mod network;
 pub mod oci_hook;
 pub mod pasta;
 pub mod pesto;

@@ -11,7 +11,7 @@ use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, cni, hello, log, oci_hook, pasta, pesto, port, run};
+use rnet::{attach, cni, hello, log, network, oci_hook, pasta, pesto, port, run};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
@@ -43,6 +43,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         }
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Pesto(call) => pesto::pesto(&call),
+        Command::Network(command) => network::network(&command, surroundings, seed),
         Command::Ask(question) => port::ask(&question),
         Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
         Command::Cni => cni::cni(surroundings, seed),

@@ -6,13 +6,15 @@ mod files;
 use std::net::SocketAddr;
 use std::process;
 
-use crate::config::{Config, EtcFiles, LinkKind, NetworkMode, Publish};
+use crate::config::{Config, EtcFiles, LinkKind, Membership, NetworkMode, Publish};
 use crate::container::{self, Connection, Launch, Namespaces, Running};
 use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Error, Result};
 use crate::io::ports::Ports;
+use crate::network::Member;
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
 use crate::state::{Kept, Record, State};
+use crate::sys::link::LinkFd;
 use crate::sys::memory;
 use crate::{attach, etc, state};
 
@@ -26,6 +28,13 @@ pub struct Session {
 enum Carried {
     /// All that passes goes through here.
     Served(Box<Serving>),
+    /// All that passes goes through the gateway of a network with a name.
+    Beyond {
+        _member: Box<Member>,
+        published: Vec<(Publish, Vec<SocketAddr>)>,
+        ports: Ports,
+        _place: Option<Place>,
+    },
     /// Nothing: others carry it, or nobody. What it is called leads to an empty list of ports.
     Not { ports: Ports, _place: Option<Place> },
 }
@@ -69,6 +78,7 @@ impl Session {
         files.raise()?;
         match &config.mode {
             NetworkMode::User => Self::served(config, place, &files, seed),
+            NetworkMode::Named(membership) => Self::joined(config, membership, place, &files),
             NetworkMode::None => {
                 Self::not_served(config, place, &files, Connection::Alone, &etc::files_alone(config))
             }
@@ -90,13 +100,33 @@ impl Session {
         let prepared = Prepared::new(network)?;
         let etc = etc::files(config, prepared.resolv_conf());
         let mut running = launch(config, Connection::Linked { link: spec, network }, &etc, files)?;
-        let link = running
-            .take_link()
-            .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
+        let link = taken_link(&mut running)?;
         let factory = running.take_factory();
         let mut serving = prepared.serve(network, spec, link, factory, seed, Alarm::Failure)?;
         place.map_or(Ok(()), |place| serving.answer_at(place, Some(running.commands())))?;
         Ok(Self { running, network: Carried::Served(Box::new(serving)) })
+    }
+
+    fn joined(
+        config: &Config,
+        membership: &Membership,
+        place: Option<Place>,
+        files: &FileLimit,
+    ) -> Result<Self> {
+        let member = Member::join(config, membership)?;
+        let config = member.configured(config)?;
+        let prepared = Prepared::new(&config.network)?;
+        let etc = etc::files(&config, prepared.resolv_conf());
+        let connection = Connection::Linked { link: &config.link, network: &config.network };
+        let mut running = launch(&config, connection, &etc, files)?;
+        let published = member.plug_in(&taken_link(&mut running)?)?;
+        member.watch()?;
+        let ports = Ports::new(Vec::new(), Vec::new());
+        let beyond = Some(member.beyond()?);
+        let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond };
+        place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
+        let network = Carried::Beyond { _member: Box::new(member), published, ports, _place: place };
+        Ok(Self { running, network })
     }
 
     fn not_served(
@@ -108,7 +138,7 @@ impl Session {
     ) -> Result<Self> {
         let running = launch(config, connection, etc, files)?;
         let ports = Ports::new(Vec::new(), Vec::new());
-        let desk = Desk { ports: ports.clone(), container: Some(running.commands()) };
+        let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond: None };
         place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
         Ok(Self { running, network: Carried::Not { ports, _place: place } })
     }
@@ -125,6 +155,10 @@ impl Session {
 
     /// The published ports with the addresses that they got.
     pub fn published(&self) -> Vec<(Publish, SocketAddr)> {
+        if let Carried::Beyond { published, .. } = &self.network {
+            let each = published.iter();
+            return each.flat_map(|(publish, at)| at.iter().map(|address| (*publish, *address))).collect();
+        }
         let ports = self.ports().list().into_iter();
         ports
             .flat_map(|port| port.addresses.into_iter().map(move |address| (port.publish, address)))
@@ -135,7 +169,7 @@ impl Session {
     pub fn ports(&self) -> &Ports {
         match &self.network {
             Carried::Served(serving) => serving.ports(),
-            Carried::Not { ports, .. } => ports,
+            Carried::Beyond { ports, .. } | Carried::Not { ports, .. } => ports,
         }
     }
 
@@ -143,7 +177,7 @@ impl Session {
     pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
         match &mut self.network {
             Carried::Served(serving) => serving.answer_at_path(socket),
-            Carried::Not { .. } => Ok(()),
+            Carried::Beyond { .. } | Carried::Not { .. } => Ok(()),
         }
     }
 
@@ -151,7 +185,7 @@ impl Session {
     pub fn link(&self) -> Option<LinkKind> {
         match &self.network {
             Carried::Served(serving) => Some(serving.link()),
-            Carried::Not { .. } => None,
+            Carried::Beyond { .. } | Carried::Not { .. } => None,
         }
     }
 
@@ -170,9 +204,14 @@ impl Session {
                 self.running.wait_unless_told_to_end(serving.drain())?;
                 serving.stop().and(status)
             }
-            Carried::Not { .. } => status,
+            Carried::Beyond { .. } | Carried::Not { .. } => status,
         }
     }
+}
+
+fn taken_link(running: &mut Running) -> Result<LinkFd> {
+    let kept = || Error::new("cannot take over", "the guest's link", "the container kept it");
+    running.take_link().ok_or_else(kept)
 }
 
 /// The first process of the container `whose`, or the process of that number.

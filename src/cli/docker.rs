@@ -19,10 +19,6 @@ const ABSENT: &[Absent] = &[
     (&["--pull", "--platform"], "there are no images; ROOTFS is a directory"),
     (&["--group-add"], "the command has the groups that the container's /etc/group gives to its --user"),
     (
-        &["--ip", "--ip6", "--network-alias"],
-        "every container has a network of its own, whose addresses --cidr and --cidr6 choose",
-    ),
-    (
         &["-P", "--publish-all", "--expose"],
         "there are no images that would name ports; publish each with --publish",
     ),

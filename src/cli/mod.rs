@@ -29,7 +29,7 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, HookCall, LogLevel, Publish, Slirp4netns};
+use crate::config::{Attach, Config, HookCall, LogLevel, NetworkCommand, Publish, Slirp4netns};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -64,6 +64,8 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
+    /// `rnet network`: do something about networks that have a name.
+    Network(NetworkCommand),
     /// `rnet oci-hook`: what an OCI runtime asks for.
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
@@ -208,6 +210,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Port { verb } => {
             settle::port(verb).map(Command::Ask).map_err(|cause| mistake("port", &cause))
         }
+        CommandArgs::Network { verb } => Ok(Command::Network(network::verb(verb))),
         CommandArgs::Flows { network, json } => {
             Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
         }

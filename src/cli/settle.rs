@@ -35,14 +35,14 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
-    super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
+    let mode = super::network::settle(args.mode, &args.network, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
     let life = life::settle(&args.life, surroundings);
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
-        _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
+        _ if mode == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
@@ -62,10 +62,15 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         terminal,
         identity,
     };
+    let mac_given = args.network.mac_address.is_some();
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = args.life.name;
     request.config.life = life;
-    request.config.mode = args.mode.net;
+    if matches!(mode, NetworkMode::Named(_)) && !mac_given {
+        // The network chooses.
+        request.config.link.mac = None;
+    }
+    request.config.mode = mode;
     Ok(request)
 }
 

@@ -38,6 +38,8 @@ const RECURSION_AVAILABLE: u8 = 0x80;
 pub(super) struct Names {
     /// Lower case.
     holders: HashMap<String, Vec<Holder>>,
+    /// Names given so far.
+    given: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,8 @@ struct Holder {
     port: PortId,
     /// Nobody else may have the name.
     alone: bool,
+    /// How many names were given before.
+    order: u64,
 }
 
 impl Names {
@@ -56,7 +60,8 @@ impl Names {
         let holders = self.holders.entry(name.to_ascii_lowercase()).or_default();
         let is_kept = holders.iter().any(|holder| holder.port != port && (holder.alone || alone));
         if !is_kept && !holders.iter().any(|holder| holder.port == port) {
-            holders.push(Holder { port, alone });
+            holders.push(Holder { port, alone, order: self.given });
+            self.given += 1;
         }
         !is_kept
     }
@@ -69,13 +74,13 @@ impl Names {
         });
     }
 
-    /// The name of the guest on `port` that it has alone, or any; of several the first by the alphabet.
+    /// The first name that the guest on `port` was given, one that it has alone if there is any.
     fn name_of(&self, port: PortId) -> Option<&str> {
         let held = self.holders.iter().filter_map(|(name, holders)| {
             let holder = holders.iter().find(|holder| holder.port == port)?;
-            Some((!holder.alone, name.as_str()))
+            Some((!holder.alone, holder.order, name.as_str()))
         });
-        held.min().map(|(_, name)| name)
+        held.min().map(|(.., name)| name)
     }
 }
 
