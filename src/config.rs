@@ -10,23 +10,35 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+mod allowance;
 mod attach;
+mod containers;
 mod identity;
+mod image;
+mod layers;
 mod life;
+mod limits;
 mod mode;
 mod pasta;
+mod privileges;
 mod slirp4netns;
 
+pub use allowance::{Allowance, Swap};
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
     is_network_name,
 };
+pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
+pub use image::{CacheCall, ImageUse, Platform, TreeName};
+pub use layers::{LayersCall, LayersVerb};
 pub use life::Life;
+pub use limits::{Limit, Resource};
 pub use mode::{Ipv6Choice, Membership, NetworkCommand, NetworkMode, NewNetwork};
 pub use pasta::{
     Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
 };
+pub use privileges::{Capabilities, Privileges, Seccomp, SelinuxLabel};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
 
 /// An Ethernet address.
@@ -418,9 +430,9 @@ pub enum Splicing {
 /// Everything the gateway needs to know of its network.
 #[derive(Clone, Debug)]
 pub struct Network {
-    /// IPv4 addresses.
-    pub ipv4: Ipv4Plan,
-    /// IPv6 addresses; `None` with `--no-ipv6`.
+    /// IPv4 addresses; `None` is a network without that family, in which nobody speaks ARP or DHCP.
+    pub ipv4: Option<Ipv4Plan>,
+    /// IPv6 addresses; `None` is a network without that family. One of the two at least is there.
     pub ipv6: Option<Ipv6Plan>,
     /// Largest IP packet on the link, in bytes (576 to 65520; 1280 at least with IPv6).
     pub mtu: u16,
@@ -432,7 +444,7 @@ pub struct Network {
     pub aliases: Vec<Alias>,
     /// Where loopback clients of published TCP ports are joined with the guest by the kernel.
     pub splice: Splicing,
-    /// TCP ports will be published beside [`Network::publish`].
+    /// TCP ports may be published beside [`Network::publish`].
     pub publishes_later: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
@@ -469,8 +481,10 @@ impl Network {
 
     /// A network in which nothing of the host is open, nothing is published, and the gateways' addresses stand for the
     /// host's loopback.
-    pub fn new(ipv4: Ipv4Plan, ipv6: Option<Ipv6Plan>) -> Self {
-        let loopback = Alias { guest: ipv4.gateway.into(), host: Ipv4Addr::LOCALHOST.into() };
+    pub fn new(ipv4: impl Into<Option<Ipv4Plan>>, ipv6: impl Into<Option<Ipv6Plan>>) -> Self {
+        let (ipv4, ipv6) = (ipv4.into(), ipv6.into());
+        let loopback =
+            ipv4.map(|plan| Alias { guest: plan.gateway.into(), host: Ipv4Addr::LOCALHOST.into() });
         let loopback6 =
             ipv6.map(|plan| Alias { guest: plan.gateway.into(), host: Ipv6Addr::LOCALHOST.into() });
         Self {
@@ -481,7 +495,7 @@ impl Network {
             publish: Vec::new(),
             splice: Splicing::default(),
             publishes_later: false,
-            aliases: [Some(loopback), loopback6].into_iter().flatten().collect(),
+            aliases: [loopback, loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
             automatic: Automatic::default(),
             host_access: HostAccess::default(),
@@ -500,8 +514,28 @@ impl Network {
 
     /// The DNS forwarder's addresses.
     pub fn dns_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.ipv4.and_then(|plan| plan.dns);
         let v6 = self.ipv6.and_then(|plan| plan.dns);
-        self.ipv4.dns.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
+        v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
+    }
+
+    /// The gateway's address, that of IPv4 if there is one.
+    pub fn gateway(&self) -> IpAddr {
+        self.of_first_family(|plan| plan.gateway, |plan| plan.gateway)
+    }
+
+    /// The guest's address, that of IPv4 if there is one.
+    pub fn guest(&self) -> IpAddr {
+        self.of_first_family(|plan| plan.guest, |plan| plan.guest)
+    }
+
+    fn of_first_family(
+        &self,
+        v4: impl Fn(&Ipv4Plan) -> Ipv4Addr,
+        v6: impl Fn(&Ipv6Plan) -> Ipv6Addr,
+    ) -> IpAddr {
+        let v6 = || self.ipv6.as_ref().map_or(Ipv6Addr::UNSPECIFIED, v6).into();
+        self.ipv4.as_ref().map_or_else(v6, |plan| v4(plan).into())
     }
 
     /// Whether sockets are needed that are made inside the guest's network namespace.
@@ -573,7 +607,7 @@ impl std::fmt::Display for LinkKind {
 /// The root filesystem of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RootFs {
-    /// A directory; the command's writes go there.
+    /// A directory; the command's writes go there. An archive is used as [`RootFs::Overlay`] of what it holds.
     Directory(PathBuf),
     /// Directories on top of each other; writes go elsewhere.
     Overlay(Overlay),
@@ -588,7 +622,8 @@ pub enum RootFs {
 /// A copy-on-write view of directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
-    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one.
+    /// Absolute; what an earlier one has hides what later ones have of the same name. At least one. Each is a
+    /// directory or an archive.
     pub lower: Vec<PathBuf>,
     /// Where writes are kept, absolute; made if missing. `None` forgets them.
     pub kept: Option<PathBuf>,
@@ -662,8 +697,12 @@ pub struct Container {
     pub read_only: bool,
     /// Puts a small reaping init before the command.
     pub init: bool,
+    /// What it may do.
+    pub privileges: Privileges,
     /// Its ids, and who the command is.
     pub identity: Identity,
+    /// How much of the machine it may use.
+    pub allowance: Allowance,
     /// Its standard streams.
     pub terminal: Terminal,
 }
@@ -743,6 +782,8 @@ pub struct Config {
     pub link: LinkSpec,
     /// The container.
     pub container: Container,
+    /// How to run it if its root filesystem is an image.
+    pub image: ImageUse,
     /// What others call it; `None` is rnet's process id.
     pub name: Option<String>,
     /// How long it is kept.

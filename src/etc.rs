@@ -132,11 +132,13 @@ fn hosts(config: &Config) -> String {
     if network.ipv6.is_some() {
         text.push_str(LOOPBACK6);
     }
-    push(&mut text, format_args!("{}\t{hostname}\n", network.ipv4.guest));
+    if let Some(plan) = &network.ipv4 {
+        push(&mut text, format_args!("{}\t{hostname}\n", plan.guest));
+    }
     if let Some(plan) = &network.ipv6 {
         push(&mut text, format_args!("{}\t{hostname}\n", plan.guest));
     }
-    push(&mut text, format_args!("{}\t{HOST_NAMES}\n", network.ipv4.gateway));
+    push(&mut text, format_args!("{}\t{HOST_NAMES}\n", network.gateway()));
     text
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
-use crate::config::{Config, Ipv4Plan, LinkKind, Publish, RootFs, Transport, Volume};
+use crate::config::{Config, LinkKind, Publish, RootFs, Transport, Volume};
 use crate::error::{Context, Error, Result};
 use crate::run::Session;
 
@@ -47,7 +47,7 @@ pub fn hello(mut config: Config, seed: u64) -> Result<u8> {
     thread::spawn(move || serve_outside(&outside));
     let published = published_address(&session)?;
     session.start()?;
-    let gateway = SocketAddr::from((config.network.ipv4.gateway, page.port()));
+    let gateway = SocketAddr::from((config.network.gateway(), page.port()));
     let visitor = thread::spawn(move || {
         let visited = visit(published, gateway);
         if visited.is_err() {
@@ -73,7 +73,7 @@ fn furnish(config: &mut Config, page: SocketAddr) -> Result<()> {
     container.rootfs = RootFs::Empty;
     container.volumes = libraries.iter().map(|library| read_only(library, inside(library))).collect();
     container.volumes.push(read_only(&executable, PathBuf::from("/rnet")));
-    let gateway = SocketAddr::from((config.network.ipv4.gateway, page.port()));
+    let gateway = SocketAddr::from((config.network.gateway(), page.port()));
     container.command = match loader {
         Some(loader) => vec![loader.into(), "--library-path".into(), "/lib".into(), "/rnet".into()],
         None => vec!["/rnet".into()],
@@ -135,8 +135,9 @@ fn describe(config: &Config, session: &Session, ready: Duration) -> Result<()> {
         let (ifname, mtu) = (&config.link.ifname, network.mtu);
         say(&format!("  link        {kind} ({}): {ifname}, MTU {mtu}", meaning(kind)))?;
     }
-    let ipv6 = network.ipv6.map(|plan| format!(" and {}", plan.guest)).unwrap_or_default();
-    let Ipv4Plan { guest, gateway, .. } = network.ipv4;
+    let (guest, gateway) = (network.guest(), network.gateway());
+    let ipv6 = network.ipv6.filter(|_| guest.is_ipv4()).map(|plan| format!(" and {}", plan.guest));
+    let ipv6 = ipv6.unwrap_or_default();
     let dns = network.dns_addresses().next().map(|dns| format!(", DNS {dns}")).unwrap_or_default();
     say(&format!("  addresses   {guest}{ipv6}; gateway {gateway}{dns}"))?;
     for (publish, address) in session.published() {

@@ -11,7 +11,9 @@ use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
-use rnet::{attach, cni, hello, log, network, oci_hook, pasta, pesto, port, run};
+use rnet::{
+    attach, cni, container, containers, hello, image, layers, log, network, oci_hook, pasta, pesto, port, run,
+};
 
 fn main() -> ExitCode {
     memory::fix_mmap_threshold();
@@ -33,7 +35,12 @@ fn main() -> ExitCode {
 fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
     let seed = seed(&surroundings.random);
     match command {
-        Command::Run(request) => run::run(&prepare(request.config.log, request), seed),
+        Command::Run(request) => {
+            // Before anything is said or opened: it starts rnet anew.
+            container::enter_scope(&request.config.container.allowance)
+                .inspect_err(|_| log::init(request.config.log))?;
+            run::run(&prepare(request.config.log, request), seed)
+        }
         Command::Attach(request) => {
             attach::attach(&prepare(request.config.log, request), seed, || Ok(|_: &mut Serving| Ok(())))
         }
@@ -45,6 +52,9 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Pesto(call) => pesto::pesto(&call),
         Command::Network(command) => network::network(&command, surroundings, seed),
         Command::Ask(question) => port::ask(&question),
+        Command::Image(call) => image::keep(&call),
+        Command::Containers(call) => containers::carry_out(&call),
+        Command::Layers(call) => layers::carry_out(&call),
         Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
         Command::Cni => cni::cni(surroundings, seed),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),

@@ -1,22 +1,28 @@
 //! `rnet run`, put together: published ports, container, link, worker, command, in an order in which nothing
 //! is half done when a step fails.
 
+mod background;
 mod files;
+mod keep;
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::process;
 
-use crate::config::{Config, EtcFiles, LinkKind, Membership, NetworkMode, Publish};
+pub use self::keep::run;
+use crate::config::{
+    Config, EtcFiles, LinkKind, LogLevel, MacAddr, Membership, Network, NetworkMode, Publish,
+};
 use crate::container::{self, Connection, Launch, Namespaces, Running};
 use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Error, Result};
 use crate::io::ports::Ports;
 use crate::network::Member;
 use crate::serve::{Alarm, FileLimit, Prepared, Serving};
-use crate::state::{Kept, Record, State};
+use crate::state::State;
 use crate::sys::link::LinkFd;
 use crate::sys::memory;
-use crate::{attach, etc, state};
+use crate::{etc, state};
 
 /// A container with its network, ready for its command.
 pub struct Session {
@@ -30,7 +36,7 @@ enum Carried {
     Served(Box<Serving>),
     /// All that passes goes through the gateway of a network with a name.
     Beyond {
-        _member: Box<Member>,
+        member: Box<Member>,
         published: Vec<(Publish, Vec<SocketAddr>)>,
         ports: Ports,
         _place: Option<Place>,
@@ -39,118 +45,19 @@ enum Carried {
     Not { ports: Ports, _place: Option<Place> },
 }
 
-/// Runs the command of `config` in a container that is on record; its exit status by docker's convention.
-pub fn run(config: &Config, seed: u64) -> Result<u8> {
-    state::sweep();
-    let place = Place::of(config.name.as_deref(), process::id(), None)?;
-    // It goes after the session, on the way of an error too.
-    let mut kept = place.as_ref().map(|place| Kept::begin(config, place)).transpose()?;
-    let mut session = Session::prepare_at(place, config, seed)?;
-    if let Carried::Served(serving) = &session.network {
-        serving.announce(config.log.level);
-    }
-    if let Some(kept) = &mut kept {
-        session.describe(kept)?;
-    }
-    session.start()?;
-    if let Some(kept) = &mut kept {
-        kept.change(Record::started)?;
-    }
-    config.life.pid_file.as_deref().map_or(Ok(()), attach::write_pid)?;
-    let status = session.wait();
-    if let Some(kept) = kept {
-        let error = status.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        kept.end(status.as_ref().map_or_else(Error::code, |status| *status), &error)?;
-    }
-    status
-}
-
 impl Session {
     /// Does everything but start the command. No thread may have been started before. `seed` feeds the gateway's
     /// random choices.
     pub fn prepare(config: &Config, seed: u64) -> Result<Self> {
-        Self::prepare_at(Place::of(config.name.as_deref(), process::id(), None)?, config, seed)
+        let place = Place::of(config.name.as_deref(), process::id(), None)?;
+        Preparation { place, stderr: None, config, seed }.session()
     }
 
-    /// The same with a place that is there already.
-    fn prepare_at(place: Option<Place>, config: &Config, seed: u64) -> Result<Self> {
-        let files = FileLimit::read()?;
-        files.raise()?;
-        match &config.mode {
-            NetworkMode::User => Self::served(config, place, &files, seed),
-            NetworkMode::Named(membership) => Self::joined(config, membership, place, &files),
-            NetworkMode::None => {
-                Self::not_served(config, place, &files, Connection::Alone, &etc::files_alone(config))
-            }
-            NetworkMode::Host => {
-                let etc = files::of_host(config);
-                Self::not_served(config, place, &files, Connection::Hosts, &etc)
-            }
-            NetworkMode::Container(whose) => {
-                let pid = process_of(whose)?;
-                let (namespaces, _) = Namespaces::of_process(pid, None)?;
-                let etc = files::of_process(config, pid);
-                Self::not_served(config, place, &files, Connection::Shared(&namespaces), &etc)
-            }
+    /// Prints the ports that the kernel chose, unless the user wants silence.
+    fn announce(&self, level: LogLevel) {
+        if let Carried::Served(serving) = &self.network {
+            serving.announce(level);
         }
-    }
-
-    fn served(config: &Config, place: Option<Place>, files: &FileLimit, seed: u64) -> Result<Self> {
-        let Config { network, link: spec, .. } = config;
-        let prepared = Prepared::new(network)?;
-        let etc = etc::files(config, prepared.resolv_conf());
-        let mut running = launch(config, Connection::Linked { link: spec, network }, &etc, files)?;
-        let link = taken_link(&mut running)?;
-        let factory = running.take_factory();
-        let mut serving = prepared.serve(network, spec, link, factory, seed, Alarm::Failure)?;
-        place.map_or(Ok(()), |place| serving.answer_at(place, Some(running.commands())))?;
-        Ok(Self { running, network: Carried::Served(Box::new(serving)) })
-    }
-
-    fn joined(
-        config: &Config,
-        membership: &Membership,
-        place: Option<Place>,
-        files: &FileLimit,
-    ) -> Result<Self> {
-        let member = Member::join(config, membership)?;
-        let config = member.configured(config)?;
-        let prepared = Prepared::new(&config.network)?;
-        let etc = etc::files(&config, prepared.resolv_conf());
-        let connection = Connection::Linked { link: &config.link, network: &config.network };
-        let mut running = launch(&config, connection, &etc, files)?;
-        let published = member.plug_in(&taken_link(&mut running)?)?;
-        member.watch()?;
-        let ports = Ports::new(Vec::new(), Vec::new());
-        let beyond = Some(member.beyond()?);
-        let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond };
-        place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
-        let network = Carried::Beyond { _member: Box::new(member), published, ports, _place: place };
-        Ok(Self { running, network })
-    }
-
-    fn not_served(
-        config: &Config,
-        place: Option<Place>,
-        files: &FileLimit,
-        connection: Connection<'_>,
-        etc: &EtcFiles,
-    ) -> Result<Self> {
-        let running = launch(config, connection, etc, files)?;
-        let ports = Ports::new(Vec::new(), Vec::new());
-        let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond: None };
-        place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
-        Ok(Self { running, network: Carried::Not { ports, _place: place } })
-    }
-
-    /// Writes down what is known by now.
-    fn describe(&self, kept: &mut Kept) -> Result<()> {
-        kept.made(self.running.pid())?;
-        kept.change(|record| {
-            for (publish, address) in self.published() {
-                record.network_settings.listens(&publish, address);
-            }
-        })
     }
 
     /// The published ports with the addresses that they got.
@@ -163,6 +70,14 @@ impl Session {
         ports
             .flat_map(|port| port.addresses.into_iter().map(move |address| (port.publish, address)))
             .collect()
+    }
+
+    /// The network with a name that it is in, as it is to it, and its station.
+    fn joined(&self) -> Option<(Network, Option<MacAddr>)> {
+        match &self.network {
+            Carried::Beyond { member, .. } => Some((member.network(), member.mac())),
+            Carried::Served(_) | Carried::Not { .. } => None,
+        }
     }
 
     /// The published ports; more can be added if rnet carries the network.
@@ -209,6 +124,82 @@ impl Session {
     }
 }
 
+/// What a session is made from.
+struct Preparation<'a> {
+    place: Option<Place>,
+    /// The command's standard error, if it runs in the background.
+    stderr: Option<BorrowedFd<'a>>,
+    config: &'a Config,
+    /// Feeds the gateway's random choices.
+    seed: u64,
+}
+
+impl Preparation<'_> {
+    fn session(self) -> Result<Session> {
+        let config = self.config;
+        match &config.mode {
+            NetworkMode::User => self.served(),
+            NetworkMode::Named(membership) => self.joined(membership),
+            NetworkMode::None => self.not_served(Connection::Alone, &etc::files_alone(config)),
+            NetworkMode::Host => self.not_served(Connection::Hosts, &files::of_host(config)),
+            NetworkMode::Container(whose) => {
+                let pid = process_of(whose)?;
+                let (namespaces, _) = Namespaces::of_process(pid, None)?;
+                self.not_served(Connection::Shared(&namespaces), &files::of_process(config, pid))
+            }
+        }
+    }
+
+    fn served(self) -> Result<Session> {
+        let files = FileLimit::read()?;
+        files.raise()?;
+        let Config { network, link: spec, .. } = self.config;
+        let prepared = Prepared::new(network)?;
+        let etc = etc::files(self.config, prepared.resolv_conf());
+        let mut running = self.launch(Connection::Linked { link: spec, network }, &etc, &files)?;
+        let link = taken_link(&mut running)?;
+        let factory = running.take_factory();
+        let mut serving = prepared.serve(network, spec, link, factory, self.seed, Alarm::Failure)?;
+        self.place.map_or(Ok(()), |place| serving.answer_at(place, Some(running.commands())))?;
+        Ok(Session { running, network: Carried::Served(Box::new(serving)) })
+    }
+
+    fn joined(self, membership: &Membership) -> Result<Session> {
+        let files = FileLimit::read()?;
+        let member = Member::join(self.config, membership)?;
+        let config = member.configured(self.config);
+        let prepared = Prepared::new(&config.network)?;
+        let etc = etc::files(&config, prepared.resolv_conf());
+        let connection = Connection::Linked { link: &config.link, network: &config.network };
+        let mut running = self.launch(connection, &etc, &files)?;
+        let published = member.plug_in(&taken_link(&mut running)?)?;
+        member.watch()?;
+        let ports = Ports::new(Vec::new(), Vec::new());
+        let beyond = Some(member.beyond()?);
+        let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond };
+        self.place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
+        let network = Carried::Beyond { member: Box::new(member), published, ports, _place: self.place };
+        Ok(Session { running, network })
+    }
+
+    fn not_served(self, connection: Connection<'_>, etc: &EtcFiles) -> Result<Session> {
+        let running = self.launch(connection, etc, &FileLimit::read()?)?;
+        let ports = Ports::new(Vec::new(), Vec::new());
+        let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond: None };
+        self.place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
+        Ok(Session { running, network: Carried::Not { ports, _place: self.place } })
+    }
+
+    /// Launches with the limit on open files that the command shall have.
+    fn launch(&self, network: Connection<'_>, etc: &EtcFiles, files: &FileLimit) -> Result<Running> {
+        files.restore()?;
+        let container = &self.config.container;
+        let running = container::launch(&Launch { container, network, etc, stderr: self.stderr })?;
+        files.raise()?;
+        Ok(running)
+    }
+}
+
 fn taken_link(running: &mut Running) -> Result<LinkFd> {
     let kept = || Error::new("cannot take over", "the guest's link", "the container kept it");
     running.take_link().ok_or_else(kept)
@@ -228,12 +219,4 @@ fn process_of(whose: &str) -> Result<i32> {
             }
         },
     }
-}
-
-/// Launches with the limit on open files that the command shall have.
-fn launch(config: &Config, network: Connection<'_>, etc: &EtcFiles, files: &FileLimit) -> Result<Running> {
-    files.restore()?;
-    let running = container::launch(&Launch { container: &config.container, network, etc, stderr: None })?;
-    files.raise()?;
-    Ok(running)
 }

@@ -148,7 +148,9 @@ fn missing_volume_is_named() {
 
 #[test]
 fn each_absent_option_of_docker_is_explained() {
-    for (option, named) in [("-d", "foreground"), ("--cidfile=x", "--name"), ("--memory=1g", "systemd-run")] {
+    for (option, named) in
+        [("--attach=stdout", "rnet logs"), ("--cidfile=x", "--name"), ("--blkio-weight=9", "--io-weight")]
+    {
         refused(&["run", option, "/", "true"], named);
     }
 }

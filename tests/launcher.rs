@@ -6,9 +6,9 @@
 
 use std::env;
 use std::error::Error;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::thread::sleep;
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rnet::config::{
-    Container, EtcFiles, Identity, Ipv4Plan, LinkKind, LinkSpec, Network, Overlay, RootFs, Setup, Terminal,
-    Tmpfs, Volume,
+    Allowance, Capabilities, Container, EtcFiles, Identity, Ipv4Plan, Limit, LinkKind, LinkSpec, Network,
+    Overlay, Privileges, Resource, RootFs, Seccomp, Setup, Terminal, Tmpfs, Volume,
 };
 use rnet::container::{Connection, Launch, launch};
 
@@ -43,11 +43,21 @@ const TESTS: &[(&str, Test)] = &[
     ("upper_directories_hide_lower_ones", upper_directories_hide_lower_ones),
     ("init_reaps_and_reports", init_reaps_and_reports),
     ("copy_of_the_host_forgets_its_writes", copy_of_the_host_forgets_its_writes),
+    ("capabilities_are_dockers_unless_told_otherwise", capabilities_are_dockers_unless_told_otherwise),
+    ("executing_gives_no_new_privileges", executing_gives_no_new_privileges),
+    ("facts_of_the_machine_are_masked", facts_of_the_machine_are_masked),
+    ("system_calls_are_filtered", system_calls_are_filtered),
+    ("profiles_decide_about_system_calls", profiles_decide_about_system_calls),
+    ("podmans_profile_holds_what_it_says", podmans_profile_holds_what_it_says),
+    #[cfg(target_arch = "x86_64")]
+    ("programs_of_32_bits_run_by_the_same_list", programs_of_32_bits_run_by_the_same_list),
+    ("labels_of_what_the_host_lacks_are_refused", labels_of_what_the_host_lacks_are_refused),
+    ("limits_are_set_and_can_only_shrink", limits_are_set_and_can_only_shrink),
 ];
 
 fn command_is_root_and_pid_1_of_its_own_world(rootfs: &Path) -> Outcome {
     let script = "id -u; echo $$; echo /proc/[0-9]*; hostname box2; hostname; cat /etc/hosts";
-    let out = run(&[&path(rootfs), "--", "sh", "-c", script])?;
+    let out = run(&[&path(rootfs), "--cap-add", "SYS_ADMIN", "--", "sh", "-c", script])?;
     expect(&out, 0, "0\n1\n/proc/1\nbox2\n127.0.0.1 localhost\n")
 }
 
@@ -243,6 +253,185 @@ fn copy_of_the_host_forgets_its_writes(_rootfs: &Path) -> Outcome {
     Ok(())
 }
 
+fn capabilities_are_dockers_unless_told_otherwise(rootfs: &Path) -> Outcome {
+    let last: u32 = fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse()?;
+    let rootfs = path(rootfs);
+    for (root, options, kept) in [
+        (rootfs.as_str(), [].as_slice(), 0xa804_25fb),
+        (&rootfs, &["--init"], 0xa804_25fb),
+        (&rootfs, &["--cap-add", "NET_ADMIN"], 0xa804_35fb),
+        (&rootfs, &["--cap-add", "ALL"], u64::MAX >> (63 - last)),
+        (&rootfs, &["--cap-drop", "ALL"], 0),
+        ("/", &[], 0xa804_25fb),
+    ] {
+        let script =
+            "while read name mask; do case $name in Cap*) echo $name $mask;; esac; done </proc/self/status";
+        let out = run(&[&[root], options, &["--", "sh", "-c", script]].concat())?;
+        let effective = format!("CapPrm: {kept:016x}\nCapEff: {kept:016x}\nCapBnd: {kept:016x}\n");
+        expect(&out, 0, &format!("CapInh: {0:016x}\n{effective}CapAmb: {0:016x}\n", 0))?;
+    }
+    expect(&run(&[&rootfs, "--", "hostname", "other"])?, 1, "")?;
+    expect(
+        &run(&[&rootfs, "--init", "--", "sh", "-c", "grep CapBnd /proc/1/status"])?,
+        0,
+        "CapBnd:\t00000000a80425fb\n",
+    )
+}
+
+fn executing_gives_no_new_privileges(rootfs: &Path) -> Outcome {
+    let rootfs = path(rootfs);
+    for (root, options, kept) in [
+        (rootfs.as_str(), [].as_slice(), "1"),
+        (&rootfs, &["--init"], "1"),
+        (&rootfs, &["--new-privileges"], "0"),
+        ("/", &[], "1"),
+    ] {
+        let out = run(&[&[root], options, &["--", "grep", "NoNewPrivs", "/proc/self/status"]].concat())?;
+        expect(&out, 0, &format!("NoNewPrivs:\t{kept}\n"))?;
+    }
+    Ok(())
+}
+
+fn facts_of_the_machine_are_masked(rootfs: &Path) -> Outcome {
+    let rootfs = path(rootfs);
+    // What this kernel does not have is as good as masked.
+    let script = "for file in /proc/kcore /proc/keys /proc/timer_list; do
+            [ ! -e $file ] || [ -c $file ] && cat $file 2>/dev/null | grep -c .
+        done
+        echo /proc/acpi/* /sys/firmware/*
+        for file in /proc/sys/kernel/hostname /proc/irq/default_smp_affinity; do
+            (echo x >$file) 2>&1 | grep -o 'Read-only.*'
+        done; true";
+    let closed = "0\n0\n0\n/proc/acpi/* /sys/firmware/*\n".to_owned() + &"Read-only file system\n".repeat(2);
+    for root in [rootfs.as_str(), "/"] {
+        expect(&run(&[root, "--", "sh", "-c", script])?, 0, &closed)?;
+        let remount = "mount -o remount,rw /proc/sys || umount /proc/keys || echo stays";
+        let out = run(&[root, "--", "sh", "-c", remount])?;
+        expect(&out, 0, "stays\n")?;
+        let mounts = "grep -c ' /proc/' /proc/self/mountinfo";
+        expect(&run(&[root, "--unmask", "--", "sh", "-c", mounts])?, 1, "0\n")?;
+    }
+    Ok(())
+}
+
+fn system_calls_are_filtered(rootfs: &Path) -> Outcome {
+    let rootfs = path(rootfs);
+    let script = "unshare -r true 2>/dev/null && echo made; grep Seccomp: /proc/self/status";
+    for (root, options, seen) in [
+        (rootfs.as_str(), [].as_slice(), "Seccomp:\t2\n"),
+        (&rootfs, &["--init"], "Seccomp:\t2\n"),
+        (&rootfs, &["--new-privileges"], "Seccomp:\t2\n"),
+        (&rootfs, &["--cap-add", "SYS_ADMIN"], "made\nSeccomp:\t2\n"),
+        (&rootfs, &["--unfiltered"], "made\nSeccomp:\t0\n"),
+        ("/", &[], "Seccomp:\t2\n"),
+        ("/", &["--unfiltered"], "made\nSeccomp:\t0\n"),
+    ] {
+        expect(&run(&[&[root], options, &["--", "sh", "-c", script]].concat())?, 0, seen)?;
+    }
+    expect(&run(&[&rootfs, "--init", "--", "grep", "Seccomp:", "/proc/1/status"])?, 0, "Seccomp:\t2\n")
+}
+
+fn profiles_decide_about_system_calls(rootfs: &Path) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("profile.json");
+    let rootfs = path(rootfs);
+    let script = "mkdir /tmp/made; mkdir -p /tmp/kept/made; cat /proc/self/status | grep Seccomp:";
+    fs::write(
+        &file,
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["mkdir", "mkdirat", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}"#,
+    )?;
+    for options in [["--seccomp", &path(&file)].as_slice(), &["--init", "--seccomp", &path(&file)]] {
+        let out = run(&[&[rootfs.as_str()], options, &["--", "sh", "-c", script]].concat())?;
+        expect(&out, 0, "Seccomp:\t2\n")?;
+        assert!(String::from_utf8_lossy(&out.stderr).contains("Operation not permitted"), "{out:?}");
+    }
+    fs::write(&file, "{\n\"defaultAction\": 1}")?;
+    let out = run(&[&rootfs, "--seccomp", &path(&file), "--", "true"])?;
+    expect(&out, 125, "")?;
+    assert!(String::from_utf8_lossy(&out.stderr).contains("profile.json"), "{out:?}");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("line 2"), "{out:?}");
+    Ok(())
+}
+
+/// What Debian's package golang-github-containers-common installs, for podman.
+fn podmans_profile_holds_what_it_says(rootfs: &Path) -> Outcome {
+    const PROFILE: &str = "/usr/share/containers/seccomp.json";
+    if !Path::new(PROFILE).exists() {
+        return Err("skipped: golang-github-containers-common is not installed".into());
+    }
+    let rootfs = path(rootfs);
+    let script = "unshare -r true && mkdir /tmp/made && echo made; grep Seccomp: /proc/self/status";
+    for root in [rootfs.as_str(), "/"] {
+        let out = run(&[root, "--seccomp", PROFILE, "--", "sh", "-c", script])?;
+        // Unlike docker's it leaves namespaces to everybody.
+        expect(&out, 0, "made\nSeccomp:\t2\n")?;
+    }
+    Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn programs_of_32_bits_run_by_the_same_list(rootfs: &Path) -> Outcome {
+    // keyctl(2) is 288; its error, 1 for EPERM, becomes the exit status.
+    let code = b"\xb8\x20\x01\0\0\x31\xdb\xcd\x80\xf7\xd8\x89\xc3\xb8\x01\0\0\0\xcd\x80";
+    let program = rootfs.join("bin/narrow");
+    fs::write(&program, elf_of_32_bits(code))?;
+    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    if Command::new(&program).status().is_err() {
+        return Err("skipped: this kernel runs no 32-bit programs".into());
+    }
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("profile.json");
+    fs::write(&file, r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#)?;
+    let rootfs = path(rootfs);
+    expect(&run(&[&rootfs, "--", "narrow"])?, 1, "")?;
+    // Without a word of them they end, by SIGSYS.
+    expect(&run(&[&rootfs, "--init", "--seccomp", &path(&file), "--", "narrow"])?, 128 + 31, "")
+}
+
+/// One loadable segment with `code` behind its headers.
+#[cfg(target_arch = "x86_64")]
+fn elf_of_32_bits(code: &[u8]) -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 84;
+    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0\x01\0\0\0".to_vec();
+    for word in [BASE + HEADERS, 52, 0, 0] {
+        elf.extend(u32::to_le_bytes(word));
+    }
+    for half in [52_u16, 32, 1, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    let len = HEADERS + code.len() as u32;
+    for word in [1, 0, BASE, BASE, len, len, 5, 0x1000] {
+        elf.extend(u32::to_le_bytes(word));
+    }
+    elf.extend(code);
+    elf
+}
+
+fn labels_of_what_the_host_lacks_are_refused(rootfs: &Path) -> Outcome {
+    if Path::new("/sys/module/apparmor").exists() {
+        return Err("skipped: this host has AppArmor".into());
+    }
+    let out = run(&[&path(rootfs), "--apparmor", "docker-default", "--", "true"])?;
+    expect(&out, 125, "")?;
+    assert!(String::from_utf8_lossy(&out.stderr).contains("AppArmor is not enabled on this host"), "{out:?}");
+    Ok(())
+}
+
+fn limits_are_set_and_can_only_shrink(rootfs: &Path) -> Outcome {
+    let rootfs = path(rootfs);
+    for root in [rootfs.as_str(), "/"] {
+        let script = "ulimit -n; ulimit -Hn; ulimit -n 51 2>/dev/null || echo stays";
+        let out = run(&[root, "--nofile", "40:50", "--", "sh", "-c", script])?;
+        expect(&out, 0, "40\n50\nstays\n")?;
+    }
+    let out = run(&[&rootfs, "--nofile", "40:4000000000", "--", "true"])?;
+    expect(&out, 125, "")?;
+    assert!(String::from_utf8_lossy(&out.stderr).contains("cannot set limit nofile"), "{out:?}");
+    Ok(())
+}
+
 /// What a container printed and ended with; its launcher is killed after [`PATIENCE`].
 fn run(arguments: &[&str]) -> Result<Output, Box<dyn Error>> {
     let child = start(arguments)?;
@@ -352,7 +541,10 @@ fn busybox_rootfs(directory: &Path) -> Outcome {
     let busybox = busybox.ok_or("skipped: busybox-static is not installed")?;
     fs::create_dir(directory.join("bin"))?;
     fs::copy(busybox, directory.join("bin/busybox"))?;
-    let names = ["cat", "grep", "hostname", "id", "ps", "readlink", "rm", "sh", "sleep", "touch", "true"];
+    let names = [
+        "cat", "grep", "hostname", "id", "mkdir", "mount", "ps", "readlink", "rm", "sh", "sleep", "touch",
+        "true", "umount", "unshare",
+    ];
     names.iter().try_for_each(|name| symlink("busybox", directory.join("bin").join(name)))?;
     Ok(())
 }
@@ -385,13 +577,15 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `ROOT [--init] [--read-only] [--overlay] [--kept DIRECTORY] [--lower DIRECTORY]... [-v SOURCE:TARGET[:ro]]... [--tmpfs TARGET]... -- COMMAND...`; a tmpfs holds 64 KiB.
+/// `ROOT [--init] [--read-only] [--overlay] [--kept DIRECTORY] [--lower DIRECTORY]... [-v SOURCE:TARGET[:ro]]...
+/// [--tmpfs TARGET]... [PRIVILEGE]... -- COMMAND...`; a tmpfs holds 64 KiB.
 fn play_launcher(arguments: &[String]) -> ExitCode {
     let mut arguments = arguments.iter();
     let root = arguments.next().map_or("/", String::as_str);
     let mut overlay = Overlay { lower: vec![root.into()], kept: None };
     let mut overlaid = false;
     let (mut volumes, mut tmpfs, mut init, mut read_only) = (Vec::new(), Vec::new(), false, false);
+    let mut privileges = Privileges::default();
     while let Some(option) = arguments.next().filter(|argument| *argument != "--") {
         match option.as_str() {
             "--init" => init = true,
@@ -400,7 +594,8 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
             "--kept" => overlay.kept = arguments.next().map(Into::into),
             "--lower" => overlay.lower.extend(arguments.next().map(PathBuf::from)),
             "--tmpfs" => tmpfs.extend(arguments.next().map(|target| memory(target))),
-            _ => volumes.extend(arguments.next().map(|text| volume(text))),
+            "-v" => volumes.extend(arguments.next().map(|text| volume(text))),
+            option => privilege(option, &mut arguments, &mut privileges),
         }
     }
     let container = Container {
@@ -417,8 +612,10 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
         tmpfs,
         read_only,
         init,
+        privileges,
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     };
     match supervise(&container) {
         Ok(status) => status.into(),
@@ -427,6 +624,30 @@ fn play_launcher(arguments: &[String]) -> ExitCode {
             error.code().into()
         }
     }
+}
+
+/// `--new-privileges`, `--unmask`, `--unfiltered`, `--nofile SOFT:HARD`, `--cap-add NAME` or `--cap-drop NAME`.
+fn privilege<'a>(option: &str, values: &mut impl Iterator<Item = &'a String>, privileges: &mut Privileges) {
+    let mut capability =
+        || values.next().and_then(|name| Capabilities::named(name)).expect("a capability's name");
+    match option {
+        "--new-privileges" => privileges.no_new_privileges = false,
+        "--unmask" => privileges.masks = false,
+        "--seccomp" => privileges.seccomp = Seccomp::Profile(values.next().expect("a file").into()),
+        "--apparmor" => privileges.apparmor = values.next().cloned(),
+        "--unfiltered" => privileges.seccomp = Seccomp::Unconfined,
+        "--nofile" => privileges.limits.extend(values.next().map(|text| open_files(text))),
+        "--cap-add" => privileges.capabilities = privileges.capabilities.with(capability()),
+        "--cap-drop" => privileges.capabilities = privileges.capabilities.without(capability()),
+        other => panic!("no option of the launcher: {other}"),
+    }
+}
+
+/// `SOFT:HARD`
+fn open_files(text: &str) -> Limit {
+    let (soft, hard) = text.split_once(':').expect("two limits");
+    let number = |text: &str| text.parse().expect("a number");
+    Limit { resource: Resource::OpenFiles, soft: number(soft), hard: number(hard) }
 }
 
 fn volume(text: &str) -> Volume {

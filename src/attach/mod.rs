@@ -157,17 +157,17 @@ fn open(config: &Attach, inherited: Option<OwnedFd>, signals: &Signals) -> Resul
         }
         (Target::Tap { fd } | Target::Bubblewrap { info_fd: fd }, None) => return Err(not_open(*fd)),
     };
-    let link = container::join(&namespaces, &config.link, &config.network)?;
-    let factory = factory(&config.network, &namespaces)?;
-    Ok(Guest { link, watch, factory })
+    if !config.network.wants_socket_factory() {
+        let link = container::join(&namespaces, &config.link, &config.network)?;
+        return Ok(Guest { link, watch, factory: None });
+    }
+    let (link, factory) = container::join_with_factory(&namespaces, &config.link, &config.network)?;
+    Ok(Guest { link, watch, factory: await_factory(factory, &config.network)? })
 }
 
-/// What makes sockets in the guest's namespace, if the network wants it. Published ports work without.
-fn factory(network: &Network, namespaces: &Namespaces) -> Result<Option<Factory>> {
-    if !network.wants_socket_factory() {
-        return Ok(None);
-    }
-    match container::socket_factory(namespaces) {
+/// What makes sockets in the guest's namespace, once it stands. Published ports work without.
+fn await_factory(factory: Factory, network: &Network) -> Result<Option<Factory>> {
+    match factory.await_ready() {
         Err(error) if network.loopback_forwards.is_empty() => {
             let lost = match network.automatic.any() {
                 true => "published ports are not spliced, and none follow who listens",
@@ -176,7 +176,7 @@ fn factory(network: &Network, namespaces: &Namespaces) -> Result<Option<Factory>
             tracing::warn!("{error}; {lost}");
             Ok(None)
         }
-        started => started.map(Some),
+        stands => stands.map(|()| Some(factory)),
     }
 }
 

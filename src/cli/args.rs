@@ -8,7 +8,12 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use super::allowance::AllowanceArgs;
+use super::confinement::ConfinementArgs;
+use super::containers::ContainersArgs;
 use super::identity::IdentityArgs;
+use super::image::{ImageArgs, ImageVerb};
+use super::layers::LayerVerb;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
 use super::network::{ModeArgs, NetworkVerb};
@@ -57,6 +62,12 @@ pub(super) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
+    /// List and remove archives and images that have been unpacked.
+    #[command(after_help = IMAGE_EXAMPLES)]
+    Image {
+        #[command(subcommand)]
+        verb: ImageVerb,
+    },
     /// Give an OCI runtime's container a network; called by the runtime.
     #[command(after_help = OCI_HOOK_NOTES)]
     OciHook {
@@ -70,6 +81,13 @@ pub(super) enum CommandArgs {
     /// Be a CNI plugin: the call is in the environment and on standard input. The same by the name rnet-cni.
     #[command(after_help = CNI_NOTES)]
     Cni,
+    #[command(flatten)]
+    Containers(ContainersArgs),
+    /// List and remove layers in which `rnet run --overlay=NAME` keeps writes.
+    Layer {
+        #[command(subcommand)]
+        verb: LayerVerb,
+    },
     /// Show that rnet works here: fetch a page from a container and one from within it.
     Hello(HelloArgs),
     /// The part of `hello` that runs inside its container.
@@ -137,6 +155,15 @@ Examples:
   rnet run --net shop --name web -p 8080:80 ./rootfs httpd    # finds db by its name
   rnet network inspect shop";
 
+const IMAGE_EXAMPLES: &str = "\
+`rnet run` unpacks an archive or image into ~/.cache/rnet/images once. What is removed here is unpacked again when it is
+needed; what a container uses stays.
+
+Examples:
+  rnet image ls
+  rnet image rm ./alpine.tar
+  rnet image prune --unused-for 30";
+
 const ATTACH_EXAMPLES: &str = "\
 It ends with the process, when the path is removed, when the exit descriptor is closed, or by SIGTERM; its
 status is then 0, and 125 if rnet failed.
@@ -161,13 +188,16 @@ A configuration:
 
 const RUN_EXAMPLES: &str = "\
 ROOTFS is the directory that becomes the root, or / for the host's own root, copy-on-write. DIR:O is
-a directory copy-on-write. Options end there; what follows belongs to the command. Without COMMAND a shell starts.
+a directory copy-on-write, and so are a tar of one and an image: a directory or archive of OCI's or docker's format;
+PATH:NAME if it holds several. Options end there; what follows belongs to the command. Without COMMAND an image's own
+starts, else a shell.
 
 Examples:
   rnet run -p 8080:8080 ./rootfs nc -l -p 8080
   rnet run -p 127.0.0.1:5353:53/udp -p 8000-8009:8000-8009 ./rootfs /bin/server
   rnet run -v ./src:/src:ro -w /src / make check
   rnet run --overlay=./layer --tmpfs /cache:size=64m ./rootfs sh
+  rnet run -P ./image.tar                   what the image is for, its ports published
   rnet run --allow-host 127.0.0.1:5432 / psql -h 10.0.2.2
 
 Exit status: the command's own; 128+N if signal N ended it; 127 if it was not found, 126 if it
@@ -192,11 +222,11 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "SRC:DST", value_parser = os(values::volume), help_heading = CONTAINER)]
     pub(super) volume: Vec<VolumeSpec>,
 
-    /// Keep writes out of ROOTFS: they are forgotten, or kept in DIR and there the next time. ROOTFS:O is the same
-    /// without DIR.
+    /// Keep writes out of ROOTFS: they are forgotten, or kept in a layer and there the next time: one that is called
+    /// NAME, or the directory ./DIR. ROOTFS:O is the same without.
     #[arg(
         long,
-        value_name = "DIR",
+        value_name = "NAME|./DIR",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
@@ -221,6 +251,9 @@ pub(super) struct RunArgs {
     #[arg(long, help_heading = CONTAINER)]
     pub(super) read_only: bool,
 
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
+
     /// Set a variable for the command, or take it over from here (NAME alone). Repeatable.
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = os(values::env), help_heading = CONTAINER)]
     pub(super) env: Vec<EnvSpec>,
@@ -232,9 +265,15 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) identity: IdentityArgs,
 
+    #[command(flatten)]
+    pub(super) allowance: AllowanceArgs,
+
     /// Host name inside [default: a random one; the host's for the root /].
     #[arg(short = 'h', long, value_name = "NAME", value_parser = values::hostname, help_heading = CONTAINER)]
     pub(super) hostname: Option<String>,
+
+    #[command(flatten)]
+    pub(super) confinement: ConfinementArgs,
 
     /// Put a small init before the command, which forwards signals and reaps orphans.
     #[arg(long, help_heading = CONTAINER)]
@@ -363,7 +402,13 @@ pub(super) struct NetworkArgs {
     pub(super) mtu: u16,
 
     /// The guest's IPv4 network [default: 10.0.2.0/24, or a free one if the host uses that].
-    #[arg(long, value_name = "NETWORK", value_parser = values::cidr, help_heading = NETWORK)]
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        value_parser = values::cidr,
+        conflicts_with = "no_ipv4",
+        help_heading = NETWORK
+    )]
     pub(super) cidr: Option<Ipv4Plan>,
 
     /// The guest's IPv6 network [default: fd00::/64, or a free one if the host uses that].
@@ -375,6 +420,10 @@ pub(super) struct NetworkArgs {
         help_heading = NETWORK
     )]
     pub(super) cidr6: Option<Ipv6Plan>,
+
+    /// IPv6 only.
+    #[arg(long, conflicts_with = "no_ipv6", help_heading = NETWORK)]
+    pub(super) no_ipv4: bool,
 
     /// IPv4 only.
     #[arg(long, help_heading = NETWORK)]

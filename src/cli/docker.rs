@@ -6,22 +6,15 @@
 type Absent = (&'static [&'static str], &'static str);
 
 const ABSENT: &[Absent] = &[
-    (
-        &["-d", "--detach"],
-        "rnet stays in the foreground and ends with the command; put it there with & or systemd-run",
-    ),
-    (
-        &["--cidfile", "-l", "--label"],
-        "a container leaves nothing behind; --name is what `rnet port` calls it",
-    ),
+    (&["--cidfile"], "rnet run --detach prints the id; give the container a --name"),
+    (&["-l", "--label"], "there are no labels; tell containers apart by --name"),
     (&["--env-file"], "give each variable with --env NAME=VALUE"),
-    (&["--entrypoint"], "there are no images, and so no entry points; name the command behind ROOTFS"),
-    (&["--pull", "--platform"], "there are no images; ROOTFS is a directory"),
-    (&["--group-add"], "the command has the groups that the container's /etc/group gives to its --user"),
     (
-        &["-P", "--publish-all", "--expose"],
-        "there are no images that would name ports; publish each with --publish",
+        &["--pull"],
+        "images are not pulled; `skopeo copy docker://NAME oci-archive:image.tar` fetches one for ROOTFS",
     ),
+    (&["--group-add"], "the command has the groups that the container's /etc/group gives to its --user"),
+    (&["--expose"], "publish a port with --publish, and those that an image exposes with --publish-all"),
     (&["--add-host"], "for a name of its own bind a file with --volume ./hosts:/etc/hosts"),
     (
         &["--dns-search", "--dns-option", "--dns-opt"],
@@ -32,27 +25,31 @@ const ABSENT: &[Absent] = &[
         "give each container its own --volume SRC:DST[:ro]; what they bind of the host they share",
     ),
     (
-        &["-m", "--memory", "-c", "--cpus", "--cpu-shares", "--cpuset-cpus", "--pids-limit"],
-        "limits come from outside: systemd-run --user --scope -p MemoryMax=1G -p TasksMax=100 rnet run ...",
+        &["--memory-reservation", "--memory-swappiness", "--kernel-memory", "--oom-kill-disable"],
+        "--memory and --memory-swap are the limits of memory",
     ),
-    (&["--ulimit"], "the command has the limits of the shell that starts rnet: ulimit"),
+    (
+        &["--cpu-period", "--cpu-quota", "--cpu-rt-period", "--cpu-rt-runtime", "--cpuset-mems"],
+        "--cpus, --cpu-shares and --cpuset-cpus are the limits of processors",
+    ),
+    (
+        &["--blkio-weight", "--blkio-weight-device", "--device-read-bps", "--device-write-bps"],
+        "--io-weight is the share of disks, from 1 to 10000, where others have 100",
+    ),
     (
         &["--shm-size", "--ipc", "--pid", "--uts", "--cgroupns"],
         "every container has namespaces of its own, and a /dev/shm of the kernel's default size",
-    ),
-    (
-        &["--privileged", "--cap-add", "--cap-drop", "--security-opt"],
-        "the command has all capabilities in its own user namespace, and none outside",
     ),
     (
         &["--device", "--gpus"],
         "the command has null, zero, full, random, urandom and tty; bind another with --volume /dev/NAME:/dev/NAME",
     ),
     (
-        &["--restart", "--stop-signal", "--stop-timeout", "-a", "--attach", "--sig-proxy"],
-        "rnet ends with the command, and passes signals and streams on; restarting is for systemd or a shell loop",
+        &["-a", "--attach", "--sig-proxy"],
+        "in the foreground rnet passes all signals and streams on; in the background (--detach) `rnet logs` has the output",
     ),
-    (&["--log-driver", "--log-opt"], "the command's output is rnet's own; redirect it"),
+    (&["--restart"], "rnet ends with the command; restarting is for systemd or a shell loop"),
+    (&["--log-driver", "--log-opt"], "output is kept with --detach only, as much of it as --log-max says"),
 ];
 
 /// What to say to whoever gives `option` of docker, written as on its command line without a value.

@@ -4,10 +4,15 @@
 //! then settled together with the [`Surroundings`] ([`settle`]). Nothing here looks at the system, so what
 //! depends on it (does a volume's source exist, is a port free) is left to those who use it.
 
+mod allowance;
 mod args;
+mod confinement;
+mod containers;
 mod docker;
 mod getopt;
 mod identity;
+mod image;
+mod layers;
 mod life;
 mod mounts;
 mod network;
@@ -29,7 +34,10 @@ use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
 pub use self::options::{Options, named};
-use crate::config::{Attach, Config, HookCall, LogLevel, NetworkCommand, Publish, Slirp4netns};
+use crate::config::{
+    Attach, CacheCall, Config, ContainersCall, HookCall, LayersCall, LogLevel, NetworkCommand, Publish,
+    Slirp4netns,
+};
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
 
@@ -66,6 +74,12 @@ pub enum Command {
     Ask(Question),
     /// `rnet network`: do something about networks that have a name.
     Network(NetworkCommand),
+    /// `rnet image`: show or free what has been unpacked.
+    Image(CacheCall),
+    /// `rnet ps`, `rnet stop` and the like: something about containers that are on record.
+    Containers(ContainersCall),
+    /// `rnet layer`: named layers.
+    Layers(LayersCall),
     /// `rnet oci-hook`: what an OCI runtime asks for.
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
@@ -213,6 +227,11 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Network { verb } => Ok(Command::Network(network::verb(verb))),
         CommandArgs::Flows { network, json } => {
             Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
+        }
+        CommandArgs::Image { verb } => Ok(Command::Image(image::call(verb, surroundings))),
+        CommandArgs::Containers(call) => Ok(Command::Containers(containers::settle(call))),
+        CommandArgs::Layer { verb } => {
+            layers::settle(verb, surroundings).map(Command::Layers).map_err(|cause| mistake("layer", &cause))
         }
         CommandArgs::Hello(hello) => {
             settle::hello(hello, surroundings).map(Command::Hello).map_err(|cause| mistake("hello", &cause))

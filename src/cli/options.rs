@@ -105,7 +105,7 @@ mod tests {
         let ports: Vec<u16> = options.network.publish.iter().map(|publish| publish.guest_port).collect();
         assert_eq!(ports, [80, 53]);
         assert_eq!((options.network.mtu, options.network.ipv6.is_some()), (1500, true));
-        assert_eq!(options.network.ipv4.guest.to_string(), "10.9.0.100");
+        assert_eq!(options.network.ipv4.expect("IPv4").guest.to_string(), "10.9.0.100");
         assert!(options.network.host_access.loopback);
         assert_eq!(options.link.ifname, "eth0");
     }
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn none_at_all_is_the_default_network() {
         let options = understood(&[]).expect("nothing to mistake");
-        assert_eq!(options.network.ipv4.subnet.to_string(), "10.0.2.0/24");
+        assert_eq!(options.network.ipv4.expect("IPv4").subnet.to_string(), "10.0.2.0/24");
         assert!(options.network.publish.is_empty() && !options.network.host_access.loopback);
     }
 

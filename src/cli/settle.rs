@@ -10,14 +10,16 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::args::{AttachArgs, HelloArgs, LogArgs, NetworkArgs, PortArgs, PortVerb, RunArgs, TrafficArgs};
+use super::confinement;
 use super::mounts::MountSpec;
 use super::options::Options;
 use super::values::{EnvSpec, OutboundSpec, PublishSpec, VolumeSpec};
-use super::{Note, Question, Request, Surroundings, Topic, identity, life, subnet};
+use super::{Note, Question, Request, Surroundings, Topic, allowance, identity, image, layers, life, subnet};
 use crate::config::{
-    Attach, Config, Container, Exit, HostAccess, Identity, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkSpec,
-    Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network, NetworkMode, Outbound, Overlay,
-    Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts, Tmpfs, Transport, Volume,
+    Allowance, Attach, Config, Container, Exit, HostAccess, Identity, ImageUse, Ipv4Plan, Ipv6Plan, Life,
+    Lifecycle, LinkSpec, Log, LogLevel, MAX_DNS_SERVERS, MAX_PUBLISHED, MacAddr, Mapping, Network,
+    NetworkMode, Outbound, Overlay, Privileges, Publish, RootFs, Setup, Splicing, Target, Terminal, Timeouts,
+    Tmpfs, Transport, Volume,
 };
 
 /// Below so many cores the guest, its peers and one worker have use for all of them.
@@ -40,18 +42,23 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
-    let life = life::settle(&args.life, surroundings);
+    let (name, life) = life::settle(args.life, args.terminal.interactive, surroundings);
+    // A network without a name hardly gets further ports, and starts quicker.
+    network.publishes_later = name.is_some();
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
         _ if mode == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
     let (volumes, tmpfs) = mounts(args.volume, args.mount, args.tmpfs, surroundings)?;
+    let words: Vec<OsString> = words.collect();
+    let asked = asked_for(args.env, surroundings);
+    let image = image::settle(args.image, &words, asked.clone());
     let terminal = args.terminal.settle();
     let identity = identity::settle(args.identity)?;
     let container = Container {
-        command: command(words.collect(), &rootfs, surroundings),
-        env: environment(&rootfs, &hostname, &identity, terminal, args.env, surroundings),
+        command: command(words, &image, &rootfs, surroundings),
+        env: environment(&rootfs, &hostname, &identity, terminal, asked, surroundings),
         rootfs,
         workdir: args.workdir,
         hostname,
@@ -59,18 +66,21 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         tmpfs,
         read_only: args.read_only,
         init: args.init,
+        privileges: confinement::privileges(args.confinement, &identity.mapping, &surroundings.cwd),
         terminal,
         identity,
+        allowance: allowance::settle(args.allowance)?,
     };
     let mac_given = args.network.mac_address.is_some();
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
-    request.config.name = args.life.name;
+    request.config.name = name;
     request.config.life = life;
     if matches!(mode, NetworkMode::Named(_)) && !mac_given {
         // The network chooses.
         request.config.link.mac = None;
     }
     request.config.mode = mode;
+    request.config.image = image;
     Ok(request)
 }
 
@@ -81,6 +91,7 @@ pub(super) fn attach(args: AttachArgs, surroundings: &Surroundings) -> Result<Re
     let mut network = network(&args.network, surroundings, &mut notes)?;
     traffic(args.traffic, &mut network)?;
     network.splice = splicing(args.no_splice);
+    network.publishes_later = true;
     let absolute = |path: &PathBuf| absolute(path, surroundings);
     let config = Attach {
         network,
@@ -163,8 +174,10 @@ pub(super) fn hello(args: HelloArgs, surroundings: &Surroundings) -> Result<Requ
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        privileges: Privileges::default(),
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     };
     Ok(request(&args.network, network, container, &args.log, surroundings, notes))
 }
@@ -182,6 +195,7 @@ fn request(
         network,
         link: link(args, surroundings),
         container,
+        image: ImageUse::default(),
         name: None,
         life: Life::default(),
         log: Log { level: log_level(log), format: log.log_format },
@@ -259,7 +273,7 @@ fn network(
         ));
     }
     let host = &surroundings.host_subnets;
-    let ipv4 = ipv4_plan(args.cidr, host, notes)?;
+    let ipv4 = if args.no_ipv4 { None } else { Some(ipv4_plan(args.cidr, host, notes)?) };
     let ipv6 = if args.no_ipv6 { None } else { Some(ipv6_plan(args.cidr6, host, notes)?) };
     Ok(Network { mtu: args.mtu, ..Network::new(ipv4, ipv6) })
 }
@@ -395,7 +409,9 @@ fn rootfs(
         None => (word, false),
     };
     if word.is_empty() {
-        return Err("ROOTFS is empty; expected a directory, or / for the host's own root".to_owned());
+        return Err(
+            "ROOTFS is empty; expected a directory, an archive, or / for the host's own root".to_owned()
+        );
     }
     let path = absolute(Path::new(word), surroundings);
     let wanted = marked || overlay.is_some() || !lower.is_empty();
@@ -413,7 +429,7 @@ fn rootfs(
         return Ok(RootFs::Directory(path));
     }
     let lower = [path].into_iter().chain(lower.iter().map(|path| absolute(path, surroundings))).collect();
-    let kept = kept.map(|path| absolute(Path::new(&path), surroundings));
+    let kept = kept.map(|place| layers::place(&place, surroundings)).transpose()?;
     overlay_root(Overlay { lower, kept })
 }
 
@@ -433,7 +449,7 @@ fn overlay_root(overlay: Overlay) -> Result<RootFs, String> {
 
 /// `path` seen from the working directory, without `.` parts. `..` stays: only the file system knows what it
 /// means behind a symbolic link.
-fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
+pub(super) fn absolute(path: &Path, surroundings: &Surroundings) -> PathBuf {
     let path = surroundings.cwd.join(path);
     let path: PathBuf = path.components().collect();
     // The root has no parent, so `/..` is `/` whatever the file system holds.
@@ -468,10 +484,17 @@ fn volume(spec: VolumeSpec, surroundings: &Surroundings) -> Volume {
     Volume { source: absolute(&spec.source, surroundings), target: spec.target, read_only: spec.read_only }
 }
 
-fn command(mut words: Vec<OsString>, rootfs: &RootFs, surroundings: &Surroundings) -> Vec<OsString> {
+/// What runs unless an image has something to say.
+fn command(
+    mut words: Vec<OsString>,
+    image: &ImageUse,
+    rootfs: &RootFs,
+    surroundings: &Surroundings,
+) -> Vec<OsString> {
     if words.first().is_some_and(|word| word == "--") {
         words.remove(0);
     }
+    words.splice(0..0, image.entrypoint.clone().filter(|entrypoint| !entrypoint.is_empty()));
     if !words.is_empty() {
         return words;
     }
@@ -491,7 +514,7 @@ fn environment(
     hostname: &str,
     identity: &Identity,
     terminal: Terminal,
-    asked: Vec<EnvSpec>,
+    asked: Vec<(OsString, OsString)>,
     surroundings: &Surroundings,
 ) -> Vec<(OsString, OsString)> {
     let mut env = match rootfs {
@@ -510,18 +533,22 @@ fn environment(
     }
     set(&mut env, "HOSTNAME".into(), hostname.into());
     set(&mut env, "container".into(), "rnet".into());
-    for spec in asked {
-        match spec {
-            EnvSpec::Set(name, value) => set(&mut env, name, value),
-            EnvSpec::FromCaller(name) => {
-                if let Some(value) = variable(surroundings, &name) {
-                    let value = value.to_owned();
-                    set(&mut env, name, value);
-                }
-            }
-        }
+    for (name, value) in asked {
+        set(&mut env, name, value);
     }
     env
+}
+
+/// `--env` with the values of the caller's variables; those that the caller does not have are left out.
+fn asked_for(specs: Vec<EnvSpec>, surroundings: &Surroundings) -> Vec<(OsString, OsString)> {
+    let settled = specs.into_iter().filter_map(|spec| match spec {
+        EnvSpec::Set(name, value) => Some((name, value)),
+        EnvSpec::FromCaller(name) => {
+            let value = variable(surroundings, &name)?.to_owned();
+            Some((name, value))
+        }
+    });
+    settled.collect()
 }
 
 fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {

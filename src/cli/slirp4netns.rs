@@ -381,7 +381,6 @@ fn version() -> String {
 
 /// What people read when it has started; no program does.
 fn greeting(said: &Said, network: &Network, too_many: bool) -> String {
-    let plan = &network.ipv4;
     let mut text = String::new();
     if too_many {
         text.push_str("WARNING: too many arguments\n");
@@ -391,14 +390,14 @@ fn greeting(said: &Said, network: &Network, too_many: bool) -> String {
         let _ = writeln!(text, "* {:<17}{value}", format!("{name}:"));
     };
     line("MTU", &network.mtu);
-    line("Network", &plan.subnet.network());
-    line("Netmask", &plan.subnet.netmask());
-    line("Gateway", &plan.gateway);
-    if let Some(dns) = plan.dns {
-        line("DNS", &dns);
+    if let Some(plan) = &network.ipv4 {
+        line("Network", &plan.subnet.network());
+        line("Netmask", &plan.subnet.netmask());
+        line("Gateway", &plan.gateway);
+        plan.dns.iter().for_each(|dns| line("DNS", dns));
+        line("DHCP", &plan.lease);
+        line("Recommended IP", &plan.guest);
     }
-    line("DHCP", &plan.lease);
-    line("Recommended IP", &plan.guest);
     if let Some(path) = &said.api_socket {
         line("API Socket", &path.display());
     }
@@ -410,7 +409,7 @@ fn greeting(said: &Said, network: &Network, too_many: bool) -> String {
             text,
             "WARNING: 127.0.0.1:* on the host is accessible as {} (set --disable-host-loopback to prohibit \
              connecting to 127.0.0.1:*)",
-            plan.gateway
+            network.gateway()
         );
     }
     text

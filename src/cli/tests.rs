@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{
-    Container, HookStage, IfName, LinkKind, LogFormat, MacAddr, Network, Overlay, RootFs, Target, Transport,
+    Container, ContainersCall, HookStage, IfName, LinkKind, ListShape, LogFormat, MacAddr, Network, Overlay,
+    Privileges, RootFs, Target, Transport,
 };
 
 #[test]
@@ -15,7 +16,7 @@ fn the_main_job_is_understood() {
     assert_eq!(config.network.publish.len(), 1);
     assert_eq!(config.network.publish[0].host_port, Some(8080));
     assert_eq!(config.network.mtu, 65520);
-    assert_eq!(config.network.ipv4.guest.to_string(), "10.0.2.100");
+    assert_eq!(config.network.ipv4.expect("IPv4").guest.to_string(), "10.0.2.100");
     assert_eq!(config.network.ipv6.map(|plan| plan.guest.to_string()), Some("fd00::100".to_owned()));
     assert_eq!((config.link.kind, config.link.ifname.as_str()), (LinkKind::Auto, "tap0"));
 }
@@ -81,7 +82,7 @@ fn overlays_are_made_of_directories() {
     };
     assert_eq!(container("run --overlay ./r true").rootfs, overlay(&["/home/me/r"], None));
     assert_eq!(container("run ./r:O true").rootfs, overlay(&["/home/me/r"], None));
-    assert_eq!(container("run --overlay=l /r true").rootfs, overlay(&["/r"], Some("/home/me/l")));
+    assert_eq!(container("run --overlay=./l /r true").rootfs, overlay(&["/r"], Some("/home/me/l")));
     assert_eq!(
         container("run --lower /b --lower c /a true").rootfs,
         overlay(&["/a", "/b", "/home/me/c"], None)
@@ -158,12 +159,16 @@ fn mtu_has_limits_and_ipv6_a_higher_one() {
     assert_eq!(network("--mtu 576 --no-ipv6").mtu, 576);
     assert_eq!(network("--mtu 1280").mtu, 1280);
     assert!(network("--no-ipv6").ipv6.is_none());
+    assert!(network("--no-ipv4").ipv4.is_none());
     for (words, cause) in [
         ("--mtu 575", "576..=65520"),
         ("--mtu 65521", "'65521'"),
         ("--mtu 1279", "at least 1280"),
         ("--mtu big", "'--mtu <BYTES>'"),
         ("--no-ipv6 --cidr6 fd01::/64", "cannot be used with"),
+        ("--no-ipv4 --cidr 10.1.0.0/24", "cannot be used with"),
+        ("--no-ipv4 --no-ipv6", "cannot be used with"),
+        ("--no-ipv4 --mtu 1279", "at least 1280"),
     ] {
         let text = refusal(&format!("run {words} / true"));
         assert!(text.contains(cause), "{words}: {text}");
@@ -175,11 +180,11 @@ fn the_subnet_moves_unless_it_was_given() {
     let mut surroundings = surroundings();
     surroundings.host_subnets = vec!["10.0.2.0/24".parse().expect("a network")];
     let moved = request("run / true", &surroundings);
-    assert_eq!(moved.config.network.ipv4.subnet.to_string(), "10.0.3.0/24");
+    assert_eq!(moved.config.network.ipv4.expect("IPv4").subnet.to_string(), "10.0.3.0/24");
     assert_eq!(moved.notes[0].level, LogLevel::Info);
 
     let given = request("run --cidr 10.0.0.0/16 / true", &surroundings);
-    assert_eq!(given.config.network.ipv4.gateway.to_string(), "10.0.0.2");
+    assert_eq!(given.config.network.ipv4.expect("IPv4").gateway.to_string(), "10.0.0.2");
     assert_eq!(given.notes[0].level, LogLevel::Warn);
     assert!(given.notes[0].text.contains("10.0.2.0/24"), "{:?}", given.notes);
 }
@@ -308,19 +313,63 @@ fn port_asks_about_the_same_ports_as_publish() {
 #[test]
 fn dockers_other_options_are_refused_with_what_stands_in_for_them() {
     for (words, word) in [
-        ("-d", "foreground"),
-        ("-dit", "foreground"),
+        ("-a stdout", "rnet logs"),
+        ("-dl x=y", "--name"),
         ("--cidfile x", "--name"),
         ("--env-file=x", "--env NAME=VALUE"),
         ("--group-add 5", "/etc/group"),
-        ("-m 1g", "systemd-run"),
-        ("--privileged", "capabilities"),
+        ("--blkio-weight 500", "--io-weight"),
     ] {
         let text = refusal(&format!("run {words} ./rootfs true"));
         assert!(text.contains(word) && !text.contains("-- -"), "{words}: {text}");
         assert!(!text.contains("similar"), "{words}: {text}");
     }
     assert!(refusal("run --publsh 80:80 / true").contains("'--publish'"));
+}
+
+#[test]
+fn containers_are_confined_unless_told_otherwise() {
+    assert_eq!(container("run / true").privileges, Privileges::default());
+    assert_eq!(container("run --privileged / true").privileges, Privileges::unconfined());
+}
+
+#[test]
+fn what_is_kept_of_a_container_follows_from_its_name_and_place() {
+    for (options, name, removed) in [
+        ("", None, true),
+        ("--name box", Some("box"), false),
+        ("--name box --rm", Some("box"), true),
+        ("-d", Some("b0b1b2b3b4b5"), false),
+        ("-d --rm", Some("b0b1b2b3b4b5"), true),
+        ("-dit --name box", Some("box"), false),
+    ] {
+        let config = config(&format!("run {options} ./rootfs true"));
+        assert_eq!((config.name.as_deref(), config.life.remove), (name, removed), "{options}");
+        assert_eq!((config.life.id.len(), &config.container.hostname[..]), (64, "b0b1b2b3b4b5"));
+    }
+    let life = config("run -di --stop-signal INT --stop-timeout 3 --pid-file p --log-max 1m / true").life;
+    assert!(life.keeps_stdin && life.detach);
+    assert_eq!((life.stop_signal, life.stop_timeout.as_secs(), life.max_log_bytes), (2, 3, 1 << 20));
+    assert_eq!(life.pid_file, Some("/home/me/p".into()));
+    assert!(refusal("run --stop-signal NO / true").contains("'NO' is no signal"));
+}
+
+#[test]
+fn containers_are_called_by_name_or_id() {
+    let call = |words: &str| match parse_words(words, &surroundings()) {
+        Ok(Command::Containers(call)) => call,
+        other => panic!("{words}: {other:?}"),
+    };
+    let names = vec!["box".to_owned(), "0f".repeat(32)];
+    let words = format!("box {}", names[1]);
+    assert_eq!(call(&format!("wait {words}")), ContainersCall::Wait { names: names.clone() });
+    let patience = Some(std::time::Duration::from_secs(3));
+    assert_eq!(call(&format!("stop -t 3 {words}")), ContainersCall::Stop { names, patience });
+    assert_eq!(call("ps -aq"), ContainersCall::List { all: true, shape: ListShape::Ids });
+    assert_eq!(call("kill -s hup a"), ContainersCall::Kill { names: vec!["a".to_owned()], signal: 1 });
+    for words in ["stop", "rm ../x", "logs a b", "kill -s 99 a", "ps --json -q"] {
+        assert!(refusal(words).starts_with("error: "), "{words}");
+    }
 }
 
 #[test]
@@ -348,7 +397,7 @@ fn hello_needs_nothing() {
     assert_eq!(hello.config.link.kind, LinkKind::Packet);
 }
 
-fn surroundings() -> Surroundings {
+pub(super) fn surroundings() -> Surroundings {
     let env =
         [("PATH", "/home/me/bin:/bin"), ("SHELL", "/usr/bin/fish"), ("TERM", "screen"), ("EDITOR", "vi")];
     Surroundings {

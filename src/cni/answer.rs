@@ -173,9 +173,9 @@ pub(super) fn added(
 
 /// The guest's addresses with the length of their prefix and the gateway.
 pub(super) fn addresses(network: &Network) -> impl Iterator<Item = (IpAddr, u8, IpAddr)> {
-    let v4 = network.ipv4;
+    let v4 = network.ipv4.map(|plan| (plan.guest.into(), plan.subnet.prefix_len(), plan.gateway.into()));
     let v6 = network.ipv6.map(|plan| (plan.guest.into(), plan.subnet.prefix_len(), plan.gateway.into()));
-    [(v4.guest.into(), v4.subnet.prefix_len(), v4.gateway.into())].into_iter().chain(v6)
+    v4.into_iter().chain(v6)
 }
 
 fn resolver(network: &Network, asked: &Dns) -> Value {

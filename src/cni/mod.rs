@@ -150,11 +150,12 @@ fn settle_guest(
     const NO_HOST: &str = "it is not that of a station in the guest's subnet";
     match address {
         IpAddr::V4(address) => {
+            let mut plan = network.ipv4.ok_or("the network is IPv6 only")?;
             if let Some(prefix) = prefix {
                 let subnet = ipnet::Ipv4Net::new(address, prefix).map_err(|_| NO_SUBNET)?;
-                network.ipv4 = Ipv4Plan::new(subnet).ok_or(NO_SUBNET)?;
+                plan = Ipv4Plan::new(subnet).ok_or(NO_SUBNET)?;
             }
-            network.ipv4 = network.ipv4.with_guest(address).ok_or(NO_HOST)?;
+            network.ipv4 = Some(plan.with_guest(address).ok_or(NO_HOST)?);
         }
         IpAddr::V6(address) => {
             let mut plan = network.ipv6.ok_or("the network is IPv4 only")?;
@@ -232,14 +233,14 @@ mod tests {
     #[test]
     fn a_given_address_moves_the_plan_with_it() {
         let network = with(&[("192.168.7.9", Some(24))]).expect("a usual address");
-        assert_eq!(network.ipv4.gateway.to_string(), "192.168.7.2");
+        assert_eq!(network.ipv4.expect("IPv4").gateway.to_string(), "192.168.7.2");
         assert_eq!(
-            (network.ipv4.guest, network.ipv4.lease),
+            (network.ipv4.expect("IPv4").guest, network.ipv4.expect("IPv4").lease),
             (address4("192.168.7.9"), address4("192.168.7.9"))
         );
-        assert_eq!(network.aliases[0].guest, IpAddr::from(network.ipv4.gateway));
+        assert_eq!(network.aliases[0].guest, IpAddr::from(network.ipv4.expect("IPv4").gateway));
         let network = with(&[("10.0.2.55", None), ("fd00::77", Some(64))]).expect("usual addresses");
-        assert_eq!(network.ipv4.guest, address4("10.0.2.55"));
+        assert_eq!(network.ipv4.expect("IPv4").guest, address4("10.0.2.55"));
         assert_eq!(network.ipv6.expect("both").guest.to_string(), "fd00::77");
     }
 
@@ -247,11 +248,11 @@ mod tests {
     fn the_gateway_makes_room_for_a_guest_in_its_place() {
         let network = with(&[("10.0.2.2", None)]).expect("a station");
         assert_eq!(
-            (network.ipv4.guest, network.ipv4.gateway),
+            (network.ipv4.expect("IPv4").guest, network.ipv4.expect("IPv4").gateway),
             (address4("10.0.2.2"), address4("10.0.2.100"))
         );
         let network = with(&[("10.0.2.3", None)]).expect("a station");
-        assert_eq!(network.ipv4.dns, Some(address4("10.0.2.100")));
+        assert_eq!(network.ipv4.expect("IPv4").dns, Some(address4("10.0.2.100")));
     }
 
     #[test]

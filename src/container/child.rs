@@ -11,6 +11,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchown, sethostname, setsid, ttyname};
@@ -18,6 +19,7 @@ use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchown, set
 use super::channel::Channel;
 use super::identity::{self, Ids};
 use super::plan::Step;
+use super::restrict::Restriction;
 use super::userns::{forbidden, is_denied};
 use super::{Connection, Launch, init, run};
 use crate::config::{Container, Terminal};
@@ -27,20 +29,30 @@ use crate::sys::{link, process, pty, signal};
 /// Where commands are looked for if the environment has no PATH (docker's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What the parent has worked out for its child.
+pub(super) struct Parts<'a> {
+    pub(super) ids: &'a Ids,
+    pub(super) steps: &'a [Step],
+    pub(super) restriction: &'a Restriction,
+    /// The signal mask that the caller of rnet had.
+    pub(super) mask: &'a SigSet,
+    /// Processes that the command's user may have, where no cgroup limits them.
+    pub(super) processes: Option<u64>,
+}
+
 /// Sets the container up, waits for the parent's word and becomes the command, or its init.
-/// `mask` is the signal mask that the caller of rnet had.
-pub(super) fn main(channel: Channel, launch: &Launch<'_>, ids: &Ids, steps: &[Step], mask: &SigSet) -> u8 {
-    let container = match prepare(&channel, launch, ids, steps) {
+pub(super) fn main(channel: Channel, launch: &Launch<'_>, parts: &Parts<'_>) -> u8 {
+    let container = match prepare(&channel, launch, parts) {
         Ok(Some(home)) => with_home(launch.container, home),
         Ok(None) => return exit::RNET_FAILED,
         Err(error) => return fail(&channel, &error),
     };
     if !container.init {
-        return become_command(&channel, &container, mask);
+        return become_command(&channel, &container, parts);
     }
     let command =
-        process::spawn(CloneFlags::empty(), channel, |channel| become_command(&channel, &container, mask));
-    command.map_or(exit::RNET_FAILED, |command| init::main(&command))
+        process::spawn(CloneFlags::empty(), channel, |channel| become_command(&channel, &container, parts));
+    command.map_or(exit::RNET_FAILED, |command| init::main(&command, parts.restriction))
 }
 
 fn fail(channel: &Channel, error: &Error) -> u8 {
@@ -50,12 +62,7 @@ fn fail(channel: &Channel, error: &Error) -> u8 {
 
 /// What [`identity::become_user`] says of the home; `None` if the parent died. Its death before PR_SET_PDEATHSIG shows as the
 /// closed channel.
-fn prepare(
-    channel: &Channel,
-    launch: &Launch<'_>,
-    ids: &Ids,
-    steps: &[Step],
-) -> Result<Option<Option<String>>> {
+fn prepare(channel: &Channel, launch: &Launch<'_>, parts: &Parts<'_>) -> Result<Option<Option<String>>> {
     die_with_parent()?;
     if !channel.await_release() {
         return Ok(None);
@@ -66,9 +73,9 @@ fn prepare(
     }
     set_host_name(&launch.container.hostname)?;
     connect(channel, launch.network)?;
-    ids.enter()?;
+    parts.ids.enter()?;
     umask(Mode::empty());
-    run::run(steps, |text| channel.note(&text))?;
+    run::run(parts.steps, |text| channel.note(&text))?;
     umask(Mode::from_bits_truncate(0o022));
     let terminal = match launch.container.terminal {
         Terminal::Inherited => None,
@@ -142,17 +149,27 @@ fn set_host_name(name: &str) -> Result<()> {
 }
 
 /// Returns only if the command cannot be executed.
-fn become_command(channel: &Channel, container: &Container, mask: &SigSet) -> u8 {
+fn become_command(channel: &Channel, container: &Container, parts: &Parts<'_>) -> u8 {
     // The Rust runtime ignores SIGPIPE, and launch resets SIGCHLD; the rest is as rnet inherited it.
-    let restored = signal::set_default(Signal::SIGPIPE)
-        .and_then(|()| mask.thread_set_mask())
+    let prepared = signal::set_default(Signal::SIGPIPE)
+        .and_then(|()| parts.mask.thread_set_mask())
         .and_then(|()| process::close_on_exec())
-        .context("cannot restore signals of", "command");
-    let error = match restored {
+        .context("cannot restore signals of", "command")
+        .and_then(|()| parts.processes.map_or(Ok(()), limit_processes))
+        .and_then(|()| parts.restriction.apply());
+    let error = match prepared {
         Ok(()) => execute(container),
         Err(error) => error,
     };
     fail(channel, &error)
+}
+
+/// Limits the processes of this one's user within its user namespace; a lower limit stays.
+fn limit_processes(most: u64) -> Result<()> {
+    let limit = getrlimit(Resource::RLIMIT_NPROC);
+    limit
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NPROC, most.min(hard), most.min(hard)))
+        .context("cannot limit", "processes")
 }
 
 /// Becomes the command, or says why not.

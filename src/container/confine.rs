@@ -8,7 +8,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use libc::c_long;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -18,7 +17,8 @@ use nix::unistd::{Gid, Uid, chdir, pivot_root};
 use crate::config::Confinement;
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::Tree;
-use crate::sys::privilege::{self, CAP_NET_BIND_SERVICE, Refusal, When};
+use crate::sys::privilege::{self, CAP_NET_BIND_SERVICE};
+use crate::sys::seccomp::{Action, Filter, Rule, Test};
 
 /// Where the new root is built, over whatever is there.
 const ROOT: &str = "/tmp";
@@ -29,66 +29,59 @@ const NOTHING: Option<&str> = None;
 
 /// System calls that serving a network never makes, and that lead to other programs, processes, mounts or keys, or have
 /// often been the way into a kernel.
-const FORBIDDEN: &[c_long] = &[
-    libc::SYS_acct,
-    libc::SYS_add_key,
-    libc::SYS_bpf,
-    libc::SYS_chroot,
-    libc::SYS_delete_module,
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    libc::SYS_finit_module,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fsopen,
-    libc::SYS_fspick,
-    libc::SYS_init_module,
-    libc::SYS_io_uring_setup,
-    libc::SYS_kcmp,
-    libc::SYS_kexec_load,
-    libc::SYS_keyctl,
-    libc::SYS_lookup_dcookie,
-    libc::SYS_mount,
-    libc::SYS_mount_setattr,
-    libc::SYS_move_mount,
-    libc::SYS_name_to_handle_at,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_open_tree,
-    libc::SYS_perf_event_open,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_pidfd_open,
-    libc::SYS_pidfd_send_signal,
-    libc::SYS_pivot_root,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_ptrace,
-    libc::SYS_reboot,
-    libc::SYS_request_key,
-    libc::SYS_setns,
-    libc::SYS_swapoff,
-    libc::SYS_swapon,
-    libc::SYS_umount2,
-    libc::SYS_unshare,
-    libc::SYS_userfaultfd,
+const FORBIDDEN: &[&str] = &[
+    "acct",
+    "add_key",
+    "bpf",
+    "chroot",
+    "delete_module",
+    "execve",
+    "execveat",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "init_module",
+    "io_uring_setup",
+    "kcmp",
+    "kexec_load",
+    "keyctl",
+    "lookup_dcookie",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "name_to_handle_at",
+    "open_by_handle_at",
+    "open_tree",
+    "perf_event_open",
+    "pidfd_getfd",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "pivot_root",
+    "process_vm_readv",
+    "process_vm_writev",
+    "ptrace",
+    "reboot",
+    "request_key",
+    "setns",
+    "swapoff",
+    "swapon",
+    "umount2",
+    "unshare",
+    "userfaultfd",
 ];
 
-/// What fails: the ways to other processes and namespaces that are also those to what is needed.
-const REFUSED: &[Refusal] = &[
-    // Those that are open already are all that is needed; a line to a socket factory would have to be among them.
-    Refusal { call: libc::SYS_socket, when: When::Is(libc::AF_UNIX as u32), errno: Errno::EACCES },
-    Refusal { call: libc::SYS_socketpair, when: When::Always, errno: Errno::EACCES },
-    Refusal { call: libc::SYS_clone, when: When::HasAny(NAMESPACES), errno: Errno::EPERM },
-    // Its flags are in memory, where no filter can look. C libraries take clone then, to start threads.
-    Refusal { call: libc::SYS_clone3, when: When::Always, errno: Errno::ENOSYS },
-];
 /// Flags of clone(2) that make namespaces.
-const NAMESPACES: u32 = (libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWUTS) as u32;
+const NAMESPACES: [libc::c_int; 7] = [
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWUTS,
+];
 
 /// Confines this process as `how` says. No thread may have been started before.
 pub fn confine(how: Confinement) -> Result<()> {
@@ -99,16 +92,38 @@ pub fn confine(how: Confinement) -> Result<()> {
         set_no_new_privs().context("cannot set", "no_new_privs")?;
     }
     if how.files {
-        privilege::keep_capability(CAP_NET_BIND_SERVICE).context("cannot give up", "capabilities")?;
+        let kept = 1 << CAP_NET_BIND_SERVICE;
+        privilege::bound_capabilities(kept)
+            .and_then(|()| privilege::keep_capabilities(kept))
+            .context("cannot give up", "capabilities")?;
         // A change of capabilities hides a process from its own user.
         set_dumpable(true).context("cannot show to its user", "this process")?;
     }
     if how.system_calls {
-        privilege::forbid_calls(FORBIDDEN, REFUSED).context("cannot install", "a seccomp filter").map_err(
-            |error| error.hint("the kernel needs CONFIG_SECCOMP_FILTER; or go without --enable-seccomp"),
-        )?;
+        forbid_calls().context("cannot install", "a seccomp filter").map_err(|error| {
+            error.hint("the kernel needs CONFIG_SECCOMP_FILTER; or go without --enable-seccomp")
+        })?;
     }
     Ok(())
+}
+
+/// Some calls are the end. What a library may try, as it is also a way to what is needed, fails: sockets to other processes,
+/// where those that are open already are all that is needed, and namespaces.
+fn forbid_calls() -> nix::Result<()> {
+    let denied = Action::fail(Errno::EACCES as u16);
+    let mut rules = vec![
+        Rule::of(FORBIDDEN, Action::KILL_PROCESS),
+        Rule::of(&["socket"], denied).when(0, Test::Masked(u64::from(u32::MAX)), libc::AF_UNIX as u64),
+        Rule::of(&["socketpair"], denied),
+        // Its flags are in memory, where no filter can look. C libraries take clone then, to start threads.
+        Rule::of(&["clone3"], Action::MISSING),
+    ];
+    let namespace = |flag: libc::c_int| {
+        let flag = u64::from(flag as u32);
+        Rule::of(&["clone"], Action::REFUSE).when(0, Test::Masked(flag), flag)
+    };
+    rules.extend(NAMESPACES.map(namespace));
+    Filter::forbidding(rules).compile()?.install()
 }
 
 /// Gives this process a root of its own with [`VISIBLE`] in it, read-only. What is mounted there on the host later

@@ -7,14 +7,20 @@ use nix::sys::prctl::set_name;
 use nix::sys::signal::{SigmaskHow, pthread_sigmask};
 use nix::sys::signalfd::SignalFd;
 
+use super::restrict::Restriction;
 use super::supervise::{self, exit_status};
 use crate::error::exit;
 use crate::sys::process::{self, Child};
 use crate::sys::signal;
 
-/// Runs until `command` ends; its exit status.
-pub(super) fn main(command: &Child) -> u8 {
+/// Runs until `command` ends, with no more than it; its exit status.
+pub(super) fn main(command: &Child, restriction: &Restriction) -> u8 {
     let _ = set_name(c"rnet-init");
+    if restriction.give_up().is_err() {
+        // The command has met the same, and said so.
+        let _ = command.reap();
+        return exit::RNET_FAILED;
+    }
     let set = signal::set_of(supervise::forwarded().chain([libc::SIGCHLD]));
     let blocked = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None);
     let Ok(signals) = blocked.and_then(|()| SignalFd::new(&set)) else {

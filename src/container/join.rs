@@ -196,7 +196,8 @@ fn open(path: &Path, kind: CloneFlags, name: &str) -> Result<OwnedFd> {
 /// Makes and configures a link in `namespaces`, and brings it out. No thread may have been started before.
 pub fn join(namespaces: &Namespaces, spec: &LinkSpec, network: &Network) -> Result<LinkFd> {
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let child = process::fork(|| visit(&theirs, namespaces, spec, network))
+    let visit = || visit(&theirs, namespaces, spec, network);
+    let child = process::fork(|| if visit().is_ok() { 0 } else { exit::RNET_FAILED })
         .context("cannot start", "the process that enters the namespace")?;
     drop(theirs);
     let link = receive(&ours);
@@ -204,11 +205,16 @@ pub fn join(namespaces: &Namespaces, spec: &LinkSpec, network: &Network) -> Resu
     link
 }
 
-/// Starts a socket factory in `namespaces`. No thread may have been started before.
-pub fn socket_factory(namespaces: &Namespaces) -> Result<Factory> {
-    let (_, factory) = factory::start(|| namespaces.enter())?;
-    factory.await_ready()?;
-    Ok(factory)
+/// The same with a child that stays, and becomes the socket factory, which does not stand yet.
+pub fn join_with_factory(
+    namespaces: &Namespaces,
+    spec: &LinkSpec,
+    network: &Network,
+) -> Result<(LinkFd, Factory)> {
+    let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
+    let (_, factory) = factory::start(|| visit(&theirs, namespaces, spec, network))?;
+    drop(theirs);
+    receive(&ours).map(|link| (link, factory))
 }
 
 /// Has a short-lived child `look` at what is in `namespaces`; its error. No thread may have been started before.
@@ -233,17 +239,11 @@ pub fn inspect(namespaces: &Namespaces, look: impl FnOnce() -> Result<()>) -> Re
     }
 }
 
-/// What the child does.
-fn visit(channel: &Channel, namespaces: &Namespaces, spec: &LinkSpec, network: &Network) -> u8 {
+/// What the child does. It tells the other end of the channel how it ends, too.
+fn visit(channel: &Channel, namespaces: &Namespaces, spec: &LinkSpec, network: &Network) -> Result<()> {
     let made = namespaces.enter().and_then(|()| link::create(spec, network));
     let sent = made.and_then(|link| channel.link(&link).context("cannot pass on", "link"));
-    match sent {
-        Ok(()) => 0,
-        Err(error) => {
-            channel.failed(&error);
-            exit::RNET_FAILED
-        }
-    }
+    sent.inspect_err(|error| channel.failed(error))
 }
 
 fn receive(channel: &Channel) -> Result<LinkFd> {

@@ -2,8 +2,9 @@
 //!
 //! [`launch`] looks at the host, plans the root filesystem as a list of steps (`plan`, pure), forks the
 //! container's first process into new namespaces and lets it perform them (`run`); what it reports comes over
-//! a socket pair. [`Running`] then starts the command, passes signals on and knows its exit status. However
-//! rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID namespace).
+//! a socket pair. [`Running`] then starts the command, which has only what `restrict` leaves it, passes signals on and
+//! knows its exit status. However rnet ends, the kernel takes the container with it (PR_SET_PDEATHSIG, and the PID
+//! namespace).
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in
 //! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
@@ -12,6 +13,8 @@
 //! Unless more is asked for ([`config::Identity`]) one id is mapped: the caller is root inside, and everyone else nobody.
 //! Linux 5.12 is needed.
 
+mod calls;
+mod cgroup;
 mod channel;
 mod child;
 mod command;
@@ -23,7 +26,10 @@ mod identity;
 mod idmap;
 mod init;
 mod join;
+mod label;
 mod plan;
+mod profile;
+mod restrict;
 mod run;
 mod storage;
 mod supervise;
@@ -43,7 +49,10 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
+use self::cgroup::Cgroup;
+pub use self::cgroup::enter_scope;
 use self::channel::{Channel, Report};
+use self::child::Parts;
 use self::command::Inbox;
 pub use self::command::{Command, Commands};
 pub use self::confine::confine;
@@ -51,9 +60,10 @@ pub use self::detach::{Foreground, detach};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
 use self::identity::Ids;
-pub use self::join::{Namespaces, inspect, join, socket_factory, watch_process};
+pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
+pub(crate) use self::storage::remove_layer;
 use self::supervise::Action;
 use self::terminal::{Console, Key, Terminal};
 use crate::config;
@@ -121,6 +131,9 @@ pub struct Running {
     /// The command's own.
     console: Option<Console>,
     storage: Option<Storage>,
+    cgroup: Option<Cgroup>,
+    /// The kernel has killed one of its processes for want of memory.
+    out_of_memory: bool,
     /// The signal for which the container was killed.
     killed_for: Option<i32>,
     /// Somebody wants it to end for good.
@@ -137,18 +150,23 @@ pub struct Running {
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let mut storage = storage(&launch.container.rootfs)?;
     let ids = ids(launch)?;
+    let cgroup = Cgroup::make(&launch.container.allowance)?;
     let mut survey = survey(launch, &ids, storage.as_ref())?;
+    survey.cgroup = cgroup.is_some();
     let mut terminal = Terminal::capture();
     if launch.stderr.is_some() {
         (survey.console, terminal) = (None, None);
     }
     let steps = plan::plan(launch.container, launch.etc, &survey);
+    let restriction = restrict::prepare(&launch.container.privileges)?;
     let (signals, mask) = take_signals()?;
     if let Some(storage) = storage.as_mut().filter(|_| ids.has_others()) {
         storage.expect_foreign_files()?;
     }
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let first = |channel| child::main(channel, launch, &ids, &steps, &mask);
+    let processes = launch.container.allowance.processes.filter(|_| cgroup.is_none());
+    let parts = Parts { ids: &ids, steps: &steps, restriction: &restriction, mask: &mask, processes };
+    let first = |channel| child::main(channel, launch, &parts);
     let spawn = || match launch.network {
         Connection::Linked { .. } | Connection::Alone => {
             userns::explained(process::spawn(userns::NAMESPACES, theirs, first))
@@ -172,12 +190,17 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         terminal,
         console: None,
         storage,
+        cgroup,
+        out_of_memory: false,
         killed_for: None,
         told_to_end: false,
         ended: false,
     };
     if !matches!(launch.network, Connection::Shared(_)) {
         userns::write_id_maps(running.child.pid, &ids.maps)?;
+    }
+    if let Some(cgroup) = &running.cgroup {
+        cgroup.take(running.child.pid)?;
     }
     running.release()?;
     running.await_ready(launch)?;
@@ -236,8 +259,8 @@ fn survey(launch: &Launch<'_>, ids: &Ids, storage: Option<&Storage>) -> Result<S
             config::Terminal::Inherited => terminal::path(),
             config::Terminal::Own { .. } => None,
         },
+        cgroup: false,
         tty_group: ids.has_tty_group(),
-        privileged: userns::caller_is_root(),
         hosts_network: matches!(launch.network, Connection::Hosts),
         cwd: env::current_dir().unwrap_or_else(|_| "/".into()),
         volume_sources: sources.collect::<Result<_>>()?,
@@ -290,6 +313,16 @@ impl Running {
     /// The first process, as the host numbers it; its number is not used again before [`Self::wait`] returns.
     pub fn pid(&self) -> i32 {
         self.child.pid.as_raw()
+    }
+
+    /// Where its processes are counted and limited, if anything is.
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.cgroup.as_ref().map(Cgroup::path)
+    }
+
+    /// Whether the kernel has killed one of its processes for want of memory, as it was when it ended.
+    pub fn out_of_memory(&self) -> bool {
+        self.out_of_memory
     }
 
     /// The guest's link, made inside and passed out. Taken once.
@@ -548,6 +581,12 @@ impl Running {
     fn reap(&mut self) -> Result<u8> {
         let exit = self.child.reap().context("cannot wait for", "container")?;
         self.ended = true;
+        self.out_of_memory = self.cgroup.as_ref().is_some_and(Cgroup::is_out_of_memory);
+        if self.out_of_memory {
+            tracing::warn!(
+                "the kernel killed a process of the container, which had used the memory that --memory allows"
+            );
+        }
         Ok(match (exit, self.killed_for) {
             (Exit::Signal(libc::SIGKILL), Some(signal)) => supervise::killed_by(signal),
             _ => supervise::exit_status(exit),
@@ -567,6 +606,8 @@ impl Drop for Running {
         }
         self.console = None;
         self.terminal = None;
+        // The factory and the first process are gone, so it is empty or about to be.
+        self.cgroup = None;
         // The storage goes last: nothing may write to it any more.
         self.storage = None;
     }

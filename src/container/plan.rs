@@ -45,6 +45,8 @@ pub(super) enum Step {
     Bind(Bind),
     /// Mounts `lower` copy-on-write, or read-only if no overlay can be made of it.
     Overlay(Overlay),
+    /// Makes the process's own cgroup the root of those in sight, and mounts them read-only, where the kernel allows it.
+    Cgroup,
     /// Hides a file or directory that may not exist.
     Mask(PathBuf),
     /// Keeps hold of the mount at this mount point, for [`Step::Seal`].
@@ -55,6 +57,8 @@ pub(super) enum Step {
     Unmount(PathBuf),
     /// Gives up the host's root; the working directory becomes `/`.
     LeaveHost,
+    /// Makes a directory inside with its parents, wherever links lead there, if it is missing.
+    Reach(PathBuf),
     /// Sets the working directory; `optional`: stays at `/` if there is none of that name.
     WorkDir { path: PathBuf, optional: bool },
 }
@@ -124,10 +128,10 @@ pub(super) struct Survey {
     pub(super) root: Root,
     /// The terminal of the caller's standard streams.
     pub(super) console: Option<PathBuf>,
+    /// The container has a cgroup of its own.
+    pub(super) cgroup: bool,
     /// The group `tty` exists inside, and gets the terminals.
     pub(super) tty_group: bool,
-    /// The caller is the host's root, so that the kernel would let the container change the host through /proc.
-    pub(super) privileged: bool,
     /// The network namespace is the host's, which forbids a new /sys.
     pub(super) hosts_network: bool,
     pub(super) cwd: PathBuf,
@@ -163,10 +167,13 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
         steps.extend(root_mounts(survey).into_iter().map(Step::Hold));
     }
     steps.extend(kernel_filesystems(survey.hosts_network));
+    if survey.cgroup {
+        steps.push(Step::Cgroup);
+    }
     steps.extend(devices(survey));
-    if survey.privileged {
+    if container.privileges.masks {
         // Files are hidden under the new /dev/null.
-        steps.extend(protect_kernel());
+        steps.extend(masks());
     }
     if container.rootfs == RootFs::HostCopy {
         steps.push(tmpfs("/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755"));
@@ -175,6 +182,10 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
     steps.push(Step::Unmount(SCRATCH.into()));
     steps.push(tmpfs("/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777"));
     steps.extend(mounts(container, survey));
+    // Images name working directories that they do not have.
+    if let (RootFs::Overlay(_), Some(path)) = (&container.rootfs, &container.workdir) {
+        steps.push(Step::Reach(Path::new("/").join(path)));
+    }
     if container.read_only {
         steps.push(Step::Seal);
     }
@@ -272,9 +283,10 @@ fn kernel_filesystems(hosts_network: bool) -> [Step; 2] {
     ]
 }
 
-/// Closes what the kernel opens to the host's root even in a user namespace. For anyone else it stays
-/// open-looking, because a /proc with parts covered would forbid containers inside this one.
-fn protect_kernel() -> Vec<Step> {
+/// Covers what concerns the machine, as the defaults of OCI runtimes do; /proc/sys/net is the container's own. For an
+/// ordinary user most of it is closed anyway, but the host's root is let in by the kernel even in a user namespace. And
+/// a /proc with parts covered keeps namespaces made inside from mounting another one.
+fn masks() -> Vec<Step> {
     let bind = |path: &str, access| {
         Step::Bind(Bind { source: path.into(), target: path.into(), access, required: false })
     };
@@ -399,7 +411,7 @@ fn working_directory(container: &Container, survey: &Survey) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Identity, Terminal};
+    use crate::config::{self, Allowance, Identity, Privileges, Terminal};
 
     fn container(rootfs: RootFs) -> Container {
         Container {
@@ -412,8 +424,10 @@ mod tests {
             tmpfs: Vec::new(),
             read_only: false,
             init: false,
+            privileges: Privileges::default(),
             terminal: Terminal::Inherited,
             identity: Identity::default(),
+            allowance: Allowance::default(),
         }
     }
 
@@ -421,8 +435,8 @@ mod tests {
         Survey {
             root,
             console: None,
+            cgroup: false,
             tty_group: false,
-            privileged: false,
             hosts_network: false,
             cwd: "/home/me".into(),
             volume_sources: Vec::new(),
@@ -474,6 +488,18 @@ mod tests {
     }
 
     #[test]
+    fn working_directory_of_an_overlay_is_made_before_it_is_sealed() {
+        let lower = vec![PathBuf::from("/l")];
+        let mut container = container(RootFs::Overlay(config::Overlay { lower: lower.clone(), kept: None }));
+        container.workdir = Some("/work".into());
+        container.read_only = true;
+        let overlay = RootOverlay { lower, layers: "/tmp".into(), in_memory: true, mode: 0o755 };
+        let steps = plan(&container, &EtcFiles::default(), &survey(Root::Overlay(overlay)));
+        let made = position(&steps, |step| *step == Step::Reach("/work".into()));
+        assert!(made < position(&steps, |step| *step == Step::Seal));
+    }
+
+    #[test]
     fn generated_files_are_bound_before_the_scratch_tmpfs_goes() {
         let etc = EtcFiles { hosts: "127.0.0.1 localhost\n".into(), ..EtcFiles::default() };
         let steps = plan(&container(RootFs::Empty), &etc, &survey(Root::Empty));
@@ -489,13 +515,13 @@ mod tests {
     }
 
     #[test]
-    fn only_root_covers_parts_of_proc() {
-        let container = container(RootFs::Empty);
-        let mut survey = survey(Root::Empty);
+    fn parts_of_proc_are_covered_unless_told_otherwise() {
+        let mut container = container(RootFs::Empty);
+        let survey = survey(Root::Empty);
         let covers = |steps: &[Step]| steps.iter().any(|step| matches!(step, Step::Mask(_)));
-        assert!(!covers(&plan(&container, &EtcFiles::default(), &survey)));
-        survey.privileged = true;
         assert!(covers(&plan(&container, &EtcFiles::default(), &survey)));
+        container.privileges.masks = false;
+        assert!(!covers(&plan(&container, &EtcFiles::default(), &survey)));
     }
 
     #[test]

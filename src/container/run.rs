@@ -14,6 +14,7 @@ use std::slice;
 
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir, pivot_root};
 
@@ -84,6 +85,12 @@ impl<N: FnMut(String)> Interpreter<N> {
             Step::Mount(mount) => self.mount(mount),
             Step::Bind(bind) => self.bind(bind),
             Step::Overlay(overlay) => self.overlay(overlay),
+            Step::Cgroup => {
+                if let Err(cause) = show_cgroup() {
+                    (self.note)(format!("the container does not see its own cgroup: {cause}"));
+                }
+                Ok(())
+            }
             Step::Mask(path) => mask(path).context("cannot hide", path.display()),
             Step::Hold(path) => {
                 self.to_seal.push(Tree::existing(path).context("cannot open mount", path.display())?);
@@ -98,6 +105,7 @@ impl<N: FnMut(String)> Interpreter<N> {
                 umount2(path, MntFlags::MNT_DETACH).context("cannot unmount", path.display())
             }
             Step::LeaveHost => self.leave_host(),
+            Step::Reach(path) => mount_point(path, Kind::Directory).map(drop),
             Step::WorkDir { path, optional } => match chdir(path) {
                 Err(_) if *optional => Ok(()),
                 done => done.context("cannot enter working directory", path.display()).map_err(|error| {
@@ -234,6 +242,13 @@ fn bind_at_mount_point(bind: &Bind) -> Result<()> {
         return Err(error.hint("bind a directory on a directory, or a file on a file"));
     }
     attach(&bind.source, &target, bind.access).context("cannot bind", both())
+}
+
+/// The root of what cgroup namespace a process is in is the cgroup that it was in when it entered: so it enters one anew.
+fn show_cgroup() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWCGROUP)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), flags, NOTHING)?)
 }
 
 /// The name that the user knows for the source of a bind: a relative one is seen from the host's root.

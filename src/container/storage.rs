@@ -6,14 +6,13 @@
 //! Files of a container that has more ids than its caller's belong to users whom the caller is not. They are removed by a
 //! process that is root of a user namespace with all his ids.
 
-use std::env;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sched::CloneFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Pid, Uid};
@@ -22,6 +21,7 @@ use super::channel::Channel;
 use super::identity;
 use super::idmap::IdMaps;
 use super::userns;
+use crate::disk::{self, lock, own_directory, remove};
 use crate::error::{Context, Error, Result, exit};
 use crate::sys::mount::takes_user_xattrs;
 use crate::sys::process::{self, Child, Exit};
@@ -162,34 +162,15 @@ impl Remover {
 /// Directories to try. What lies in /tmp is out of the container's sight anyway; anything else takes its
 /// parents apart into read-only pieces.
 fn bases() -> Vec<PathBuf> {
-    let variable = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
     let private = format!("rnet-{}", Uid::effective());
     let shared = |path: PathBuf| path.join(&private);
     let candidates = [
-        variable("TMPDIR").map(shared),
+        disk::variable("TMPDIR").map(shared),
         Some(shared("/tmp".into())),
-        cache.map(|path| path.join("rnet")),
+        disk::cache(),
         Some(shared("/var/tmp".into())),
     ];
     candidates.into_iter().flatten().collect()
-}
-
-/// Makes `path`, and refuses one that somebody else has made or can write to.
-fn own_directory(path: &Path) -> io::Result<PathBuf> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let metadata = fs::symlink_metadata(path)?;
-    if metadata.is_dir() && metadata.uid() == Uid::effective().as_raw() && metadata.mode() & 0o022 == 0 {
-        return path.canonicalize();
-    }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a private directory of this user"))
-}
-
-/// Locks the directory at `path`, unless another process has locked or removed it.
-fn lock(path: &Path) -> Option<Flock<File>> {
-    let lock = Flock::lock(File::open(path).ok()?, FlockArg::LockExclusiveNonblock).ok()?;
-    let same = fs::metadata(path).ok()?.ino() == lock.metadata().ok()?.ino();
-    same.then_some(lock)
 }
 
 /// Removes directories of processes that are gone: nobody holds their locks.
@@ -197,52 +178,34 @@ fn sweep(base: &Path) {
     let entries = fs::read_dir(base).into_iter().flatten().flatten();
     let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
     for path in entries.filter(|entry| is_ours(&entry.file_name())).map(|entry| entry.path()) {
-        if let Some(_lock) = lock(&path)
-            && remove(&path).is_err()
-            && let Some(maps) = identity::everything()
-        {
-            let _ = Remover::start(&path, &maps).map(Remover::finish);
+        if let Some(_lock) = lock(&path) {
+            let _ = remove_all(&path);
         }
     }
 }
 
-/// Removes a tree in which directories may have lost their permissions (overlayfs leaves one of mode 000).
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
-            fs::remove_dir_all(path)
-        }
-        done => done,
-    }
+/// Removes a directory in which writes were kept. No thread may have been started.
+pub(crate) fn remove_layer(path: &Path) -> Result<()> {
+    let failed = |cause: &dyn std::fmt::Display| Error::new("cannot remove", path.display(), cause);
+    let Some(_lock) = lock(path) else {
+        return Err(failed(&"a container uses it").hint("it can be removed when that has ended"));
+    };
+    remove_all(path).map_err(|cause| failed(&cause))
 }
 
-fn open_up(path: &Path) -> io::Result<()> {
-    let mut directories = vec![path.to_owned()];
-    while let Some(directory) = directories.pop() {
-        fs::set_permissions(&directory, Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&directory)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                directories.push(entry.path());
-            }
-        }
-    }
-    Ok(())
+/// Removes a directory, whichever of the caller's users its files belong to.
+fn remove_all(path: &Path) -> io::Result<()> {
+    let Err(cause) = remove(path) else { return Ok(()) };
+    let Some(maps) = identity::everything() else { return Err(cause) };
+    Remover::start(path, &maps).map_err(io::Error::other)?.finish()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
-    #[test]
-    fn directory_that_others_can_write_to_is_refused() {
-        let base = tempfile::tempdir().expect("a temporary directory");
-        let path = base.path().join("rnet");
-        assert!(own_directory(&path).is_ok());
-        fs::set_permissions(&path, Permissions::from_mode(0o777)).expect("chmod");
-        assert!(own_directory(&path).is_err());
-    }
+    use super::*;
 
     #[test]
     fn sweeping_spares_the_living_and_removes_closed_directories() {

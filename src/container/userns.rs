@@ -121,13 +121,6 @@ pub(super) fn enter(pid: Pid) -> Result<()> {
     Ok(())
 }
 
-/// Whether the caller is the host's root, rather than root of a user namespace only: root, with every id
-/// mapped (user_namespaces(7)).
-pub(super) fn caller_is_root() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    Uid::effective().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
-}
-
 /// Whether `cause` is how a kernel or LSM says no.
 pub(super) fn is_denied(cause: &io::Error) -> bool {
     matches!(cause.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::EACCES))

@@ -17,18 +17,23 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks the network `name`; what it returns. The network's own refusal is an error in its words.
 pub fn ask(name: &str, request: &Request) -> Result<Value> {
-    converse(&place::connect(name)?, name, request)
+    ask_within(name, request, PATIENCE)
 }
 
-/// The same for the network that has a socket at `path`.
+/// As [`ask`], with another patience.
+pub fn ask_within(name: &str, request: &Request, patience: Duration) -> Result<Value> {
+    converse(&place::connect(name)?, name, request, patience)
+}
+
+/// As [`ask`], for the network that has a socket at `path`.
 pub fn ask_at(path: &Path, request: &Request) -> Result<Value> {
-    converse(&place::connect_at(path)?, &path.display().to_string(), request)
+    converse(&place::connect_at(path)?, &path.display().to_string(), request, PATIENCE)
 }
 
-fn converse(mut socket: &UnixStream, name: &str, request: &Request) -> Result<Value> {
+fn converse(mut socket: &UnixStream, name: &str, request: &Request, patience: Duration) -> Result<Value> {
     tracing::debug!(%name, request = %request.to_json(), "ask");
     let about = format!("the network {name}");
-    socket.set_read_timeout(Some(PATIENCE)).context("cannot ask", &about)?;
+    socket.set_read_timeout(Some(patience)).context("cannot ask", &about)?;
     socket.write_all(format!("{}\n", request.to_json()).as_bytes()).context("cannot ask", &about)?;
     let mut line = Vec::new();
     let mut reply = BufReader::new(socket).take(MAX_LINE_BYTES);

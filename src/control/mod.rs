@@ -9,8 +9,7 @@ mod place;
 pub mod protocol;
 mod server;
 
-pub use client::Beyond;
-pub use client::{ask, ask_at};
+pub use client::{Beyond, ask, ask_at, ask_within};
 pub use place::{Place, Socket, check, door, end, memos};
 pub(crate) use place::{RECORD, clear, directories, directory, reach_network};
 pub use server::{Desk, serve, serve_at};

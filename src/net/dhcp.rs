@@ -45,16 +45,14 @@ pub struct ReplyV4 {
 /// DISCOVER, REQUEST and INFORM are answered; `None` for all others, for messages to other servers, malformed
 /// ones and hardware other than Ethernet.
 pub fn reply_v4(network: &Network, payload: &[u8]) -> Option<ReplyV4> {
-    if !network.autoconfiguration.dhcp {
-        return None;
-    }
+    let plan = network.ipv4.as_ref().filter(|_| network.autoconfiguration.dhcp)?;
     let header = v4::Message::from_bytes(payload.get(..V4_HEADER_BYTES)?).ok()?;
     let is_ethernet = header.htype() == v4::HType::Eth && header.hlen() == HARDWARE_ADDRESS_BYTES;
     if header.opcode() != v4::Opcode::BootRequest || !is_ethernet {
         return None;
     }
     let request = RequestV4::read(payload)?;
-    let kind = request.answer(&network.ipv4, header.ciaddr())?;
+    let kind = request.answer(plan, header.ciaddr())?;
     let mut reply = header;
     let leases = request.kind != v4::MessageType::Inform && kind != v4::MessageType::Nak;
     reply
@@ -62,8 +60,8 @@ pub fn reply_v4(network: &Network, payload: &[u8]) -> Option<ReplyV4> {
         .set_hops(0)
         .set_secs(0)
         .set_siaddr(Ipv4Addr::UNSPECIFIED)
-        .set_yiaddr(if leases { network.ipv4.lease } else { Ipv4Addr::UNSPECIFIED })
-        .set_opts(request.options(network, kind, leases));
+        .set_yiaddr(if leases { plan.lease } else { Ipv4Addr::UNSPECIFIED })
+        .set_opts(request.options(plan, network.mtu, kind, leases));
     reply.clear_sname();
     reply.clear_fname();
     let destination = destination_v4(&reply, kind);
@@ -121,8 +119,7 @@ impl RequestV4 {
     }
 
     /// RFC 2131 table 3; the client identifier is returned (RFC 6842).
-    fn options(self, network: &Network, kind: v4::MessageType, leases: bool) -> v4::DhcpOptions {
-        let plan = &network.ipv4;
+    fn options(self, plan: &Ipv4Plan, mtu: u16, kind: v4::MessageType, leases: bool) -> v4::DhcpOptions {
         let mut options = v4::DhcpOptions::new();
         options.insert(v4::DhcpOption::MessageType(kind));
         options.insert(v4::DhcpOption::ServerIdentifier(plan.gateway));
@@ -138,7 +135,7 @@ impl RequestV4 {
         if let Some(dns) = plan.dns {
             options.insert(v4::DhcpOption::DomainNameServer(vec![dns]));
         }
-        options.insert(v4::DhcpOption::InterfaceMtu(network.mtu));
+        options.insert(v4::DhcpOption::InterfaceMtu(mtu));
         if leases {
             options.insert(v4::DhcpOption::AddressLeaseTime(INFINITE_S));
         }
@@ -379,12 +376,14 @@ mod tests {
     #[test]
     fn a_lease_may_differ_from_the_plan_and_a_server_may_be_absent() {
         let mut network = fixture::network();
-        network.ipv4.lease = Ipv4Addr::new(10, 0, 2, 15);
-        network.ipv4.dns = None;
-        let reply = reply_v4(&network, &encode(&asking(network.ipv4.lease))).expect("an answer");
+        let lease = Ipv4Addr::new(10, 0, 2, 15);
+        network.ipv4 = network.ipv4.map(|plan| Ipv4Plan { lease, dns: None, ..plan });
+        let reply = reply_v4(&network, &encode(&asking(lease))).expect("an answer");
         let message = v4::Message::from_bytes(&reply.payload).expect("a message");
-        assert_eq!(message.yiaddr(), network.ipv4.lease);
+        assert_eq!(message.yiaddr(), lease);
         assert!(!message.opts().contains(v4::OptionCode::DomainNameServer));
+        let without = Network { ipv4: None, ..network.clone() };
+        assert!(reply_v4(&without, &encode(&asking(lease))).is_none());
         network.autoconfiguration.dhcp = false;
         assert!(reply_v4(&network, &encode(&message)).is_none());
         network.autoconfiguration.dhcpv6 = false;

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use etherparse::{ArpEthIpv4Packet, ArpOperation};
+
 use super::packet::{Ethernet, EthernetFrame, IpPacket};
 use super::{Offload, Outbox, PortId};
 use crate::config::{Ipv4Plan, Ipv6Plan, MacAddr, Network};
@@ -55,6 +57,23 @@ pub(super) fn parse(bytes: &[u8]) -> Option<IpPacket<'_>> {
         4 => IpPacket::parse_v4(bytes).ok(),
         _ => IpPacket::parse_v6(bytes).ok(),
     }
+}
+
+/// An ARP packet of the guest's, who asks for `target`.
+pub(super) fn arp_request(sender: &str, target: &str) -> Vec<u8> {
+    let v4 = |text| match ip(text) {
+        IpAddr::V4(ip) => ip.octets(),
+        IpAddr::V6(_) => [0; 4],
+    };
+    ArpEthIpv4Packet {
+        operation: ArpOperation::REQUEST,
+        sender_mac: GUEST_MAC.0,
+        sender_ipv4: v4(sender),
+        target_mac: [0; 6],
+        target_ipv4: v4(target),
+    }
+    .to_bytes()
+    .to_vec()
 }
 
 /// A UDP packet from port 4000 to port 7.

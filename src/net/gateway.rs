@@ -321,12 +321,12 @@ impl Gateway {
             return Err(DropReason::ForeignDestination);
         }
         let ip = match frame.ethertype {
-            ETHERTYPE_ARP => {
+            ETHERTYPE_ARP if self.core.network.ipv4.is_some() => {
                 let ethernet = self.core.ethernet(port, frame.source);
                 neighbor::arp(&ethernet, &self.core.network, &mut self.core.outbox, frame.payload)?;
                 return Ok(None);
             }
-            ETHERTYPE_IPV4 => IpPacket::parse_v4(frame.payload)?,
+            ETHERTYPE_IPV4 if self.core.network.ipv4.is_some() => IpPacket::parse_v4(frame.payload)?,
             ETHERTYPE_IPV6 if self.core.network.ipv6.is_some() => IpPacket::parse_v6(frame.payload)?,
             _ => return Err(DropReason::Unsupported),
         };
@@ -566,7 +566,7 @@ impl Core {
     pub(super) fn answer_name(&self, query: &[u8], question_end: usize) -> Option<Vec<u8>> {
         self.names.answer(query, question_end, &self.network, |port| {
             let network = self.network_of(port);
-            (network.ipv4.guest, network.ipv6.map(|plan| plan.guest))
+            (network.ipv4.map(|plan| plan.guest), network.ipv6.map(|plan| plan.guest))
         })
     }
 
@@ -583,7 +583,8 @@ impl Core {
 
     /// The gateway's address in the family of `like`.
     pub(super) fn gateway_address(&self, like: IpAddr) -> IpAddr {
-        policy::gateway_like(&self.network, like)
+        // What comes in is of a family that the network has.
+        policy::gateway_like(&self.network, like).unwrap_or(like)
     }
 
     /// Puts a TCP flow on the ready list.
@@ -766,15 +767,16 @@ impl Core {
 
     fn is_for_dhcp(&self, to: IpAddr) -> bool {
         to == IpAddr::V4(Ipv4Addr::BROADCAST)
-            || to == IpAddr::V4(self.network.ipv4.subnet.broadcast())
+            || self.network.ipv4.is_some_and(|plan| to == IpAddr::V4(plan.subnet.broadcast()))
             || to.is_multicast()
             || policy::is_gateway(&self.network, to)
     }
 
     fn dhcp_v4(&mut self, packet: &FromGuest<'_>, message: &[u8]) -> Result<(), DropReason> {
+        let plan = self.network.ipv4.ok_or(DropReason::Unsupported)?;
         let reply = dhcp::reply_v4(self.network_of(packet.port), message).ok_or(DropReason::Unsupported)?;
         let mac = if reply.destination.ip().is_broadcast() { MacAddr::BROADCAST } else { packet.mac };
-        let from = SocketAddr::from((self.network.ipv4.gateway, DHCP_V4_SERVER));
+        let from = SocketAddr::from((plan.gateway, DHCP_V4_SERVER));
         let to = SocketAddr::from(reply.destination);
         // Clients without an address read packet sockets, and see a checksum that nobody has finished.
         let ethernet = Ethernet { offload: Offload::None, ..self.ethernet(packet.port, mac) };
@@ -876,6 +878,26 @@ mod tests {
         assert_eq!(owners, [owner; 20]);
     }
 
+    #[test]
+    fn a_family_that_is_missing_is_not_spoken() {
+        let (mut v4, mut v6) = (fixture::network(), fixture::network());
+        (v4.ipv6, v6.ipv4) = (None, None);
+        let arp = (ETHERTYPE_ARP, fixture::arp_request("10.0.2.100", "10.0.2.2"));
+        let udp4 = (ETHERTYPE_IPV4, fixture::udp(GUEST_V4, REMOTE_V4, b"hello"));
+        let udp6 = (ETHERTYPE_IPV6, fixture::udp(fixture::GUEST_V6, fixture::REMOTE_V6, b"hello"));
+        for ((ethertype, packet), by_v4) in [(arp, true), (udp4, true), (udp6, false)] {
+            let frame = frame_of(ethertype, GUEST_MAC, &packet);
+            for (network, speaks) in [(&v4, by_v4), (&v6, !by_v4)] {
+                let mut gateway = Gateway::new(Arc::new(network.clone()), 7, Instant::ZERO);
+                gateway.add_port(Station::from(GUEST_MAC), Offload::None);
+                gateway.handle_frame(PortId(0), &frame, RxOffload::default(), Instant::ZERO);
+                let acts = gateway.outbox().front_frame().is_some() || gateway.outbox().pop_op().is_some();
+                assert_eq!(acts, speaks, "{frame:?}");
+                assert_eq!(gateway.counters().dropped(DropReason::Unsupported) > 0, !speaks);
+            }
+        }
+    }
+
     /// The gateways of one network's workers.
     struct Shards {
         gateways: Vec<Gateway>,
@@ -917,7 +939,11 @@ mod tests {
     }
 
     fn frame(from: MacAddr, packet: &[u8]) -> Vec<u8> {
-        [&MacAddr::GATEWAY.0[..], &from.0, &ETHERTYPE_IPV4.to_be_bytes(), packet].concat()
+        frame_of(ETHERTYPE_IPV4, from, packet)
+    }
+
+    fn frame_of(ethertype: u16, from: MacAddr, packet: &[u8]) -> Vec<u8> {
+        [&MacAddr::GATEWAY.0[..], &from.0, &ethertype.to_be_bytes(), packet].concat()
     }
 
     /// Datagrams that the host is to send; takes all operations.

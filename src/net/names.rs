@@ -125,9 +125,9 @@ impl Names {
         match self.holders.get(below.unwrap_or(&question.name)) {
             Some(holders) => {
                 let records = holders.iter().map(|holder| addresses(holder.port)).flat_map(|addresses| {
-                    let v4 = (TYPE_A, addresses.0.octets().to_vec());
+                    let v4 = addresses.0.map(|v4| (TYPE_A, v4.octets().to_vec()));
                     let v6 = addresses.1.map(|v6| (TYPE_AAAA, v6.octets().to_vec()));
-                    [Some(v4), v6].into_iter().flatten()
+                    [v4, v6].into_iter().flatten()
                 });
                 Known::Records(records.filter(|(kind, _)| question.wants(*kind)).collect())
             }
@@ -146,7 +146,8 @@ impl Names {
     ) -> Known {
         let has = |port: PortId| {
             let (v4, v6) = addresses(port);
-            address == IpAddr::from(v4) || v6.is_some_and(|v6| address == IpAddr::from(v6))
+            let own = [v4.map(IpAddr::from), v6.map(IpAddr::from)];
+            own.contains(&Some(address))
         };
         let ports = self.holders.values().flatten().map(|holder| holder.port);
         let name = ports.into_iter().find(|port| has(*port)).and_then(|port| self.name_of(port));
@@ -159,7 +160,7 @@ impl Names {
 }
 
 /// A guest's.
-type Addresses = (Ipv4Addr, Option<Ipv6Addr>);
+type Addresses = (Option<Ipv4Addr>, Option<Ipv6Addr>);
 
 /// The question of a query.
 struct Question {
@@ -333,7 +334,7 @@ mod tests {
 
     fn addresses(PortId(port): PortId) -> Addresses {
         let v6 = Ipv6Addr::from(0xfd00 << 112 | u128::from(port));
-        (Ipv4Addr::from(0x0a00_0200 | u32::from(port)), Some(v6))
+        (Some(Ipv4Addr::from(0x0a00_0200 | u32::from(port))), Some(v6))
     }
 
     fn query(name: &str, kind: u16) -> Vec<u8> {

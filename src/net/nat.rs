@@ -231,7 +231,7 @@ pub(super) fn unreachable(error: HostError) -> Option<Unreachable> {
 }
 
 fn is_subnet_broadcast(network: &Network, ip: IpAddr) -> bool {
-    ip == IpAddr::from(network.ipv4.subnet.broadcast())
+    network.ipv4.is_some_and(|plan| ip == IpAddr::from(plan.subnet.broadcast()))
 }
 
 /// Something about guest traffic that is logged.

@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn arp_is_answered_for_gateway_and_forwarder() {
         for ours in ["10.0.2.2", "10.0.2.3"] {
-            let frames = arp_answers(&arp_request("10.0.2.100", ours)).expect("valid");
+            let frames = arp_answers(&fixture::arp_request("10.0.2.100", ours)).expect("valid");
             let frame = EthernetFrame::parse(&frames[0]).expect("a frame");
             assert_eq!((frame.destination, frame.source), (GUEST_MAC, MacAddr::GATEWAY));
             assert_eq!(frame.ethertype, ETHERTYPE_ARP);
@@ -264,15 +264,15 @@ mod tests {
 
     #[test]
     fn a_probe_for_our_address_is_answered_too() {
-        assert_eq!(arp_answers(&arp_request("0.0.0.0", "10.0.2.2")).map(|sent| sent.len()), Ok(1));
+        assert_eq!(arp_answers(&fixture::arp_request("0.0.0.0", "10.0.2.2")).map(|sent| sent.len()), Ok(1));
     }
 
     #[test]
     fn arp_for_others_and_arp_replies_stay_unanswered() {
         for target in ["10.0.2.100", "10.0.2.4", "8.8.8.8", "0.0.0.0", "10.0.2.255"] {
-            assert_eq!(arp_answers(&arp_request("10.0.2.100", target)), Ok(Vec::new()));
+            assert_eq!(arp_answers(&fixture::arp_request("10.0.2.100", target)), Ok(Vec::new()));
         }
-        let mut reply = arp_request("10.0.2.100", "10.0.2.2");
+        let mut reply = fixture::arp_request("10.0.2.100", "10.0.2.2");
         reply[7] = 2;
         assert_eq!(arp_answers(&reply), Ok(Vec::new()));
     }
@@ -284,7 +284,7 @@ mod tests {
         network.aliases[0].guest = fixture::ip("169.254.1.2");
         let count = |sender: &str, target: &str| {
             let mut outbox = Outbox::new();
-            let request = arp_request(sender, target);
+            let request = fixture::arp_request(sender, target);
             arp(&fixture::ethernet(1500), &network, &mut outbox, &request).expect("valid");
             fixture::frames(&mut outbox).len()
         };
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn arp_of_other_hardware_or_protocols_is_refused() {
         for (at, value) in [(1, 6), (2, 0x86), (4, 5), (5, 3)] {
-            let mut request = arp_request("10.0.2.100", "10.0.2.2");
+            let mut request = fixture::arp_request("10.0.2.100", "10.0.2.2");
             request[at] = value;
             assert_eq!(arp_answers(&request), Err(DropReason::Unsupported), "byte {at}");
         }
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn hostile_messages_do_no_harm() {
-        for bytes in fixture::mutations(&arp_request("10.0.2.100", "10.0.2.2")) {
+        for bytes in fixture::mutations(&fixture::arp_request("10.0.2.100", "10.0.2.2")) {
             drop(arp_answers(&bytes));
         }
         for request in
@@ -511,22 +511,6 @@ mod tests {
         let mut outbox = Outbox::new();
         ndp(&fixture::ethernet(1500), network, &mut outbox, &ip)?;
         Ok(fixture::frames(&mut outbox))
-    }
-
-    fn arp_request(sender: &str, target: &str) -> Vec<u8> {
-        let v4 = |text| match fixture::ip(text) {
-            IpAddr::V4(ip) => ip.octets(),
-            IpAddr::V6(_) => [0; 4],
-        };
-        ArpEthIpv4Packet {
-            operation: ArpOperation::REQUEST,
-            sender_mac: GUEST_MAC.0,
-            sender_ipv4: v4(sender),
-            target_mac: [0; 6],
-            target_ipv4: v4(target),
-        }
-        .to_bytes()
-        .to_vec()
     }
 
     fn arp_answers(request: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {

@@ -56,7 +56,7 @@ pub fn route(network: &Network, to: SocketAddr) -> Verdict {
 /// Whether `ip` is the gateway's own address, which answers echo requests.
 pub fn is_gateway(network: &Network, ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => ip == network.ipv4.gateway,
+        IpAddr::V4(ip) => network.ipv4.is_some_and(|plan| ip == plan.gateway),
         IpAddr::V6(ip) => network.ipv6.is_some_and(|plan| ip == plan.gateway),
     }
 }
@@ -64,7 +64,7 @@ pub fn is_gateway(network: &Network, ip: IpAddr) -> bool {
 /// Whether `ip` is the DNS forwarder's address.
 pub fn is_forwarder(network: &Network, ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => Some(ip) == network.ipv4.dns,
+        IpAddr::V4(ip) => network.ipv4.is_some_and(|plan| Some(ip) == plan.dns),
         IpAddr::V6(ip) => network.ipv6.is_some_and(|plan| Some(ip) == plan.dns),
     }
 }
@@ -82,7 +82,7 @@ pub fn is_guest(network: &Network, ip: IpAddr) -> bool {
         return true;
     }
     match ip {
-        IpAddr::V4(ip) => ip == network.ipv4.guest || ip == network.ipv4.lease,
+        IpAddr::V4(ip) => network.ipv4.is_some_and(|plan| ip == plan.guest || ip == plan.lease),
         IpAddr::V6(ip) => network.ipv6.is_some_and(|plan| ip == plan.guest),
     }
 }
@@ -95,7 +95,7 @@ pub fn is_neighbor(network: &Network, ip: IpAddr) -> bool {
 /// Whether `ip` belongs to the guest's own network.
 pub fn is_local(network: &Network, ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => network.ipv4.subnet.contains(&ip),
+        IpAddr::V4(ip) => network.ipv4.is_some_and(|plan| plan.subnet.contains(&ip)),
         IpAddr::V6(ip) => network.ipv6.is_some_and(|plan| plan.subnet.contains(&ip)),
     }
 }
@@ -117,14 +117,15 @@ fn denied_v4(network: &Network, ip: Ipv4Addr) -> Option<DenyReason> {
         [0 | 127, ..] => Some(DenyReason::HostLoopback),
         [169, 254, ..] if !network.host_access.link_local => Some(DenyReason::LinkLocal),
         [224..=255, ..] => Some(DenyReason::NotUnicast),
-        _ if has_broadcast(network) && ip == network.ipv4.subnet.broadcast() => Some(DenyReason::NotUnicast),
+        _ if is_shared_broadcast(network, ip) => Some(DenyReason::NotUnicast),
         _ => None,
     }
 }
 
 /// A subnet of one or two addresses has none to spare (RFC 3021).
-fn has_broadcast(network: &Network) -> bool {
-    network.shares_subnet && network.ipv4.subnet.prefix_len() < 31
+fn is_shared_broadcast(network: &Network, ip: Ipv4Addr) -> bool {
+    let subnet = network.ipv4.filter(|_| network.shares_subnet).map(|plan| plan.subnet);
+    subnet.is_some_and(|subnet| subnet.prefix_len() < 31 && ip == subnet.broadcast())
 }
 
 fn denied_v6(network: &Network, ip: Ipv6Addr) -> Option<DenyReason> {
@@ -172,26 +173,31 @@ pub struct Service {
     pub port: u16,
 }
 
-/// The way of `client` to `service`, and the way through the other family for a guest that refuses the first.
-pub fn inbound(network: &Network, client: SocketAddr, service: Service) -> (Inbound, Option<Inbound>) {
+/// The way of `client` to `service`, and the way through the other family for a guest that refuses the first. `None`
+/// if the network does not have the service's family.
+pub fn inbound(
+    network: &Network,
+    client: SocketAddr,
+    service: Service,
+) -> Option<(Inbound, Option<Inbound>)> {
     let client_ip = client.ip().to_canonical();
     let way = |source: IpAddr, guest: IpAddr| Inbound {
         source: SocketAddr::new(source, client.port()),
         guest: SocketAddr::new(guest, service.port),
     };
     if let Some(addr) = service.addr {
-        let gateway = gateway_like(network, addr);
+        let gateway = gateway_like(network, addr)?;
         let same = client_ip.is_ipv4() == addr.is_ipv4();
-        return (way(if same { shown(network, client_ip, gateway) } else { gateway }, addr), None);
+        return Some((way(if same { shown(network, client_ip, gateway) } else { gateway }, addr), None));
     }
-    let v4 = (IpAddr::from(network.ipv4.gateway), IpAddr::from(network.ipv4.guest));
-    let Some(plan) = network.ipv6 else {
-        let source = if client_ip.is_ipv4() { shown(network, client_ip, v4.0) } else { v4.0 };
-        return (way(source, v4.1), None);
-    };
-    let v6 = (IpAddr::from(plan.gateway), IpAddr::from(plan.guest));
+    let v4 = network.ipv4.map(|plan| (IpAddr::from(plan.gateway), IpAddr::from(plan.guest)));
+    let v6 = network.ipv6.map(|plan| (IpAddr::from(plan.gateway), IpAddr::from(plan.guest)));
     let (same, other) = if client_ip.is_ipv4() { (v4, v6) } else { (v6, v4) };
-    (way(shown(network, client_ip, same.0), same.1), Some(way(other.0, other.1)))
+    let other = other.map(|(gateway, guest)| way(gateway, guest));
+    match same {
+        Some((gateway, guest)) => Some((way(shown(network, client_ip, gateway), guest), other)),
+        None => other.map(|way| (way, None)),
+    }
 }
 
 /// Where the kernel takes a client that it joins with the guest.
@@ -212,7 +218,7 @@ pub fn splice(network: &Network, client: SocketAddr, service: Service) -> Option
     if network.splice == Splicing::ToLoopback && service.addr.is_none() {
         return Some(to_loopback(client, service.port));
     }
-    let (way, fallback) = inbound(network, client, service);
+    let (way, fallback) = inbound(network, client, service)?;
     Some(Splice { guest: way.guest, fallback: fallback.map(|way| way.guest) })
 }
 
@@ -238,10 +244,10 @@ fn shown(network: &Network, client: IpAddr, gateway: IpAddr) -> IpAddr {
 }
 
 /// The gateway's address in the family of `like`, if it has one there.
-pub fn gateway_like(network: &Network, like: IpAddr) -> IpAddr {
-    match (like, network.ipv6) {
-        (IpAddr::V6(_), Some(plan)) => plan.gateway.into(),
-        _ => network.ipv4.gateway.into(),
+pub fn gateway_like(network: &Network, like: IpAddr) -> Option<IpAddr> {
+    match like {
+        IpAddr::V4(_) => network.ipv4.map(|plan| plan.gateway.into()),
+        IpAddr::V6(_) => network.ipv6.map(|plan| plan.gateway.into()),
     }
 }
 
@@ -422,9 +428,9 @@ mod tests {
     #[test]
     fn without_a_forwarder_its_address_is_nothing_special() {
         let mut network = fixture::network();
-        network.ipv4.dns = None;
+        network.ipv4.as_mut().expect("IPv4").dns = None;
         assert_eq!(route(&network, socket("10.0.2.3:53")), Verdict::Deny(DenyReason::NoSuchService));
-        network.ipv4.dns = Some([169, 254, 1, 1].into());
+        network.ipv4.as_mut().expect("IPv4").dns = Some([169, 254, 1, 1].into());
         assert_eq!(route(&network, socket("169.254.1.1:53")), Verdict::Dns);
     }
 
@@ -442,7 +448,8 @@ mod tests {
         let mut network = fixture::network();
         network.aliases = vec![alias("169.254.1.2", "10.0.2.100"), alias("10.0.2.9", "127.0.0.1")];
         let shown = |client: &str| {
-            let (way, _) = inbound(&network, socket(client), Service { addr: None, port: 80 });
+            let service = Service { addr: None, port: 80 };
+            let (way, _) = inbound(&network, socket(client), service).expect("both families");
             way.source.ip().to_string()
         };
         assert_eq!(shown("198.51.100.7:1"), "198.51.100.7");
@@ -456,7 +463,7 @@ mod tests {
     fn a_service_with_an_address_has_one_way() {
         let network = fixture::network();
         let service = Service { addr: Some(fixture::ip("10.0.2.15")), port: 80 };
-        let (way, other) = inbound(&network, socket("[2001:db8::1]:9"), service);
+        let (way, other) = inbound(&network, socket("[2001:db8::1]:9"), service).expect("IPv4");
         assert_eq!((way.source, way.guest), (socket("10.0.2.2:9"), socket("10.0.2.15:80")));
         assert_eq!(other, None);
     }
@@ -510,6 +517,31 @@ mod tests {
         assert!(!is_forwarder(&network, fixture::ip("fd00::3")));
         assert!(!is_local(&network, fixture::ip("fd00::100")));
         assert_eq!(route(&network, socket("[::1]:80")), Verdict::Deny(DenyReason::HostLoopback));
+    }
+
+    #[test]
+    fn without_ipv4_its_addresses_are_nothing_special() {
+        let mut network = fixture::network();
+        network.ipv4 = None;
+        assert!(!is_gateway(&network, fixture::ip("10.0.2.2")));
+        assert!(!is_forwarder(&network, fixture::ip("10.0.2.3")));
+        assert!(!is_guest(&network, fixture::ip("10.0.2.100")));
+        assert_eq!(route(&network, socket("127.0.0.1:80")), Verdict::Deny(DenyReason::HostLoopback));
+    }
+
+    #[test]
+    fn clients_of_a_missing_family_come_through_the_other() {
+        let mut network = fixture::network();
+        network.ipv4 = None;
+        network.splice = Splicing::ToAddress;
+        let service = Service { addr: None, port: 80 };
+        let (way, other) = inbound(&network, socket("198.51.100.7:9"), service).expect("IPv6");
+        assert_eq!((way.source, way.guest), (socket("[fd00::2]:9"), socket("[fd00::100]:80")));
+        assert_eq!(other, None);
+        let only = Splice { guest: socket("[fd00::100]:80"), fallback: None };
+        assert_eq!(splice(&network, socket("127.0.0.1:9"), service), Some(only));
+        let named = Service { addr: Some(fixture::ip("10.0.2.15")), port: 80 };
+        assert_eq!(inbound(&network, socket("198.51.100.7:9"), named), None);
     }
 
     fn alias(guest: &str, host: &str) -> Alias {

@@ -17,7 +17,7 @@ use smoltcp::wire::{IpProtocol, UdpPacket};
 use super::neighbor;
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetFrame, IpPacket};
 use super::{DropReason, PortId};
-use crate::config::{MacAddr, Network};
+use crate::config::{Ipv6Plan, MacAddr, Network};
 
 /// Where servers of DHCP send from (RFC 2131 section 4.1, RFC 8415 section 7.2).
 const DHCP_SERVERS: [u16; 2] = [67, 547];
@@ -101,8 +101,8 @@ impl Seat {
     fn check_arp(&self, payload: &[u8]) -> Result<(), DropReason> {
         let packet = ArpPacketSlice::from_slice(payload).map_err(|_| DropReason::Malformed)?;
         let arp: ArpEthIpv4Packet = packet.to_packet().try_eth_ipv4().map_err(|_| DropReason::Unsupported)?;
-        let own = [self.network.ipv4.guest, Ipv4Addr::UNSPECIFIED];
-        let is_own = arp.sender_mac == self.mac.0 && own.contains(&arp.sender_ipv4.into());
+        let sender = Ipv4Addr::from(arp.sender_ipv4);
+        let is_own = arp.sender_mac == self.mac.0 && (sender.is_unspecified() || self.has(sender.into()));
         if is_own { Ok(()) } else { Err(DropReason::BadSource) }
     }
 
@@ -134,10 +134,12 @@ impl Seat {
 
     /// Whether `address` is this guest's: given to it, or made of its station (RFC 4291 appendix A).
     fn has(&self, address: IpAddr) -> bool {
-        match (address, self.network.ipv6) {
-            (IpAddr::V4(address), _) => address == self.network.ipv4.guest,
-            (IpAddr::V6(address), Some(plan)) => address == plan.guest || address == link_local(self.mac),
-            (IpAddr::V6(_), None) => false,
+        match address {
+            IpAddr::V4(address) => self.network.ipv4.is_some_and(|plan| address == plan.guest),
+            IpAddr::V6(address) => {
+                let given = |plan: Ipv6Plan| address == plan.guest || address == link_local(self.mac);
+                self.network.ipv6.is_some_and(given)
+            }
         }
     }
 }
@@ -266,7 +268,9 @@ mod tests {
 
     fn seat() -> Seat {
         let mut network = fixture::network();
-        network.ipv4.guest = Ipv4Addr::new(10, 89, 0, 2);
+        if let Some(plan) = &mut network.ipv4 {
+            plan.guest = Ipv4Addr::new(10, 89, 0, 2);
+        }
         if let Some(plan) = &mut network.ipv6 {
             plan.guest = "fd00:89::2".parse().expect("an address");
         }

@@ -319,7 +319,8 @@ fn admit(
     if core.udp_clients.len() >= core.shard.part(MAX_CLIENTS) {
         return Err(DropReason::Limit);
     }
-    let (way, other) = policy::inbound(core.network_of(published.port), client, published.service);
+    let (way, other) = policy::inbound(core.network_of(published.port), client, published.service)
+        .ok_or(DropReason::NoFlow)?;
     let (port, guest) = (published.port, way.guest);
     let remote = free_remote(core, port, way).ok_or(DropReason::Limit)?;
     let flow = PublishedFlow { publish, port, client, host, guest, remote, other };

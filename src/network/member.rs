@@ -21,7 +21,9 @@ use serde_json::Value;
 use super::definition::{self, Definition};
 use super::lease::Lease;
 use super::protocol::{self, Join, Joined, Request};
-use crate::config::{Config, GuestRoute, Life, LinkKind, LinkSpec, Membership, Network, Publish, Setup};
+use crate::config::{
+    Config, GuestRoute, Life, LinkKind, LinkSpec, MacAddr, Membership, Network, Publish, Setup,
+};
 use crate::container::{self, Namespaces};
 use crate::control::{self, Beyond};
 use crate::error::{Context, Error, Result};
@@ -110,12 +112,15 @@ impl Member {
         self.definition.with_guest(self.lease.ipv4, self.lease.ipv6)
     }
 
+    /// Its station.
+    pub fn mac(&self) -> Option<MacAddr> {
+        self.lease.mac.parse().ok()
+    }
+
     /// `config` with this network and its link.
-    pub fn configured(&self, config: &Config) -> Result<Config> {
-        let mac = self.lease.mac.parse();
-        let mac = mac.map_err(|cause: String| Error::new("cannot use", &self.lease.mac, cause))?;
-        let link = LinkSpec { mac: Some(mac), queues: 1, queues_given: false, ..config.link.clone() };
-        Ok(Config { network: self.network(), link, ..config.clone() })
+    pub fn configured(&self, config: &Config) -> Config {
+        let link = LinkSpec { mac: self.mac(), queues: 1, queues_given: false, ..config.link.clone() };
+        Config { network: self.network(), link, ..config.clone() }
     }
 
     /// Hands the container's link over; its published ports and where they are listened on.
@@ -284,7 +289,7 @@ impl Member {
         let mut spec = LinkSpec {
             kind: LinkKind::Auto,
             ifname: String::new(),
-            mac: self.lease.mac.parse().ok(),
+            mac: self.mac(),
             queues: 1,
             queues_given: false,
             take_over: false,

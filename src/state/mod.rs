@@ -9,6 +9,7 @@
 //! A record is replaced as a whole (rename(2)), so that no reader sees half of one. It belongs to the user alone: it may
 //! hold secrets, as the environment does.
 
+mod log;
 mod record;
 mod time;
 
@@ -17,13 +18,15 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+pub use self::log::{Entry, LogReader, LogWriter, MAX_PIECE_BYTES, Stream, Wanted};
 pub use self::record::{
     Config, HostConfig, Mount, NetworkSettings, PortBinding, Process, Record, Rnet, State, Status,
 };
@@ -34,10 +37,12 @@ use crate::{config, sys};
 
 /// Longest record that is read, in bytes: execve(2) takes at most 6 MiB of arguments and variables.
 const MAX_RECORD_BYTES: u64 = 16 * 1024 * 1024;
+/// Gets the exit status at the end. Who waits has it open by then, as it may be removed at once.
+const EXIT: &str = "exit";
 /// A record on its way to its place.
 const NEW_RECORD: &str = ".container.json.new";
 /// How long the kernel may take to end the processes of a container whose keeper was killed.
-const ENDING_MS: u16 = 3000;
+const ENDING: Duration = Duration::from_secs(3);
 /// What is told of such a container: killed with its keeper.
 const KILLED: u8 = 137;
 
@@ -51,19 +56,25 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Begins the record of the container of `config` in its `place`. No process that outlives this one may inherit
+    /// Begins the record of the container of `config` in its `place`; `rootfs` is what was asked for as its root, which
+    /// may have been an image. No process that outlives this one may inherit
     /// descriptors from it afterwards.
-    pub fn begin(config: &config::Config, place: &Place) -> Result<Self> {
+    pub fn begin(config: &config::Config, rootfs: &config::RootFs, place: &Place) -> Result<Self> {
         let directory = place.directory().to_owned();
         let failed = || format!("the directory {}", directory.display());
         let lock = File::open(&directory).context("cannot open", failed())?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
         let mut kept = Self {
-            record: Record::new(config, &place.name()),
+            record: Record::new(config, rootfs, &place.name()),
             _lock: lock.context("cannot lock", failed())?,
             directory,
             ended: false,
         };
+        if config.life.detach {
+            kept.record.log_path = kept.directory.join(log::NEWER).display().to_string();
+        }
+        let exit = kept.directory.join(EXIT);
+        fs::write(&exit, "").context("cannot write", exit.display())?;
         kept.change(|record| record.rnet.keeper = Process::own())?;
         Ok(kept)
     }
@@ -79,6 +90,12 @@ impl Kept {
         write(&self.directory, &self.record)
     }
 
+    /// Keeps its output, up to `max_bytes` of it.
+    pub fn log(&self, max_bytes: u64) -> Result<LogWriter> {
+        LogWriter::open(&self.directory, max_bytes)
+            .context("cannot keep the output in", self.directory.display())
+    }
+
     /// Says that the set-up stands, with `pid` as the container's first process.
     pub fn made(&mut self, pid: i32) -> Result<()> {
         self.change(|record| {
@@ -90,6 +107,8 @@ impl Kept {
     /// Says that the command has ended with `code`, and of what else went wrong; removes all if nothing is to be kept.
     /// The place must be gone.
     pub fn end(mut self, code: u8, error: &str) -> Result<()> {
+        let exit = self.directory.join(EXIT);
+        fs::write(&exit, code.to_string()).context("cannot write", exit.display())?;
         self.ended = !self.record.host_config.auto_remove;
         if self.ended { self.change(|record| record.ended(code, error)) } else { Ok(()) }
     }
@@ -171,6 +190,29 @@ impl Container {
         self.record.rnet.keeper.open()
     }
 
+    /// Waits until it has ended for good, but not longer than `patience`; its exit status, `None` if it goes on.
+    pub fn wait(&self, patience: Option<Duration>) -> Result<Option<u8>> {
+        let recorded = u8::try_from(self.record.state.exit_code).unwrap_or(KILLED);
+        if self.record.state.status == Status::Exited {
+            return Ok(Some(recorded));
+        }
+        let mut status = String::new();
+        let told = File::open(self.directory.join(EXIT));
+        if let Some(keeper) = self.keeper()
+            && !has_ended(&keeper, patience).context("cannot wait for", &self.record.name)?
+        {
+            return Ok(None);
+        }
+        // A keeper that was killed has told nothing.
+        let told = told.and_then(|mut told| told.read_to_string(&mut status)).ok();
+        Ok(Some(told.and_then(|_| status.parse().ok()).unwrap_or(KILLED)))
+    }
+
+    /// Its output as far as it is kept.
+    pub fn log(&self) -> LogReader {
+        LogReader::new(&self.directory)
+    }
+
     /// Removes what is left of it; an error if it is kept by now.
     pub fn remove(self) -> Result<()> {
         let _lock = lock(&self.directory, FlockArg::LockExclusiveNonblock).ok_or_else(|| {
@@ -236,8 +278,27 @@ fn start_time(pid: i32) -> Option<u64> {
 /// The kernel kills it as its parent has died; this is for one that has made itself immune.
 fn end_process(process: &OwnedFd) {
     let _ = sys::process::signal(process.as_fd(), Signal::SIGKILL as i32);
+    let _ = has_ended(process, Some(ENDING));
+}
+
+/// Waits until `process` has ended, but not longer than `patience`; whether it has.
+fn has_ended(process: &OwnedFd, patience: Option<Duration>) -> nix::Result<bool> {
+    let began = Instant::now();
     let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    while poll(&mut ended, ENDING_MS) == Err(Errno::EINTR) {}
+    loop {
+        let rest = patience.map(|patience| patience.saturating_sub(began.elapsed()));
+        // Rounded up, lest it be looked at over and over in the last millisecond; and in turns, as poll(2) does not wait
+        // for weeks.
+        let rest_ms = rest.map(|rest| i32::try_from(rest.as_millis() + 1).unwrap_or(i32::MAX));
+        let timeout =
+            rest_ms.map_or(Ok(PollTimeout::NONE), PollTimeout::try_from).unwrap_or(PollTimeout::MAX);
+        match poll(&mut ended, timeout) {
+            Err(Errno::EINTR) => {}
+            Ok(0) if rest.is_some_and(|rest| rest.as_millis() < i32::MAX as u128) => return Ok(false),
+            Ok(0) => {}
+            done => return done.map(|_| true),
+        }
+    }
 }
 
 fn is_kept(directory: &Path) -> bool {
@@ -272,7 +333,7 @@ fn replace(path: &Path, new: &Path, text: &str) -> io::Result<()> {
 
 /// Removes the container's files; the record last, as nobody could tell what the others are for.
 fn remove(directory: &Path) {
-    for file in [NEW_RECORD, RECORD] {
+    for file in [log::OLDER, log::NEWER, EXIT, NEW_RECORD, RECORD] {
         let _ = fs::remove_file(directory.join(file));
     }
     control::clear(directory);

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::time::Timestamp;
-use crate::config::{self, Overlay, Publish, RootFs};
+use crate::config::{self, MacAddr, Network, NetworkMode, Overlay, Publish, RootFs};
 
 /// All that is known of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +109,10 @@ pub struct Config {
     pub cmd: Vec<String>,
     /// Its whole environment, `NAME=value` each.
     pub env: Vec<String>,
+    /// What `rnet stop` sends, by number.
+    pub stop_signal: i32,
+    /// How many seconds it may take to end then.
+    pub stop_timeout: u64,
     /// Its working directory; empty is that of the root filesystem's kind: `/`, or the caller's own.
     pub working_dir: String,
 }
@@ -191,8 +196,9 @@ pub struct Process {
 }
 
 impl Record {
-    /// The record of a container that is about to be made by `config`, and is called `name`.
-    pub fn new(config: &config::Config, name: &str) -> Self {
+    /// The record of a container that is about to be made by `config`, where `asked` was for as its root, and is called
+    /// `name`.
+    pub fn new(config: &config::Config, asked: &RootFs, name: &str) -> Self {
         let container = &config.container;
         Self {
             id: config.life.id.clone(),
@@ -202,6 +208,8 @@ impl Record {
                 hostname: container.hostname.clone(),
                 cmd: container.command.iter().map(|word| text(word)).collect(),
                 env: container.env.iter().map(variable).collect(),
+                stop_signal: config.life.stop_signal,
+                stop_timeout: config.life.stop_timeout.as_secs(),
                 working_dir: container.workdir.as_deref().map(path).unwrap_or_default(),
             },
             host_config: HostConfig {
@@ -211,7 +219,7 @@ impl Record {
             },
             network_settings: NetworkSettings::new(config),
             mounts: mounts(container),
-            rnet: Rnet { rootfs: rootfs(&container.rootfs), ..Rnet::default() },
+            rnet: Rnet { rootfs: rootfs(asked), ..Rnet::default() },
             ..Self::default()
         }
     }
@@ -242,6 +250,7 @@ impl Record {
         error.clone_into(&mut self.state.error);
         self.state.finished_at = Timestamp::now();
         self.state.pid = 0;
+        self.network_settings.ports.clear();
         self.rnet.first = Process::default();
         self.rnet.keeper = Process::default();
     }
@@ -255,26 +264,37 @@ impl Record {
 }
 
 impl NetworkSettings {
+    /// Those of `config`; one that is to join a network with a name has none as yet.
     fn new(config: &config::Config) -> Self {
-        if !config.mode.is_carried() {
-            return Self::default();
+        match config.mode {
+            NetworkMode::User => Self::of(&config.network, config.link.mac),
+            NetworkMode::Named(_) | NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) => {
+                Self::default()
+            }
         }
-        let network = &config.network;
+    }
+
+    /// Those of a guest of `network`, without ports.
+    pub fn of(network: &Network, mac: Option<MacAddr>) -> Self {
         Self {
             ports: BTreeMap::new(),
-            ip_address: network.ipv4.guest.to_string(),
+            ip_address: network.ipv4.map(|plan| plan.guest.to_string()).unwrap_or_default(),
             global_ipv6_address: network.ipv6.map(|plan| plan.guest.to_string()).unwrap_or_default(),
-            gateway: network.ipv4.gateway.to_string(),
-            mac_address: config.link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            gateway: network.ipv4.map(|plan| plan.gateway.to_string()).unwrap_or_default(),
+            mac_address: mac.map(|mac| mac.to_string()).unwrap_or_default(),
         }
     }
 
     /// Says that `publish` is listened on at `address`.
-    pub fn listens(&mut self, publish: &Publish, address: std::net::SocketAddr) {
+    pub fn listens(&mut self, publish: &Publish, address: SocketAddr) {
         let port = format!("{}/{}", publish.guest_port, publish.transport);
-        let binding =
-            PortBinding { host_ip: address.ip().to_string(), host_port: address.port().to_string() };
-        self.ports.entry(port).or_default().push(binding);
+        self.ports.entry(port).or_default().push(address.into());
+    }
+}
+
+impl From<SocketAddr> for PortBinding {
+    fn from(address: SocketAddr) -> Self {
+        Self { host_ip: address.ip().to_string(), host_port: address.port().to_string() }
     }
 }
 

@@ -234,9 +234,11 @@ fn set_plan(
     network: &Network,
     notes: &mut Vec<String>,
 ) -> Result<()> {
-    let Ipv4Plan { subnet, gateway, guest, .. } = network.ipv4;
-    let net = Ipv4Net::new_assert(guest, subnet.prefix_len());
-    set_family(route, index, net.into(), gateway.into()).map_err(|cause| cause.explain("IPv4", ifname))?;
+    if let Some(Ipv4Plan { subnet, gateway, guest, .. }) = network.ipv4 {
+        let net = Ipv4Net::new_assert(guest, subnet.prefix_len());
+        set_family(route, index, net.into(), gateway.into())
+            .map_err(|cause| cause.explain("IPv4", ifname))?;
+    }
     let Some(Ipv6Plan { subnet, gateway, guest, .. }) = network.ipv6 else {
         return Ok(());
     };
@@ -246,7 +248,7 @@ fn set_plan(
             await_local(route, guest.into(), notes);
             Ok(())
         }
-        Err(Unset { cause, .. }) if is_family_missing(cause.errno) => {
+        Err(Unset { cause, .. }) if network.ipv4.is_some() && is_family_missing(cause.errno) => {
             notes.push(format!("no IPv6 in the guest: {cause}"));
             Ok(())
         }

@@ -49,9 +49,12 @@ unsafe extern "C" fn unmap_object(object: *mut libc::dl_phdr_info, _: usize, _: 
         }
         // Whole pages only: the ends may share theirs with data.
         let page = PAGE_BYTES;
-        let begin = (object.dlpi_addr + header.p_vaddr).next_multiple_of(page);
-        let end = (object.dlpi_addr + header.p_vaddr + header.p_memsz) / page * page;
-        if begin < end {
+        // What the kernel links to a place (its vdso) may be moved down, by an address that is large.
+        let start = object.dlpi_addr.wrapping_add(header.p_vaddr);
+        let end = start.wrapping_add(header.p_memsz) / page * page;
+        if let Some(begin) = start.checked_next_multiple_of(page)
+            && begin < end
+        {
             // SAFETY: a mapping of a file that nothing has written to: dropped pages are read again.
             unsafe { libc::madvise(begin as *mut c_void, (end - begin) as usize, libc::MADV_DONTNEED) };
         }

@@ -15,6 +15,7 @@ pub(crate) mod privilege;
 pub(crate) mod process;
 pub(crate) mod pty;
 pub(crate) mod rights;
+pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub mod stream;
 pub mod tun;

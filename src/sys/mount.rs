@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -95,6 +95,26 @@ pub(crate) fn takes_user_xattrs(file: impl AsFd) -> bool {
     // SAFETY: the descriptor is borrowed for the call, the name NUL-terminated, the value as long as said.
     let done = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     done == 0
+}
+
+/// The attribute `name`, with its `user.` in front, of `file`; `None` if it has none, or a longer one than a few bytes.
+pub(crate) fn user_xattr(file: impl AsFd, name: &CStr) -> Option<Vec<u8>> {
+    let mut value = vec![0; 16];
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is borrowed for the call, the name NUL-terminated, and the value has the room that is said.
+    let length = unsafe { libc::fgetxattr(fd, name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
+}
+
+/// Gives `file` the extended attribute `name`, such as `user.mime_type`. The filesystem may not take it
+/// ([`io::ErrorKind::Unsupported`]).
+pub(crate) fn set_attribute(file: impl AsFd, name: &str, value: &[u8]) -> io::Result<()> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is borrowed for the call, the name NUL-terminated, the value as long as said.
+    let done = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Ok(Errno::result(done).map(drop)?)
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -1,7 +1,8 @@
 //! Processes by pidfd: fork into new namespaces, signal, reap, watch; descriptors that come and go with them.
 //!
-//! Children are made with clone3(2) directly, because fork(3) cannot enter namespaces. The C library's fork
-//! hooks do not run, which is sound only while no other thread exists; [`spawn`] refuses otherwise.
+//! Children are made with clone3(2) directly, or clone(2) where a filter hides that, because fork(3) cannot enter
+//! namespaces. The C library's fork hooks do not run, which is sound only while no other thread exists; [`spawn`] refuses
+//! otherwise.
 
 #![allow(unsafe_code)]
 
@@ -112,13 +113,27 @@ fn clone(namespaces: CloneFlags) -> io::Result<Option<Child>> {
     // SAFETY: `args` is a valid clone_args of the size given and `pidfd` outlives the call. Without CLONE_VM
     // the child has its own copy of memory; this is the only thread, so no lock is held by a lost one.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    let pid = match Errno::result(pid) {
+        // Filters of system calls cannot look at its arguments, and so say that it does not exist.
+        Err(Errno::ENOSYS) if !cfg!(target_arch = "s390x") => older_clone(&args)?,
+        done => done?,
+    };
     if pid == 0 {
         return Ok(None);
     }
-    let pid = Errno::result(pid)?;
     // SAFETY: CLONE_PIDFD has stored a new close-on-exec descriptor that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Some(Child { pid: Pid::from_raw(pid as c_int), pidfd }))
+}
+
+/// clone(2) with what `args` have that it knows. Its arguments are in another order on s390x.
+fn older_clone(args: &CloneArgs) -> nix::Result<c_long> {
+    let flags = (args.flags | args.exit_signal) as c_long;
+    let none: c_long = 0;
+    // SAFETY: as for clone3: `args.pidfd` points to a number that outlives the call, which with CLONE_PIDFD goes where
+    // otherwise the parent's copy of the thread id would; no stack given means a copy of this one, without CLONE_VM.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, none, args.pidfd as c_long, none, none) };
+    Errno::result(pid)
 }
 
 fn flag_bits(flags: CloneFlags) -> u64 {

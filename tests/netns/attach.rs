@@ -33,6 +33,7 @@ over_any_link![
     a_closed_namespace_names_its_owner,
     a_random_port_is_printed,
     ports_come_and_go,
+    ports_that_are_added_are_spliced,
     a_conflict_leaves_all_as_it_was,
     every_worker_serves_what_is_added,
     established_connections_outlive_their_port,
@@ -279,6 +280,14 @@ fn ports_come_and_go(host: &Host) {
     assert!(missing.code() == 125 && missing.stderr.contains("not published"), "{missing}");
 }
 
+fn ports_that_are_added_are_spliced(host: &Host) {
+    let (mut guest, pid) = serving(host);
+    let _rnet = attach(host, &[&pid]);
+    port(host, "add", &pid, &["8080:80"]);
+    host.dial((Ipv4Addr::LOCALHOST, 8080)).expect("published");
+    guest.wait_for_output("client 10.0.2.100\n");
+}
+
 fn a_conflict_leaves_all_as_it_was(host: &Host) {
     let (_guest, pid) = serving(host);
     let _rnet = attach(host, &[&pid]);
@@ -335,14 +344,14 @@ fn established_connections_outlive_their_port(host: &Host) {
 }
 
 fn run_can_be_asked_too(host: &Host) {
-    let mut guest = host.start_python(&["--name", "box"], SERVE, &["80"]);
+    let mut guest = host.start_python(&["--name", "box", "--rm"], SERVE, &["80"]);
     guest.wait_for_output("ready");
     port(host, "add", "box", &["8080:80"]);
     host.dial((HOST, 8080)).expect("published");
-    let again = host.start_python(&["--name", "box"], SERVE, &["80"]).wait();
+    let again = host.start_python(&["--name", "box", "--rm"], SERVE, &["80"]).wait();
     assert!(again.code() == 125 && again.stderr.contains("a running network has it"), "{again}");
     drop(guest);
-    let mut again = host.start_python(&["--name", "box"], SERVE, &["80"]);
+    let mut again = host.start_python(&["--name", "box", "--rm"], SERVE, &["80"]);
     again.wait_for_output("ready");
 }
 

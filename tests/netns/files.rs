@@ -12,6 +12,7 @@ over_any_link![
     dangling_resolv_conf_is_no_trap,
     writes_go_to_the_rootfs,
     overlay_takes_the_writes_and_can_keep_them,
+    a_named_layer_is_kept_until_it_is_removed,
     volume_is_shared,
     read_only_volume_refuses_writes,
     volume_can_be_one_file,
@@ -87,6 +88,21 @@ fn overlay_takes_the_writes_and_can_keep_them(host: &Host) {
         "kept\nrefused\n"
     );
     assert_eq!(host.tool(&list).success(), before);
+}
+
+fn a_named_layer_is_kept_until_it_is_removed(host: &Host) {
+    let layer = |argv: &[&str]| host.start_rnet(&[&["layer"], argv].concat()).wait();
+    assert_eq!(host.sh(&["--overlay=dev"], "echo kept >/etc/x; cat /etc/x"), "kept\n");
+    assert_eq!(host.sh(&["--overlay=other"], "ls /etc/x || echo apart").trim_end(), "apart");
+    let mut user = host.start(&["--overlay=dev"], Root::Busybox, &["sh", "-c", "cat /etc/x; cat"]);
+    user.wait_for_output("kept\n");
+    assert_eq!(layer(&["ls"]).success(), "dev  in use\nother\n");
+    assert!(layer(&["rm", "dev"]).stderr.contains("a container uses it"));
+    assert_eq!(user.wait().code(), 0);
+    let refused = layer(&["rm", "other", "third"]);
+    assert!(refused.code() == 125 && refused.stderr.contains("no such layer third"), "{refused:?}");
+    assert_eq!(layer(&["rm", "dev", "other"]).success(), "");
+    assert_eq!(layer(&["ls", "--json"]).success(), "[]\n");
 }
 
 fn volume_is_shared(host: &Host) {

@@ -27,6 +27,7 @@ over_any_link![
     nothing_outlives_a_killed_rnet,
     port_is_free_after_a_kill,
     runs_inside_itself,
+    system_calls_are_dockers,
     forbidden_user_namespaces_are_explained,
     streams_stay_apart,
     inherits_no_file_of_rnet,
@@ -56,7 +57,8 @@ fn is_root_and_pid_one_among_its_own(host: &Host) {
 }
 
 fn sees_no_ipc_and_sets_its_hostname(host: &Host) {
-    let seen = host.sh(&[], "cat /proc/sysvipc/* | grep -vc key; hostname other && hostname");
+    let seen = host
+        .sh(&["--cap-add", "SYS_ADMIN"], "cat /proc/sysvipc/* | grep -vc key; hostname other && hostname");
     assert_eq!(seen, "0\nother\n");
 }
 
@@ -189,9 +191,28 @@ fn port_is_free_after_a_kill(host: &Host) {
 fn runs_inside_itself(host: &Host) {
     let inner =
         ["/mnt/rnet", "run", "--cidr", "10.9.9.0/24", "/", "/bin/sh", "-c", "echo nested; ip -o addr"];
-    let outcome = host.run(&[], Root::Host, &inner);
+    let outcome = host.run(&["--cap-add", "SYS_ADMIN"], Root::Host, &inner);
     assert_eq!(outcome.code(), 0, "{outcome}");
     assert!(outcome.stdout.starts_with("nested\n") && outcome.stdout.contains("10.9.9.100/24"), "{outcome}");
+}
+
+fn system_calls_are_dockers(host: &Host) {
+    // io_uring_setup, clone3, and one that no kernel has.
+    let program = "import ctypes, errno, socket
+libc = ctypes.CDLL(None, use_errno=True)
+for call in 425, 435, 9999:
+    ctypes.set_errno(0); libc.syscall(call, 0, 0); print(errno.errorcode[ctypes.get_errno()])
+try:
+    socket.socket(40, socket.SOCK_STREAM)
+except OSError as error:
+    print(errno.errorcode[error.errno])";
+    assert_eq!(host.python(&[], program, &[]), "EPERM\nENOSYS\nENOSYS\nEPERM\n");
+    let clone3 = "import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall(435, 0, 0); print(errno.errorcode[ctypes.get_errno()])";
+    for options in [["--security-opt", "seccomp=unconfined"], ["--cap-add", "SYS_ADMIN"]] {
+        assert_eq!(host.python(&options, clone3, &[]), "EINVAL\n");
+    }
 }
 
 fn forbidden_user_namespaces_are_explained(host: &Host) {
@@ -217,7 +238,8 @@ fn inherits_no_file_of_rnet(host: &Host) {
 fn inherits_no_key_of_the_caller(host: &Host) {
     let program = include_str!("../guest/session_key.py");
     let python = ["/usr/bin/python3", "-c", program];
-    let argv = [&python[..], &["/mnt/rnet", "run", "/"], &python].concat();
+    let rnet = ["/mnt/rnet", "run", "--security-opt", "seccomp=unconfined", "/"];
+    let argv = [&python[..], &rnet, &python].concat();
     assert_eq!(host.start_as_user(&argv).wait().success(), "hidden\n");
 }
 

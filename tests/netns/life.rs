@@ -1,39 +1,56 @@
-//! The life of containers: what is on record of them, and what is left when something is killed.
+//! The life of containers: what is on record of them, how they are ended, and what is left when something is killed.
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::lab::{Host, Root};
-use crate::process::{Process, is_alive, wait_for};
+use crate::process::{Outcome, descendants, is_alive, wait_for};
 
 over_any_link![
     a_running_container_is_on_record,
     a_killed_rnet_leaves_no_record_for_long,
     a_command_that_cannot_start_leaves_nothing,
+    a_container_with_a_name_is_kept_until_it_is_removed,
+    in_the_background_the_id_is_all_that_is_printed,
+    a_command_that_cannot_start_in_the_background_is_the_callers,
+    output_in_the_background_is_kept_by_stream,
+    logs_can_be_followed_until_the_end,
+    input_in_the_background_is_empty_or_never_ends,
+    stopping_asks_kindly_first,
+    a_container_that_does_not_listen_is_killed,
+    a_stop_signal_can_be_chosen,
+    any_signal_can_be_sent,
+    waiting_tells_the_status_of_one_that_is_not_kept,
+    one_that_runs_is_removed_by_force_only,
+    one_whose_rnet_was_killed_counts_as_killed,
+    ports_are_listed_as_they_are_now,
 ];
 
 fn a_running_container_is_on_record(host: &Host) {
-    let options = ["--name", "box", "-p", "127.0.0.1:8080:80", "-e", "COLOUR=green", "-w", "/bin"];
+    let options = ["--name", "box", "--rm", "-p", "127.0.0.1:8080:80", "-e", "COLOUR=green", "-w", "/bin"];
     let mut guest = host.start(&options, Root::Busybox, &["sh", "-c", "echo up; cat"]);
     guest.wait_for_output("up");
-    let record = wait_for("a record", || Some(record(host, "box")).filter(|r| r["State"]["Running"] == true));
-    assert_eq!(record["Name"], "box");
-    assert_eq!(record["State"]["Status"], "running");
+    let record =
+        wait_for("a record", || Some(inspect(host, "box")).filter(|r| r["State"]["Running"] == true));
+    assert_eq!((&record["Name"], &record["State"]["Status"]), (&"box".into(), &"running".into()));
     assert_eq!(record["Config"]["WorkingDir"], "/bin");
     assert_eq!(record["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"], "8080");
     let env = record["Config"]["Env"].as_array().expect("a list");
     assert!(env.contains(&"COLOUR=green".into()), "{env:?}");
-    let pid = record["State"]["Pid"].as_i64().expect("a number") as i32;
+    let pid = number(&record["State"]["Pid"]);
     assert!(is_alive(pid) && pid != guest.pid());
     assert_eq!(guest.wait().code(), 0);
     assert_eq!(places(host), "");
 }
 
 fn a_killed_rnet_leaves_no_record_for_long(host: &Host) {
-    let mut guest = host.start(&["--name", "box"], Root::Busybox, &["sh", "-c", "echo up; cat"]);
+    let mut guest = host.start(&["--name", "box", "--rm"], Root::Busybox, &["sh", "-c", "echo up; cat"]);
     guest.wait_for_output("up");
-    kill(guest);
-    assert_eq!(record(host, "box")["Name"], "box");
-    host.sh(&[], "true");
+    guest.signal(Signal::SIGKILL);
+    assert!(!guest.wait().status.success());
+    assert_eq!(places(host), "box\n");
+    assert_eq!(rnet(host, &["ps", "-aq"]), "");
     assert_eq!(places(host), "");
 }
 
@@ -43,15 +60,202 @@ fn a_command_that_cannot_start_leaves_nothing(host: &Host) {
     assert_eq!(places(host), "");
 }
 
-/// Kills rnet, and waits for its end.
-fn kill(guest: Process) {
-    guest.signal(Signal::SIGKILL);
-    assert!(!guest.wait().status.success());
+fn a_container_with_a_name_is_kept_until_it_is_removed(host: &Host) {
+    assert_eq!(host.run(&["--name", "box"], Root::Busybox, &["sh", "-c", "exit 3"]).code(), 3);
+    let record = inspect(host, "box");
+    assert_eq!((&record["State"]["Status"], &record["State"]["ExitCode"]), (&"exited".into(), &3.into()));
+    assert!(rnet(host, &["ps", "-a"]).contains("Exited (3)"));
+    assert_eq!(rnet(host, &["ps", "-q"]), "");
+    let again = host.run(&["--name", "box"], Root::Busybox, &["true"]);
+    assert_eq!(again.code(), 125);
+    assert!(
+        again.stderr.contains("a container that has ended has it") && again.stderr.contains("rnet rm box")
+    );
+    assert_eq!(rnet(host, &["rm", "box"]), "box\n");
+    assert_eq!(host.run(&["--name", "box"], Root::Busybox, &["true"]).code(), 0);
 }
 
-/// What is on record of the container `name`.
-fn record(host: &Host, name: &str) -> serde_json::Value {
-    serde_json::from_str(&host.read(&format!("/mnt/home/rnet/{name}/container.json"))).expect("JSON")
+fn in_the_background_the_id_is_all_that_is_printed(host: &Host) {
+    let outcome = host.run(&["-d", "-p", "127.0.0.1::80"], Root::Busybox, &["sleep", "1000"]);
+    assert_eq!((outcome.code(), outcome.stderr.as_str()), (0, ""));
+    let id = outcome.stdout.trim();
+    assert!(id.len() == 64 && outcome.stdout == format!("{id}\n"), "{id}");
+    let record = inspect(host, id);
+    assert_eq!((&record["Name"], &record["Id"]), (&id[..12].into(), &id.into()));
+    assert_eq!(rnet(host, &["rm", "-f", &id[..5]]), format!("{}\n", &id[..5]));
+    assert_eq!(places(host), "");
+}
+
+fn a_command_that_cannot_start_in_the_background_is_the_callers(host: &Host) {
+    for (options, command, status, cause) in [
+        (&["-d", "--name", "box"][..], "/no/such/file", 127, "/no/such/file"),
+        (&["-d"], "/bin", 126, "it is a directory"),
+        (&["-d", "-v", "/no/such:/x"], "true", 125, "/no/such"),
+    ] {
+        let outcome = host.run(options, Root::Busybox, &[command]);
+        assert_eq!((outcome.code(), outcome.stdout.as_str()), (status, ""), "{outcome}");
+        assert!(outcome.stderr.contains(cause), "{outcome}");
+        assert_eq!(places(host), "");
+    }
+}
+
+fn output_in_the_background_is_kept_by_stream(host: &Host) {
+    start(host, &["--name", "box"], "echo one; echo two >&2; printf three");
+    assert_eq!(rnet(host, &["wait", "box"]), "0\n");
+    let outcome = finish(host, &["logs", "box"]);
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("one\nthree", "two\n"));
+    assert_eq!(rnet(host, &["logs", "--tail", "1", "box"]), "three");
+    assert_eq!(rnet(host, &["logs", "--since", "2099-01-01T00:00:00Z", "box"]), "");
+    assert_eq!(rnet(host, &["logs", "--since", "1h", "box"]), "one\nthree");
+    let stamped = rnet(host, &["logs", "-t", "box"]);
+    assert!(stamped.starts_with("20") && stamped.contains("Z one\n"), "{stamped}");
+    let line = host.read("/mnt/home/rnet/box/log");
+    let line: Value = serde_json::from_str(line.lines().next().expect("a line")).expect("JSON");
+    assert_eq!((&line["log"], &line["stream"]), (&"one\n".into(), &"stdout".into()));
+}
+
+fn logs_can_be_followed_until_the_end(host: &Host) {
+    start(
+        host,
+        &["--name", "box", "--rm", "-i"],
+        "echo one; trap 'echo two; exit' TERM; while :; do sleep 0.1; done",
+    );
+    let mut follower = host.start_rnet(&["logs", "-f", "box"]);
+    follower.wait_for_output("one\n");
+    rnet(host, &["kill", "-s", "TERM", "box"]);
+    assert_eq!(follower.wait().success(), "one\ntwo\n");
+}
+
+fn input_in_the_background_is_empty_or_never_ends(host: &Host) {
+    start(host, &["--name", "empty"], "cat; echo end");
+    assert_eq!(rnet(host, &["wait", "empty"]), "0\n");
+    assert_eq!(rnet(host, &["logs", "empty"]), "end\n");
+    start(host, &["--name", "open", "-i"], "echo begin; cat; echo end");
+    wait_for("begin", || (rnet(host, &["logs", "open"]) == "begin\n").then_some(()));
+    assert_eq!(inspect(host, "open")["State"]["Running"], true);
+    rnet(host, &["stop", "open"]);
+    assert_eq!(rnet(host, &["logs", "open"]), "begin\n");
+}
+
+fn stopping_asks_kindly_first(host: &Host) {
+    start(host, &["--name", "a"], "exec sleep 1000");
+    start(host, &["--name", "b"], "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done");
+    wait_for("up", || (rnet(host, &["logs", "b"]) == "up\n").then_some(()));
+    assert_eq!(rnet(host, &["stop", "a", "b"]), "a\nb\n");
+    assert_eq!(inspect(host, "a")["State"]["ExitCode"], 143);
+    assert_eq!(inspect(host, "b")["State"]["ExitCode"], 5);
+    assert_eq!(rnet(host, &["stop", "a"]), "a\n");
+    assert!(finish(host, &["stop", "none"]).stderr.contains("no such container none"));
+}
+
+fn a_container_that_does_not_listen_is_killed(host: &Host) {
+    start(host, &["--name", "box"], "trap '' TERM; echo up; while :; do sleep 0.1; done");
+    wait_for("up", || (rnet(host, &["logs", "box"]) == "up\n").then_some(()));
+    rnet(host, &["stop", "-t", "0", "box"]);
+    assert_eq!(inspect(host, "box")["State"]["ExitCode"], 137);
+}
+
+fn a_stop_signal_can_be_chosen(host: &Host) {
+    let line = "trap 'echo wrong' TERM; trap 'exit 6' USR1; echo up; while :; do sleep 0.1; done";
+    start(host, &["--name", "box", "--stop-signal", "USR1"], line);
+    wait_for("up", || (rnet(host, &["logs", "box"]) == "up\n").then_some(()));
+    rnet(host, &["stop", "box"]);
+    assert_eq!(inspect(host, "box")["State"]["ExitCode"], 6);
+    assert_eq!(rnet(host, &["logs", "box"]), "up\n");
+}
+
+fn any_signal_can_be_sent(host: &Host) {
+    start(host, &["--name", "box"], "trap 'echo got' USR2; echo up; while :; do sleep 0.1; done");
+    wait_for("up", || (rnet(host, &["logs", "box"]) == "up\n").then_some(()));
+    rnet(host, &["kill", "-s", "SIGUSR2", "box"]);
+    wait_for("got", || (rnet(host, &["logs", "box"]) == "up\ngot\n").then_some(()));
+    rnet(host, &["kill", "box"]);
+    assert_eq!(rnet(host, &["wait", "box"]), "137\n");
+    assert!(finish(host, &["kill", "box"]).stderr.contains("it is not running"));
+}
+
+fn waiting_tells_the_status_of_one_that_is_not_kept(host: &Host) {
+    start(host, &["--name", "box", "--rm"], "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done");
+    wait_for("up", || (rnet(host, &["logs", "box"]) == "up\n").then_some(()));
+    let waiter = host.start_rnet(&["wait", "box"]);
+    wait_for("a waiter", || waits_for_a_process(waiter.pid()).then_some(()));
+    rnet(host, &["kill", "-s", "TERM", "box"]);
+    assert_eq!(waiter.wait().success(), "9\n");
+    assert_eq!(places(host), "");
+}
+
+fn one_that_runs_is_removed_by_force_only(host: &Host) {
+    start(host, &["--name", "box"], "exec sleep 1000");
+    let keeper = keeper(host, "box");
+    let refused = finish(host, &["rm", "box"]);
+    assert_eq!(refused.code(), 125);
+    assert!(
+        refused.stderr.contains("it is running") && refused.stderr.contains("rnet stop box"),
+        "{refused}"
+    );
+    assert_eq!(rnet(host, &["rm", "-f", "box", "none"]), "box\n");
+    assert!(!is_alive(keeper));
+    assert_eq!(places(host), "");
+}
+
+fn one_whose_rnet_was_killed_counts_as_killed(host: &Host) {
+    start(host, &["--name", "box", "-p", "127.0.0.1:8080:80"], "exec sleep 1000");
+    let keeper = keeper(host, "box");
+    let below = descendants(keeper);
+    assert!(!below.is_empty());
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).expect("it is there");
+    assert_eq!(rnet(host, &["wait", "box"]), "137\n");
+    let record = inspect(host, "box");
+    assert_eq!((&record["State"]["Status"], &record["State"]["ExitCode"]), (&"exited".into(), &137.into()));
+    assert_eq!(record["State"]["Error"], "its rnet process was killed");
+    wait_for("the end of all", || below.iter().all(|pid| !is_alive(*pid)).then_some(()));
+    assert_eq!(host.run(&["-p", "127.0.0.1:8080:80"], Root::Busybox, &["true"]).code(), 0);
+}
+
+fn ports_are_listed_as_they_are_now(host: &Host) {
+    start(host, &["--name", "box"], "exec sleep 1000");
+    rnet(host, &["port", "add", "box", "127.0.0.1:8081:81"]);
+    assert_eq!(inspect(host, "box")["NetworkSettings"]["Ports"]["81/tcp"][0]["HostPort"], "8081");
+    assert!(rnet(host, &["ps"]).contains("127.0.0.1:8081->81/tcp"));
+    rnet(host, &["stop", "box"]);
+    assert_eq!(inspect(host, "box")["NetworkSettings"]["Ports"], serde_json::json!({}));
+}
+
+/// Starts a shell line in the background.
+fn start(host: &Host, options: &[&str], line: &str) {
+    let options = [&["-d"], options].concat();
+    host.run(&options, Root::Busybox, &["sh", "-c", line]).success();
+}
+
+/// What `rnet ARGV` prints if all goes well.
+fn rnet(host: &Host, argv: &[&str]) -> String {
+    finish(host, argv).success()
+}
+
+fn finish(host: &Host, argv: &[&str]) -> Outcome {
+    host.start_rnet(argv).wait()
+}
+
+/// All that is known of the container `name`.
+fn inspect(host: &Host, name: &str) -> Value {
+    let known: Value = serde_json::from_str(&rnet(host, &["inspect", name])).expect("JSON");
+    known[0].clone()
+}
+
+/// The rnet that keeps the container `name`.
+fn keeper(host: &Host, name: &str) -> i32 {
+    number(&inspect(host, name)["Rnet"]["Keeper"]["Pid"])
+}
+
+fn number(value: &Value) -> i32 {
+    value.as_i64().and_then(|number| i32::try_from(number).ok()).expect("a number")
+}
+
+/// Whether `pid` has a descriptor of another process open.
+fn waits_for_a_process(pid: i32) -> bool {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    fds.filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .any(|target| target.ends_with("anon_inode:[pidfd]"))
 }
 
 /// The names of all networks and containers that have a directory.

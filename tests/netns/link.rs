@@ -1,10 +1,11 @@
 //! The guest's interface: addresses, routes, autoconfiguration, and which kind of link rnet chose.
 
-use crate::lab::{Host, Link, REMOTE, Root, ip_batch};
+use crate::lab::{HOST, Host, Link, REMOTE, REMOTE6, Root, ip_batch};
 use crate::outbound;
 use crate::services::{echo, tcp, udp};
 
 const NOISE: &str = include_str!("../guest/noise.py");
+const SERVE: &str = include_str!("../guest/serve.py");
 const ROUTER_SOLICIT: &str = include_str!("../guest/router_solicit.py");
 
 over_links![
@@ -23,6 +24,7 @@ over_any_link![
     subnet_moves_out_of_the_hosts_way,
     given_subnet_does_not_move,
     ipv6_can_be_left_out,
+    ipv4_can_be_left_out,
     kernel_without_ipv6_is_no_error,
 ];
 
@@ -84,7 +86,7 @@ for _ in range(3):
     ask(9000, 0.1)
 # Large datagrams that came one after another may still arrive: the kernel does not hold the MTU against joined ones.
 print(100 in [ask(100, 1) for _ in range(5)])";
-    assert_eq!(host.python(&[], program, &[&REMOTE.to_string()]), "True\n");
+    assert_eq!(host.python(&["--cap-add", "NET_ADMIN"], program, &[&REMOTE.to_string()]), "True\n");
 }
 
 fn gateway_answers_ping(host: &Host) {
@@ -149,6 +151,20 @@ fn ipv6_can_be_left_out(host: &Host) {
     let seen = host.sh(&["--no-ipv6"], "ip addr show dev tap0; ip -6 route");
     assert!(seen.contains("10.0.2.100/24"), "{seen}");
     assert!(!seen.contains("fd00::") && !seen.contains("default via f"), "{seen}");
+}
+
+fn ipv4_can_be_left_out(host: &Host) {
+    let services = [tcp(host.remote(), (REMOTE6, 7000), echo), tcp(host.remote(), (REMOTE, 7000), echo)];
+    let [port6, port4] = services.each_ref().map(|service| service.port().to_string());
+    let look = "ip -4 addr show dev tap0; ip -4 route; cat /etc/resolv.conf";
+    assert_eq!(host.sh(&["--no-ipv4"], look), "nameserver fd00::3\n");
+    let connect =
+        format!("echo hello | nc -w 5 {REMOTE6} {port6}; echo hello | nc -w 5 {REMOTE} {port4} || echo none");
+    assert_eq!(host.sh(&["--no-ipv4"], &connect), "hello\nnone\n");
+    let mut guest = host.start_python(&["--no-ipv4", "-p", "8080:80"], SERVE, &["80"]);
+    guest.wait_for_output("ready\n");
+    host.dial_from_remote((HOST, 8080)).expect("published");
+    guest.wait_for_output("client fd00::2\n");
 }
 
 fn kernel_without_ipv6_is_no_error(host: &Host) {

@@ -20,6 +20,7 @@ mod datagram;
 mod dns;
 mod files;
 mod hello;
+mod image;
 mod last_words;
 mod launcher;
 mod life;

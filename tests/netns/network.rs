@@ -165,7 +165,7 @@ fn nobody_takes_anothers_address(host: &Host) {
                 ping -c 1 -W 1 10.89.0.2 >/dev/null || echo no; ping -c 1 -W 1 10.89.0.1 >/dev/null || echo no; \
                 ip link set tap0 down; ip link set tap0 address 52:57:0a:59:00:03; ip link set tap0 up; \
                 ping -c 1 -W 5 10.89.0.2 >/dev/null && echo own";
-    assert_eq!(host.sh(&["--net", "net1"], line), "own\nno\nno\nno\nown\n");
+    assert_eq!(host.sh(&["--net", "net1", "--cap-add", "NET_ADMIN"], line), "own\nno\nno\nno\nown\n");
 }
 
 fn the_last_one_ends_the_gateway(host: &Host) {
@@ -296,7 +296,7 @@ fn member(host: &Host, name: &str, options: &[&str], line: &str) -> Process {
 }
 
 fn begin(host: &Host, name: &str, options: &[&str], line: &str) -> Process {
-    let options = [&["--net", "net1", "--name", name], options].concat();
+    let options = [&["--rm", "--net", "net1", "--name", name], options].concat();
     host.start(&options, Root::Busybox, &["sh", "-c", line])
 }
 

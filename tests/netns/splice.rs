@@ -47,6 +47,7 @@ over_any_link![
     without_its_factory_clients_take_the_link,
     a_moment_without_descriptors_passes,
     nothing_is_made_for_nobody,
+    ports_that_are_added_are_spliced_too,
 ];
 
 fn loopback_client_appears_as_the_guest_itself(host: &Host) {
@@ -269,7 +270,8 @@ fn every_worker_splices(host: &Host) {
 /// Those that cannot have one take the link.
 fn more_connections_than_the_guest_has_ports_are_served(host: &Host) {
     let range = "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40009')\n";
-    let mut guest = host.start_python(&["-p", "8080:80"], &(range.to_owned() + SERVE), &["80"]);
+    let mut guest =
+        host.start_python(&["--cap-add", "NET_ADMIN", "-p", "8080:80"], &(range.to_owned() + SERVE), &["80"]);
     guest.wait_for_output("ready\n");
     let clients: Vec<_> = (0..30).map(|_| dial(host)).collect();
     clients.iter().for_each(assert_echo);
@@ -378,6 +380,13 @@ fn nothing_is_made_for_nobody(host: &Host) {
         guest.wait_for_output("ready");
         assert_eq!(factory(&guest), None, "{options:?}");
     }
+}
+
+fn ports_that_are_added_are_spliced_too(host: &Host) {
+    let guest = serve(host, &["--name", "box"], "80");
+    host.start_rnet(&["port", "add", "box", "8080:80"]).wait().success();
+    assert_echo(&dial(host));
+    wait_for_client(&guest, "10.0.2.100");
 }
 
 /// The process of rnet that makes sockets.

@@ -4,7 +4,7 @@ mod api;
 mod protocol;
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 
 use nix::ifaddrs::getifaddrs;
@@ -39,7 +39,7 @@ fn carry_out(mut config: Slirp4netns, seed: u64) -> Result<u8> {
         outbound.ipv6.address = Some(first_address(name, IpAddr::is_ipv6)?);
     }
     let Slirp4netns { attach: config, api_socket, confinement, greeting, .. } = config;
-    let guest = config.network.ipv4.guest;
+    let guest = config.network.ipv4.map_or(Ipv4Addr::UNSPECIFIED, |plan| plan.guest);
     let mut made = None;
     let ended = attach(&config, seed, || {
         let api = api_socket.as_deref().map(Api::bind).transpose()?;

@@ -10,10 +10,11 @@ use super::super::{Note, Request, Surroundings};
 use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
-    Alias, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute, HostAccess,
-    HostInterface, HostNetwork, Identity, IfName, Ipv4Plan, Ipv6Plan, Life, Lifecycle, LinkKind, LinkSpec,
-    Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode, Outbound, Pasta,
-    PastaGuest, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal, Transport,
+    Alias, Allowance, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute,
+    HostAccess, HostInterface, HostNetwork, Identity, IfName, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
+    LinkKind, LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode,
+    Outbound, Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal,
+    Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -37,7 +38,7 @@ pub(super) fn settle(
     let mut notes: Vec<Note> = options.without_effect.iter().map(|text| note(*text)).collect();
     let target = target(&options)?;
     let families = Families::of(&options, host)?;
-    let mtu = mtu(&options, &mut notes);
+    let mtu = mtu(&options, families.v4.is_some(), &mut notes);
     let mut network = network(&options, &families, mtu);
     let link = link(&options, &families, surroundings);
     let (inbound, outbound, automatic) = ports(&options, host, mtu.ipv6 && families.v6.is_some())?;
@@ -70,6 +71,7 @@ pub(super) fn settle(
             network,
             link,
             container: container(options.operands, surroundings),
+            image: ImageUse::default(),
             name: None,
             life: Life::default(),
             log,
@@ -268,13 +270,14 @@ struct Mtu {
     ipv6: bool,
 }
 
-fn mtu(options: &Options, notes: &mut Vec<Note>) -> Mtu {
+fn mtu(options: &Options, has_ipv4: bool, notes: &mut Vec<Note>) -> Mtu {
     let asked = match options.mtu {
         None => DEFAULT_MTU,
         Some(0) => KERNELS_MTU,
         Some(mtu) => mtu,
     };
-    let bytes = asked.clamp(MIN_MTU, Network::MAX_MTU);
+    let least = if has_ipv4 { MIN_MTU } else { IPV6_MIN_MTU };
+    let bytes = asked.clamp(least, Network::MAX_MTU);
     if bytes != asked {
         notes.push(note(format!("the MTU is {bytes} instead of {asked}")));
     }
@@ -282,14 +285,14 @@ fn mtu(options: &Options, notes: &mut Vec<Note>) -> Mtu {
 }
 
 fn network(options: &Options, families: &Families, mtu: Mtu) -> Network {
-    let ipv4 = ipv4_plan(families.v4.as_ref(), options);
+    let ipv4 = families.v4.as_ref().and_then(|family| ipv4_plan(family, options));
     let ipv6 = families.v6.as_ref().filter(|_| mtu.ipv6).and_then(|family| ipv6_plan(family, options));
     let all = [&families.v4, &families.v6].into_iter().flatten().flat_map(|family| &family.addresses);
     let has_gateway = families.v4.as_ref().is_some_and(|family| family.gateway.is_some());
     Network {
         mtu: mtu.bytes,
         dns_servers: options.dns_hosts.clone(),
-        aliases: aliases(options, families, &ipv4, ipv6.as_ref()),
+        aliases: aliases(options, families, ipv4.as_ref(), ipv6.as_ref()),
         host_access: HostAccess { loopback: true, link_local: true, ..HostAccess::default() },
         shares_subnet: true,
         further_guest_addresses: all.map(IpNet::addr).collect(),
@@ -313,14 +316,8 @@ fn splicing(options: &Options) -> Splicing {
     }
 }
 
-/// Without IPv4 the plan is there, but nothing of it in the guest.
-fn ipv4_plan(family: Option<&Family>, options: &Options) -> Ipv4Plan {
-    let local = local_family();
-    let family = family.unwrap_or(&local);
-    let subnet = match family.addresses.first() {
-        Some(IpNet::V4(net)) => *net,
-        _ => LOCAL_SUBNET,
-    };
+fn ipv4_plan(family: &Family, options: &Options) -> Option<Ipv4Plan> {
+    let Some(IpNet::V4(subnet)) = family.addresses.first() else { return None };
     let gateway = match family.gateway {
         Some(IpAddr::V4(gateway)) => gateway,
         _ => LOCAL_GATEWAY,
@@ -329,7 +326,7 @@ fn ipv4_plan(family: Option<&Family>, options: &Options) -> Ipv4Plan {
         Some(IpAddr::V4(dns)) => Some(dns),
         _ => None,
     };
-    Ipv4Plan { subnet, gateway, dns, guest: subnet.addr(), lease: subnet.addr() }
+    Some(Ipv4Plan { subnet: *subnet, gateway, dns, guest: subnet.addr(), lease: subnet.addr() })
 }
 
 fn ipv6_plan(family: &Family, options: &Options) -> Option<Ipv6Plan> {
@@ -346,10 +343,15 @@ fn ipv6_plan(family: &Family, options: &Options) -> Option<Ipv6Plan> {
 }
 
 /// What stands for the host's loopback comes first: it wins.
-fn aliases(options: &Options, families: &Families, ipv4: &Ipv4Plan, ipv6: Option<&Ipv6Plan>) -> Vec<Alias> {
+fn aliases(
+    options: &Options,
+    families: &Families,
+    ipv4: Option<&Ipv4Plan>,
+    ipv6: Option<&Ipv6Plan>,
+) -> Vec<Alias> {
     let mut aliases = Vec::new();
-    let plans = [
-        (families.v4.as_ref(), Some(IpAddr::from(ipv4.gateway)), IpAddr::from(Ipv4Addr::LOCALHOST)),
+    let plans: [(_, Option<IpAddr>, IpAddr); 2] = [
+        (families.v4.as_ref(), ipv4.map(|plan| plan.gateway.into()), Ipv4Addr::LOCALHOST.into()),
         (families.v6.as_ref(), ipv6.map(|plan| plan.gateway.into()), Ipv6Addr::LOCALHOST.into()),
     ];
     for (family, gateway, loopback) in plans {
@@ -416,8 +418,10 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
         tmpfs: Vec::new(),
         read_only: false,
         init: false,
+        privileges: Privileges::unconfined(),
         terminal: Terminal::Inherited,
         identity: Identity::default(),
+        allowance: Allowance::default(),
     }
 }
 

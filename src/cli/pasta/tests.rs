@@ -26,9 +26,9 @@ fn podmans_command_line_means_a_network_like_the_hosts() {
     assert_eq!(attach.log.level, LogLevel::Warn);
     assert_eq!(attach.link.ifname, "eth0");
     let network = &attach.network;
-    assert_eq!(network.ipv4.guest, ip("192.0.2.5"));
-    assert_eq!(network.ipv4.gateway, ip("192.0.2.1"));
-    assert_eq!(network.ipv4.dns.map(IpAddr::from), Some(ip("169.254.1.1")));
+    assert_eq!(network.ipv4.expect("IPv4").guest, ip("192.0.2.5"));
+    assert_eq!(network.ipv4.expect("IPv4").gateway, ip("192.0.2.1"));
+    assert_eq!(network.ipv4.expect("IPv4").dns.map(IpAddr::from), Some(ip("169.254.1.1")));
     assert_eq!(network.ipv6.map(|plan| IpAddr::from(plan.gateway)), Some(ip("fe80::1")));
     assert_eq!(
         network.aliases,
@@ -71,8 +71,11 @@ fn rootlesskits_command_line_has_an_address_plan_of_its_own() {
     assert_eq!(attach.target, Target::Process { pid: 4711, userns: None });
     assert_eq!(attach.link.ifname, "tap0");
     let network = &attach.network;
-    assert_eq!(network.ipv4.subnet.to_string(), "10.0.2.100/24");
-    assert_eq!((network.ipv4.gateway, network.ipv4.dns), ([10, 0, 2, 2].into(), Some([10, 0, 2, 3].into())));
+    assert_eq!(network.ipv4.expect("IPv4").subnet.to_string(), "10.0.2.100/24");
+    assert_eq!(
+        (network.ipv4.expect("IPv4").gateway, network.ipv4.expect("IPv4").dns),
+        ([10, 0, 2, 2].into(), Some([10, 0, 2, 3].into()))
+    );
     assert!(network.ipv6.is_none() && network.aliases.is_empty());
     assert!(network.automatic.tcp_in && !network.automatic.udp_in && network.automatic.tcp_out);
     assert_eq!(network.automatic.bind, Some(ip("0.0.0.0")), "--ipv4-only");
@@ -143,9 +146,11 @@ fn every_other_option_has_its_place() {
     assert_eq!(attach("-m 1280").network.mtu, 1280);
     assert_eq!(attach("-m 0").network.mtu, 1500);
     assert!(attach("-m 1279").network.ipv6.is_none());
-    assert_eq!(attach("-n 16").network.ipv4.subnet.prefix_len(), 16);
-    assert_eq!(attach("-n 255.255.255.192").network.ipv4.subnet.prefix_len(), 26);
-    assert_eq!(attach("-a 192.0.2.77").network.ipv4.subnet.to_string(), "192.0.2.77/24");
+    assert!(attach("-6").network.ipv4.is_none() && attach("-4").network.ipv6.is_none());
+    assert_eq!(attach("-6 -m 1000").network.mtu, 1280, "IPv6 needs it");
+    assert_eq!(attach("-n 16").network.ipv4.expect("IPv4").subnet.prefix_len(), 16);
+    assert_eq!(attach("-n 255.255.255.192").network.ipv4.expect("IPv4").subnet.prefix_len(), 26);
+    assert_eq!(attach("-a 192.0.2.77").network.ipv4.expect("IPv4").subnet.to_string(), "192.0.2.77/24");
     assert_eq!(
         attach("-a 2001:db8::77").network.ipv6.map(|plan| IpAddr::from(plan.guest)),
         Some(ip("2001:db8::77"))
@@ -225,10 +230,10 @@ fn a_host_without_a_network_gives_a_local_one() {
     let pasta = *spec.settle(&HostNetwork::default(), &surroundings()).expect("never fatal").config;
     let attach = attached(&pasta);
     assert_eq!(
-        (attach.link.ifname.as_str(), attach.network.ipv4.subnet.to_string().as_str()),
+        (attach.link.ifname.as_str(), attach.network.ipv4.expect("IPv4").subnet.to_string().as_str()),
         ("tap0", "169.254.2.1/16")
     );
-    assert_eq!(attach.network.ipv4.gateway, ip("169.254.2.2"));
+    assert_eq!(attach.network.ipv4.expect("IPv4").gateway, ip("169.254.2.2"));
 }
 
 #[test]

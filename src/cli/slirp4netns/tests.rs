@@ -13,7 +13,7 @@ fn podmans_command_line_is_understood() {
     assert_eq!((link.ifname.as_str(), link.mac, link.take_over), ("tap0", None, true));
     assert_eq!(link.setup, Setup::Plan);
     assert_eq!((lifecycle.exit_fd, lifecycle.ready_fd, lifecycle.outlives_target), (Some(3), Some(4), true));
-    let plan = network.ipv4;
+    let plan = network.ipv4.expect("IPv4");
     let addresses = [plan.gateway, plan.guest, plan.lease, plan.dns.expect("a forwarder")];
     assert_eq!(addresses.map(|addr| addr.to_string()), ["10.9.0.2", "10.9.0.100", "10.9.0.15", "10.9.0.3"]);
     assert_eq!((network.mtu, network.ipv6), (1500, None));
@@ -40,7 +40,10 @@ fn rootlesskits_command_line_is_understood() {
 fn defaults_are_the_originals() {
     let asked = parsed("42");
     let Attach { network, link, lifecycle, .. } = asked.attach;
-    assert_eq!((network.mtu, network.ipv4.subnet.to_string()), (1500, "10.0.2.0/24".to_owned()));
+    assert_eq!(
+        (network.mtu, network.ipv4.expect("IPv4").subnet.to_string()),
+        (1500, "10.0.2.0/24".to_owned())
+    );
     assert_eq!((link.ifname.as_str(), link.setup), ("tap0", Setup::Nothing));
     assert_eq!(lifecycle, Lifecycle { outlives_target: true, ..Lifecycle::default() });
     assert_eq!(network.denial, Denial::Unreachable);
@@ -53,7 +56,7 @@ fn options_come_in_any_order_shortened_or_joined() {
     let Attach { network, target, link, .. } = asked.attach;
     assert_eq!(target, Target::Process { pid: 42, userns: Some("/u".into()) });
     assert_eq!((link.ifname.as_str(), link.setup), ("tap11", Setup::Plan));
-    assert_eq!((network.mtu, network.ipv4.guest), (1400, [10, 1, 0, 100].into()));
+    assert_eq!((network.mtu, network.ipv4.expect("IPv4").guest), (1400, [10, 1, 0, 100].into()));
     assert!(!network.host_access.loopback && network.ipv6.is_some());
     assert!(asked.confinement.files && !asked.confinement.system_calls);
     assert_eq!(parsed("-6cm1300 42").attach.network.mtu, 1300);

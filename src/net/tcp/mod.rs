@@ -261,7 +261,7 @@ pub(super) fn accepted(
     service: Service,
     client: SocketAddr,
 ) -> Option<FlowId> {
-    let (way, fallback) = policy::inbound(core.network_of(port), client, service);
+    let (way, fallback) = policy::inbound(core.network_of(port), client, service)?;
     let ethernet = core.ethernet(port, core.station(port));
     let (key, source) = free_key(core, port, way)?;
     let endpoint = opening_endpoint(core, &ethernet, source, way.guest, fallback.is_some())?;

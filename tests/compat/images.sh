@@ -1,0 +1,103 @@
+# shellcheck shell=bash disable=SC2034 # what is set here is used by lab.sh
+# Images that buildah has made, run by rnet; for comparison by podman.
+
+original=podman
+unlike podman a_damaged_blob_is_refused_and_nothing_stays "podman has the layer already, as buildah has made it"
+unlike podman a_compressed_docker_archive_runs "podman 4.3 loads only what is not compressed"
+unlike podman a_directory_is_an_image_too "podman runs what it has pulled, and no directories"
+
+# bud ARGUMENT...: buildah as it works without kernel help.
+bud() { buildah --storage-driver=vfs "$@"; }
+
+# image DIRECTORY: makes image `box` of a directory: an entry point that tells what it was given, and a port.
+image() {
+    needs buildah
+    # shellcheck disable=SC2016 # the script expands it
+    mkdir -p ~/bin && printf '%s\n' '#!/bin/sh' 'echo "$WORD $(pwd) $*"' >~/bin/told && chmod 755 ~/bin/told
+    BOX=$(bud from scratch)
+    bud copy "$BOX" "$1" / >/dev/null
+    bud copy "$BOX" ~/bin/told /bin/told >/dev/null
+    bud config --entrypoint '["/bin/told","first"]' --cmd 'second third' --env WORD=hello --workingdir /work \
+        --port 7000 "$BOX"
+    bud commit -q "$BOX" box >/dev/null
+}
+
+# layer COMMAND...: changes the box from inside and commits a layer more.
+layer() {
+    bud run --isolation chroot "$BOX" -- "$@"
+    bud commit -q "$BOX" box >/dev/null
+}
+
+# run_image ARCHIVE [ARGUMENT...]: runs what is in an archive; options are in the array `options`.
+options=()
+run_image() {
+    local archive=$1
+    shift
+    if [ "$UNDER_TEST" = rnet ]; then
+        timeout 30 /mnt/bin/rnet run "${options[@]}" "$archive" "$@"
+    else
+        needs podman
+        local name
+        name=$(podman --storage-driver=vfs load -q -i "$archive" | sed -n '$s/^Loaded image[^ ]* //p')
+        timeout 30 podman --storage-driver=vfs --cgroup-manager=cgroupfs --runtime=runc run --rm --network=none \
+            "${options[@]}" "$name" "$@"
+    fi
+}
+
+play_an_archive_runs_with_its_own_entrypoint() {
+    image /mnt/rootfs
+    bud push -q box oci-archive:box.tar:box
+    is "$(run_image ./box.tar)" "hello /work first second third"
+    is "$(run_image ./box.tar other)" "hello /work first other"
+    options=(-e WORD=bye -w /bin)
+    is "$(run_image ./box.tar)" "bye /bin first second third"
+    options=(--entrypoint /bin/echo)
+    is "$(run_image ./box.tar)" ""
+    is "$(run_image ./box.tar some words)" "some words"
+}
+
+play_layers_delete_and_replace() {
+    cp -r /mnt/rootfs tree && mkdir tree/gone tree/opaque && touch tree/gone/a tree/opaque/old && echo old >tree/kept
+    image tree
+    layer sh -c 'rm -r /gone /opaque /bin/who; mkdir /opaque; touch /opaque/new; echo new >/kept; chmod 4711 /bin/told'
+    bud push -q box oci-archive:box.tar:box
+    options=(--entrypoint /bin/sh)
+    is "$(run_image ./box.tar -c 'ls /opaque; cat /kept; ls -d /gone /bin/who 2>&1 | wc -l; stat -c %a /bin/told')" \
+        "$(printf 'new\nnew\n2\n4711')"
+}
+
+play_a_directory_is_an_image_too() {
+    image /mnt/rootfs
+    bud push -q box oci:layout:first
+    bud config --env WORD=again "$BOX"
+    bud commit -q "$BOX" box >/dev/null
+    bud push -q box oci:layout:second
+    is "$(run_image ./layout:first)" "hello /work first second third"
+    is "$(run_image ./layout:second)" "again /work first second third"
+    has "$(refuses run_image ./layout)" "first, second"
+    has "$(refuses run_image ./layout:third)" "nothing called third"
+}
+
+play_a_docker_archive_runs() {
+    image /mnt/rootfs
+    bud push -q box docker-archive:box.tar:box:latest
+    is "$(run_image ./box.tar)" "hello /work first second third"
+}
+
+play_a_compressed_docker_archive_runs() {
+    image /mnt/rootfs
+    bud push -q box docker-archive:box.tar:box:latest
+    gzip box.tar
+    is "$(run_image ./box.tar.gz)" "hello /work first second third"
+}
+
+play_a_damaged_blob_is_refused_and_nothing_stays() {
+    image /mnt/rootfs
+    bud push -q box oci:layout:box
+    local blob
+    blob=$(find layout/blobs/sha256 -type f -size +100k)
+    printf 'x' | dd of="$blob" bs=1 seek=50000 conv=notrunc status=none
+    tar -C layout -cf box.tar .
+    has "$(refuses run_image ./box.tar)" "${blob##*/}"
+    [ "$UNDER_TEST" != rnet ] || is "$(find ~/.cache/rnet/images -mindepth 2)" ""
+}
