@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+mod advertised;
 mod allowance;
 mod attach;
 mod containers;
@@ -23,6 +24,7 @@ mod pasta;
 mod privileges;
 mod slirp4netns;
 
+pub use advertised::{Advertised, SearchList};
 pub use allowance::{Allowance, Swap};
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
@@ -32,7 +34,7 @@ pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use layers::{LayersCall, LayersVerb};
-pub use life::Life;
+pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
 pub use mode::{Ipv6Choice, Membership, NetworkCommand, NetworkMode, NewNetwork};
 pub use pasta::{
@@ -48,7 +50,7 @@ pub struct MacAddr(pub [u8; 6]);
 impl MacAddr {
     /// ff:ff:ff:ff:ff:ff.
     pub const BROADCAST: Self = Self([0xff; 6]);
-    /// The gateway's, locally administered.
+    /// The gateway's if no other is asked for, locally administered.
     pub const GATEWAY: Self = Self([0x52, 0x55, 0x0a, 0x00, 0x02, 0x02]);
 
     /// Whether the group bit is set (multicast or broadcast).
@@ -465,6 +467,12 @@ pub struct Network {
     pub outbound: Outbound,
     /// What the gateway tells guests about their addresses.
     pub autoconfiguration: Autoconfiguration,
+    /// What it tells them about names.
+    pub advertised: Advertised,
+    /// Whether port 853 of the forwarder's address leads to a server's (RFC 7858, RFC 9250).
+    pub encrypted_dns: bool,
+    /// The gateway's station on the link.
+    pub gateway_mac: MacAddr,
     /// Idle times.
     pub timeouts: Timeouts,
     /// Below which its guests' names stand, if they have any; lower case.
@@ -505,6 +513,9 @@ impl Network {
             denial: Denial::default(),
             outbound: Outbound::default(),
             autoconfiguration: Autoconfiguration::default(),
+            advertised: Advertised::default(),
+            encrypted_dns: false,
+            gateway_mac: MacAddr::GATEWAY,
             timeouts: Timeouts::default(),
             domain: None,
             internal: false,
@@ -536,6 +547,13 @@ impl Network {
     ) -> IpAddr {
         let v6 = || self.ipv6.as_ref().map_or(Ipv6Addr::UNSPECIFIED, v6).into();
         self.ipv4.as_ref().map_or_else(v6, |plan| v4(plan).into())
+    }
+
+    /// The servers that guests are told to ask.
+    pub fn advertised_servers(&self) -> impl Iterator<Item = IpAddr> {
+        let own = self.advertised.servers.is_none().then(|| self.dns_addresses());
+        let given = self.advertised.servers.iter().flatten().copied();
+        own.into_iter().flatten().chain(given)
     }
 
     /// Whether sockets are needed that are made inside the guest's network namespace.
@@ -627,6 +645,19 @@ pub struct Overlay {
     pub lower: Vec<PathBuf>,
     /// Where writes are kept, absolute; made if missing. `None` forgets them.
     pub kept: Option<PathBuf>,
+    /// What in the topmost one is not root's, and is given away where those owners exist.
+    pub owned: Vec<Owned>,
+}
+
+/// Something in a root filesystem that belongs to others than root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// Absolute path inside, in which no part is a symbolic link.
+    pub path: PathBuf,
+    /// Its user inside.
+    pub uid: u32,
+    /// Its group inside.
+    pub gid: u32,
 }
 
 /// A bind mount from the host.

@@ -8,10 +8,11 @@ use crate::config::{Config, Forward, LogLevel, Pasta, PastaGuest};
 use crate::control::Socket;
 use crate::error::{Context, Error, Result, exit};
 use crate::io::ports::Ports;
+use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::run::Session;
 use crate::serve::Serving;
 use crate::sys::netlink;
-use crate::{attach, cli, log};
+use crate::{attach, cli, log, net};
 
 /// How long a port may stay in use by a forerunner that is about to end.
 const BIND_PATIENCE: Duration = Duration::from_millis(300);
@@ -28,7 +29,11 @@ pub fn pasta(spec: Spec, surroundings: &Surroundings, seed: u64) -> Result<u8> {
 
 fn carry_out(spec: Spec, surroundings: &Surroundings, seed: u64) -> Result<u8> {
     // A host that cannot be looked at has nothing to copy; the guest's network still works.
-    let host = netlink::host_network().unwrap_or_default();
+    let mut host = netlink::host_network().unwrap_or_default();
+    let mut resolver = Resolver::new(RESOLV_CONF);
+    resolver.refresh(net::Instant::ZERO);
+    host.nameservers.clone_from(&resolver.conf().nameservers);
+    host.search = resolver.conf().search.split(' ').map(str::to_owned).collect();
     let cli::Request { config, notes } = spec.settle(&host, surroundings).map_err(Error::told)?;
     let level = match &config.guest {
         PastaGuest::Attached(attach) => attach.log,

@@ -1,6 +1,7 @@
 //! `rnet run`, put together: published ports, container, link, worker, command, in an order in which nothing
 //! is half done when a step fails.
 
+mod again;
 mod background;
 mod files;
 mod keep;
@@ -112,15 +113,22 @@ impl Session {
     }
 
     /// Forwards signals until the command ends and what it sent is delivered; its exit status.
-    pub fn wait(mut self) -> Result<u8> {
+    pub fn wait(self) -> Result<u8> {
+        self.finish(|_| Ok(()))
+    }
+
+    /// The same; `ended` hears of the container when all is over.
+    fn finish(mut self, ended: impl FnOnce(&Running) -> Result<()>) -> Result<u8> {
         let status = self.running.wait();
-        match self.network {
+        let served = match self.network {
             Carried::Served(serving) => {
-                self.running.wait_unless_told_to_end(serving.drain())?;
-                serving.stop().and(status)
+                let drained = self.running.wait_unless_told_to_end(serving.drain());
+                drained.and(serving.stop())
             }
-            Carried::Beyond { .. } | Carried::Not { .. } => status,
-        }
+            Carried::Beyond { .. } | Carried::Not { .. } => Ok(()),
+        };
+        ended(&self.running)?;
+        served.and(status)
     }
 }
 

@@ -287,6 +287,7 @@ impl Drop for Bell {
 }
 
 /// The limit on open files: as high as it goes for rnet, whose flows each have one, and as it was for the command.
+#[derive(Debug)]
 pub(crate) struct FileLimit {
     soft: rlim_t,
     hard: rlim_t,

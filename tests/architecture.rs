@@ -69,7 +69,7 @@ const PARTS: &[Part] = &[
     Part { at: "src/image/compression.rs", parts: &[], crates: &["flate2", "ruzstd"] },
     Part { at: "src/image/digest.rs", parts: &[], crates: &["sha2"] },
     Part { at: "src/image/layout.rs", parts: &["config", "image"], crates: &["serde", "serde_json"] },
-    Part { at: "src/image/apply.rs", parts: &["config", "image"], crates: &[] },
+    Part { at: "src/image/apply.rs", parts: &["config", "image"], crates: &["nix"] },
     Part {
         at: "src/image",
         parts: &["config", "disk", "error", "image", "sys"],

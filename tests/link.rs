@@ -482,7 +482,13 @@ impl Guest {
 }
 
 fn ethernet() -> Ethernet {
-    Ethernet { port: PortId(0), to: STATION, offload: Offload::ChecksumAndTso, mtu: MTU }
+    Ethernet {
+        port: PortId(0),
+        from: MacAddr::GATEWAY,
+        to: STATION,
+        offload: Offload::ChecksumAndTso,
+        mtu: MTU,
+    }
 }
 
 fn spec(kind: LinkKind) -> LinkSpec {

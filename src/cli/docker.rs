@@ -48,7 +48,6 @@ const ABSENT: &[Absent] = &[
         &["-a", "--attach", "--sig-proxy"],
         "in the foreground rnet passes all signals and streams on; in the background (--detach) `rnet logs` has the output",
     ),
-    (&["--restart"], "rnet ends with the command; restarting is for systemd or a shell loop"),
     (&["--log-driver", "--log-opt"], "output is kept with --detach only, as much of it as --log-max says"),
 ];
 

@@ -36,6 +36,13 @@ pub(super) struct IdentityArgs {
     gidmap: Vec<IdRange>,
 }
 
+impl IdentityArgs {
+    /// Whether they say which ids exist.
+    pub(super) fn names_ids(&self) -> bool {
+        self.userns.is_some() || !self.uidmap.is_empty() || !self.gidmap.is_empty()
+    }
+}
+
 /// What the options mean together. The error is a sentence for the user.
 pub(super) fn settle(args: IdentityArgs) -> Result<Identity, String> {
     let mapping = match (args.userns, args.uidmap.is_empty() && args.gidmap.is_empty()) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Surroundings, containers, values};
-use crate::config::Life;
+use crate::config::{Life, Restart, Resumed};
 
 /// `rnet run`: what a container is called, where it runs, how it is ended and what stays of it.
 #[derive(Args, Debug)]
@@ -25,9 +25,25 @@ pub(super) struct LifeArgs {
     #[arg(long, help_heading = LIFE)]
     rm: bool,
 
-    /// What `rnet stop` sends, by name or number.
-    #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = containers::signal, help_heading = LIFE)]
-    stop_signal: i32,
+    /// Start the command again when it has ended: no, on-failure[:N] (but N times at most), always or unless-stopped,
+    /// which is the same here. A signal or `rnet stop` ends it for good.
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "no",
+        value_parser = restart,
+        conflicts_with = "rm",
+        help_heading = LIFE
+    )]
+    restart: Restart,
+
+    /// Goes on with a container whose command is started again.
+    #[arg(long, value_name = "FD,ID", value_parser = resumed, hide = true)]
+    resume: Option<(Resumed, String)>,
+
+    /// What `rnet stop` sends, by name or number [default: the image's, or TERM].
+    #[arg(long, value_name = "SIGNAL", value_parser = containers::signal, help_heading = LIFE)]
+    pub(super) stop_signal: Option<i32>,
 
     /// How long the container may take to end then before it is killed.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, help_heading = LIFE)]
@@ -50,13 +66,16 @@ pub(super) fn settle(
     keeps_stdin: bool,
     surroundings: &Surroundings,
 ) -> (Option<String>, Life) {
+    let (resumed, known) = args.resume.unzip();
     let life = Life {
-        id: id(surroundings),
+        id: known.unwrap_or_else(|| id(surroundings)),
+        restart: args.restart,
+        resumed,
         detach: args.detach,
         keeps_stdin,
         max_log_bytes: args.log_max,
         remove: args.rm || !(args.detach || args.name.is_some()),
-        stop_signal: args.stop_signal,
+        stop_signal: args.stop_signal.unwrap_or(Life::default().stop_signal),
         stop_timeout: Duration::from_secs(args.stop_timeout.into()),
         pid_file: args.pid_file.map(|path| surroundings.cwd.join(path)),
     };
@@ -68,6 +87,25 @@ pub(super) fn settle(
 fn id(surroundings: &Surroundings) -> String {
     // What comes before is secret.
     surroundings.random[16..].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn restart(text: &str) -> Result<Restart, String> {
+    match text.split_once(':').unwrap_or((text, "")) {
+        ("no", "") => Ok(Restart::No),
+        ("always" | "unless-stopped", "") => Ok(Restart::Always),
+        ("on-failure", "") if !text.ends_with(':') => Ok(Restart::OnFailure { most: None }),
+        ("on-failure", most) => {
+            let most = most.parse().map_err(|_| format!("'{most}' is no number of times"))?;
+            Ok(Restart::OnFailure { most: Some(most) })
+        }
+        _ => Err("expected no, on-failure[:N], always or unless-stopped".to_owned()),
+    }
+}
+
+fn resumed(text: &str) -> Result<(Resumed, String), String> {
+    let (lock, id) = text.split_once(',').ok_or("expected FD,ID")?;
+    let lock = lock.parse().map_err(|_| "expected a descriptor")?;
+    Ok((Resumed { lock }, id.to_owned()))
 }
 
 fn log_bytes(text: &str) -> Result<u64, String> {
@@ -84,6 +122,20 @@ fn log_bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn restart_policies_are_dockers() {
+        let on_failure = |most| Ok(Restart::OnFailure { most });
+        assert_eq!(restart("no"), Ok(Restart::No));
+        assert_eq!(
+            (restart("always"), restart("unless-stopped")),
+            (Ok(Restart::Always), Ok(Restart::Always))
+        );
+        assert_eq!((restart("on-failure"), restart("on-failure:3")), (on_failure(None), on_failure(Some(3))));
+        for text in ["", "yes", "no:1", "always:3", "on-failure:", "on-failure:x", "on-failure:-1"] {
+            assert!(restart(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn log_sizes_have_units_and_a_least() {

@@ -1,5 +1,6 @@
 //! How long a container is kept, and what becomes of it when its command ends.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,12 +20,38 @@ pub struct Life {
     pub max_log_bytes: u64,
     /// Nothing of it is kept when its command has ended.
     pub remove: bool,
+    /// When its command is started again.
+    pub restart: Restart,
+    /// It goes on after a restart.
+    pub resumed: Option<Resumed>,
     /// What asks its command to end.
     pub stop_signal: i32,
     /// How long that may take before it is killed.
     pub stop_timeout: Duration,
     /// Gets rnet's process id, in decimal and with a newline, once the command runs.
     pub pid_file: Option<PathBuf>,
+}
+
+/// When a command that has ended is started again; never once somebody wants it to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// Never.
+    #[default]
+    No,
+    /// When its status is not 0.
+    OnFailure {
+        /// So often at most.
+        most: Option<u32>,
+    },
+    /// Always.
+    Always,
+}
+
+/// What a keeper that has become a new process takes over from itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// The descriptor that has the container's directory locked.
+    pub lock: RawFd,
 }
 
 impl Life {
@@ -51,6 +78,8 @@ impl Default for Life {
             keeps_stdin: false,
             max_log_bytes: Self::LOG_BYTES,
             remove: true,
+            restart: Restart::No,
+            resumed: None,
             stop_signal: SIGTERM,
             stop_timeout: Duration::from_secs(10),
             pid_file: None,

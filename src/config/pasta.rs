@@ -62,6 +62,8 @@ pub struct Automatic {
     pub udp_out: bool,
     /// Where those of the guest are bound at the host; `None` is everywhere.
     pub bind: Option<IpAddr>,
+    /// Whether TCP servers on the guest's loopback are published too: clients are led there.
+    pub loopback_servers: bool,
     /// Ports that the kernel gives to clients: of UDP they are not followed.
     pub ephemeral: Option<(u16, u16)>,
 }
@@ -91,6 +93,10 @@ pub struct HostNetwork {
     pub routes: Vec<HostRoute>,
     /// Ports that the kernel gives to clients.
     pub ephemeral: Option<(u16, u16)>,
+    /// Its DNS servers.
+    pub nameservers: Vec<IpAddr>,
+    /// Domains in which it looks for short names.
+    pub search: Vec<String>,
 }
 
 /// An interface of the host.

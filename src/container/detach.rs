@@ -18,15 +18,20 @@ pub struct Foreground(Channel);
 impl Foreground {
     /// Lets it end well; the standard streams, the terminal and the working directory are let go of.
     pub fn release(self) -> Result<()> {
-        const NULL: &str = "/dev/null";
-        let null = File::options().read(true).write(true).open(NULL).context("cannot open", NULL)?;
-        chdir(Path::new("/")).context("cannot leave", "the working directory")?;
-        dup2_stdin(&null)
-            .and_then(|()| dup2_stdout(&null))
-            .and_then(|()| dup2_stderr(&null))
-            .context("cannot let go of", "the standard streams")?;
+        let_go()?;
         self.0.ready().context("cannot report to", "the foreground process")
     }
+}
+
+/// Lets go of the standard streams and the working directory.
+pub fn let_go() -> Result<()> {
+    const NULL: &str = "/dev/null";
+    let null = File::options().read(true).write(true).open(NULL).context("cannot open", NULL)?;
+    chdir(Path::new("/")).context("cannot leave", "the working directory")?;
+    dup2_stdin(&null)
+        .and_then(|()| dup2_stdout(&null))
+        .and_then(|()| dup2_stderr(&null))
+        .context("cannot let go of", "the standard streams")
 }
 
 /// Does `work` with `stderr`, if there is one, as standard error. No other thread may exist.

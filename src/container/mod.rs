@@ -25,6 +25,7 @@ mod hostcopy;
 mod identity;
 mod idmap;
 mod init;
+mod interlude;
 mod join;
 mod label;
 mod plan;
@@ -34,6 +35,7 @@ mod run;
 mod storage;
 mod supervise;
 mod terminal;
+mod usage;
 mod userns;
 
 use std::env;
@@ -56,16 +58,19 @@ use self::child::Parts;
 use self::command::Inbox;
 pub use self::command::{Command, Commands};
 pub use self::confine::confine;
-pub use self::detach::{Foreground, detach};
+pub use self::detach::{Foreground, detach, let_go};
 pub use self::door::{Door, Visitor, hand_over};
 use self::hostcopy::HostCopy;
 use self::identity::Ids;
+pub use self::identity::maps_others;
+pub use self::interlude::Interlude;
 pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
 pub(crate) use self::storage::remove_layer;
 use self::supervise::Action;
 use self::terminal::{Console, Key, Terminal};
+pub use self::usage::{Usage, usage};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::sys::factory::{self, Factory};
@@ -119,6 +124,8 @@ pub struct Running {
     /// Closed once the command has started.
     channel: Option<Channel>,
     signals: SignalFd,
+    /// As it was before they were taken.
+    mask: SigSet,
     /// Closed when it has ended.
     inbox: Option<Inbox>,
     commands: Commands,
@@ -182,6 +189,7 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         child,
         channel: Some(ours),
         signals,
+        mask,
         inbox: Some(inbox),
         commands,
         link: None,
@@ -304,9 +312,13 @@ fn take_signals() -> Result<(SignalFd, SigSet)> {
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before))
         .context("cannot block", "signals")?;
+    Ok((signals()?, before))
+}
+
+/// Reads the signals for the container, which are blocked.
+fn signals() -> Result<SignalFd> {
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let signals = SignalFd::with_flags(&set, flags).context("cannot create", "signalfd")?;
-    Ok((signals, before))
+    SignalFd::with_flags(&signal::set_of(supervise::forwarded()), flags).context("cannot create", "signalfd")
 }
 
 impl Running {
@@ -437,6 +449,11 @@ impl Running {
         self.told_to_end
     }
 
+    /// What goes on for the container's signals when this has been dropped.
+    pub fn interlude(&self) -> Result<Interlude> {
+        Ok(Interlude { signals: signals()?, mask: self.mask })
+    }
+
     fn obey_commands(&mut self) {
         let asked: Vec<_> = self.inbox.iter_mut().flat_map(Inbox::take).collect();
         for (command, answer) in asked {
@@ -454,12 +471,13 @@ impl Running {
     }
 
     /// Waits until `other` is readable or closed, or a signal comes that would end rnet.
-    pub fn wait_unless_told_to_end(&self, other: &impl AsFd) -> Result<()> {
+    pub fn wait_unless_told_to_end(&mut self, other: &impl AsFd) -> Result<()> {
         loop {
             let [signalled, ready] = wait_for([&self.signals, other])?;
             let told = signalled
                 && next_signal(&self.signals)?
                     .is_some_and(|info| supervise::ends_by_default(info.ssi_signo as i32));
+            self.told_to_end |= told;
             if ready || told {
                 return Ok(());
             }

@@ -27,8 +27,7 @@ pub(super) fn stop(names: &[String], patience: Option<Duration>) -> Result<u8> {
         let container = state::find(name)?;
         let signal = container.record.config.stop_signal;
         if container.record.state.status != Status::Exited {
-            // Whether or not that is heard: it is killed if it does not end.
-            let _ = ask(&container, Command::Signal { number: signal, last: true });
+            tell(&container, Command::Signal { number: signal, last: true });
         }
         told.push((name.to_owned(), container));
         Ok(())
@@ -47,6 +46,16 @@ pub(super) fn stop(names: &[String], patience: Option<Duration>) -> Result<u8> {
         }
     }
     asked.and(ended)
+}
+
+/// Tells it to end. Where nobody listens, it has ended by itself, or waits to be started again: then its keeper is to
+/// end. If neither is heard, it is killed in time.
+fn tell(container: &Container, command: Command) {
+    if ask(container, command).is_err()
+        && let Some(keeper) = container.keeper()
+    {
+        let _ = process::signal(keeper.as_fd(), Signal::SIGTERM as i32);
+    }
 }
 
 /// Sends `container` a signal. One that kills is for good: it is not started again.

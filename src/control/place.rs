@@ -79,6 +79,24 @@ impl Place {
             }
             made => made.context("cannot make", directory.display())?,
         }
+        Self::listen(directory, memo)
+    }
+
+    /// Takes the place of a container again that has one, as its directory with a record is still there.
+    pub fn again(name: &str) -> Result<Self> {
+        let base = base()?;
+        let _lock = lock(&base, FlockArg::LockExclusive)?;
+        let directory = base.join(name);
+        let socket = directory.join(SOCKET);
+        match fs::remove_file(&socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).context("cannot remove", socket.display())
+            }
+            _ => Self::listen(directory, None),
+        }
+    }
+
+    fn listen(directory: PathBuf, memo: Option<&str>) -> Result<Self> {
         let socket = directory.join(SOCKET);
         // Nobody who reaches the network finds it without its memo.
         let listener = memo

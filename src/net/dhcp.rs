@@ -7,7 +7,7 @@
 //! Messages are written with dhcproto, but of what a guest sent it reads only the fixed header: its option
 //! decoders panic on some lengths and recurse without limit. The few that matter are taken out here.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use dhcproto::{Decodable, Encodable, v4, v6};
 
@@ -61,7 +61,7 @@ pub fn reply_v4(network: &Network, payload: &[u8]) -> Option<ReplyV4> {
         .set_secs(0)
         .set_siaddr(Ipv4Addr::UNSPECIFIED)
         .set_yiaddr(if leases { plan.lease } else { Ipv4Addr::UNSPECIFIED })
-        .set_opts(request.options(plan, network.mtu, kind, leases));
+        .set_opts(request.options(network, plan, kind, leases));
     reply.clear_sname();
     reply.clear_fname();
     let destination = destination_v4(&reply, kind);
@@ -119,7 +119,13 @@ impl RequestV4 {
     }
 
     /// RFC 2131 table 3; the client identifier is returned (RFC 6842).
-    fn options(self, plan: &Ipv4Plan, mtu: u16, kind: v4::MessageType, leases: bool) -> v4::DhcpOptions {
+    fn options(
+        self,
+        network: &Network,
+        plan: &Ipv4Plan,
+        kind: v4::MessageType,
+        leases: bool,
+    ) -> v4::DhcpOptions {
         let mut options = v4::DhcpOptions::new();
         options.insert(v4::DhcpOption::MessageType(kind));
         options.insert(v4::DhcpOption::ServerIdentifier(plan.gateway));
@@ -132,14 +138,35 @@ impl RequestV4 {
         options.insert(v4::DhcpOption::SubnetMask(plan.subnet.netmask()));
         options.insert(v4::DhcpOption::BroadcastAddr(plan.subnet.broadcast()));
         options.insert(v4::DhcpOption::Router(vec![plan.gateway]));
-        if let Some(dns) = plan.dns {
-            options.insert(v4::DhcpOption::DomainNameServer(vec![dns]));
+        let servers: Vec<Ipv4Addr> = network.advertised_servers().filter_map(of_v4).collect();
+        if !servers.is_empty() {
+            options.insert(v4::DhcpOption::DomainNameServer(servers));
         }
-        options.insert(v4::DhcpOption::InterfaceMtu(mtu));
+        let search = &network.advertised.search;
+        if !search.is_empty() {
+            // RFC 3397; compression is the sender's choice.
+            let option = v4::UnknownOption::new(v4::OptionCode::DomainSearch, search.wire().to_vec());
+            options.insert(v4::DhcpOption::Unknown(option));
+        }
+        options.insert(v4::DhcpOption::InterfaceMtu(network.mtu));
         if leases {
             options.insert(v4::DhcpOption::AddressLeaseTime(INFINITE_S));
         }
         options
+    }
+}
+
+fn of_v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn of_v6(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(address),
     }
 }
 
@@ -171,10 +198,11 @@ pub fn reply_v6(network: &Network, payload: &[u8]) -> Option<Vec<u8>> {
     let (header, options) = payload.split_at_checked(V6_HEADER_BYTES)?;
     let mut reply = v6::Message::from_bytes(header).ok()?;
     let request = RequestV6::read(reply.msg_type(), options)?;
-    if !request.is_valid() {
+    let duid = server_duid(network.gateway_mac);
+    if !request.is_valid(&duid) {
         return None;
     }
-    let (kind, options) = request.answer(plan)?;
+    let (kind, options) = request.answer(network, plan, &duid)?;
     reply.set_msg_type(kind).set_opts(options.into_iter().collect());
     reply.to_vec().ok()
 }
@@ -213,10 +241,10 @@ impl<'a> RequestV6<'a> {
     }
 
     /// Who must be named in which message (RFC 8415 section 16).
-    fn is_valid(&self) -> bool {
+    fn is_valid(&self, duid: &[u8]) -> bool {
         use v6::MessageType::*;
         let is_known = self.client.is_some_and(|id| id.len() <= MAX_DUID_BYTES);
-        let is_ours = self.server == Some(&server_duid());
+        let is_ours = self.server == Some(duid);
         match self.kind {
             Solicit | Confirm | Rebind => is_known && self.server.is_none(),
             Request | Renew | Release | Decline => is_known && is_ours,
@@ -229,9 +257,14 @@ impl<'a> RequestV6<'a> {
         }
     }
 
-    fn answer(&self, plan: &Ipv6Plan) -> Option<(v6::MessageType, Vec<v6::DhcpOption>)> {
+    fn answer(
+        &self,
+        network: &Network,
+        plan: &Ipv6Plan,
+        duid: &[u8],
+    ) -> Option<(v6::MessageType, Vec<v6::DhcpOption>)> {
         use v6::MessageType::*;
-        let mut options = vec![v6::DhcpOption::ServerId(server_duid().to_vec())];
+        let mut options = vec![v6::DhcpOption::ServerId(duid.to_vec())];
         options.extend(self.client.map(|id| v6::DhcpOption::ClientId(id.to_vec())));
         let kind = match self.kind {
             Solicit if self.rapid_commit => {
@@ -252,7 +285,7 @@ impl<'a> RequestV6<'a> {
             }
             _ => {}
         }
-        options.extend(plan.dns.map(|dns| v6::DhcpOption::DomainNameServers(vec![dns])));
+        options.extend(naming_v6(network));
         let answered = self.associations.iter().enumerate();
         options.extend(answered.map(|(index, association)| association.answer(plan, self.kind, index == 0)));
         Some((kind, options))
@@ -332,9 +365,20 @@ fn status(status: v6::Status) -> v6::DhcpOption {
     v6::DhcpOption::StatusCode(v6::StatusCode { status, msg: String::new() })
 }
 
+/// RFC 3646.
+fn naming_v6(network: &Network) -> Vec<v6::DhcpOption> {
+    let servers: Vec<Ipv6Addr> = network.advertised_servers().filter_map(of_v6).collect();
+    let servers = (!servers.is_empty()).then_some(v6::DhcpOption::DomainNameServers(servers));
+    let search = &network.advertised.search;
+    let search = (!search.is_empty()).then(|| {
+        let option = v6::UnknownOption::new(v6::OptionCode::DomainSearchList, search.wire().to_vec());
+        v6::DhcpOption::Unknown(option)
+    });
+    servers.into_iter().chain(search).collect()
+}
+
 /// DUID-LL of the gateway's Ethernet address (RFC 8415 section 11.4).
-fn server_duid() -> [u8; 10] {
-    let [a, b, c, d, e, f] = MacAddr::GATEWAY.0;
+fn server_duid(MacAddr([a, b, c, d, e, f]): MacAddr) -> [u8; 10] {
     [0, 3, 0, 1, a, b, c, d, e, f]
 }
 
@@ -518,7 +562,7 @@ mod tests {
         assert_eq!(options.get(v6::OptionCode::DomainNameServers), Some(&forwarder()));
         assert_eq!(
             options.get(v6::OptionCode::ServerId),
-            Some(&v6::DhcpOption::ServerId(server_duid().to_vec()))
+            Some(&v6::DhcpOption::ServerId(server_duid(MacAddr::GATEWAY).to_vec()))
         );
         assert_eq!(options.get(v6::OptionCode::ClientId), None);
     }
@@ -528,7 +572,8 @@ mod tests {
         use v6::MessageType::{Advertise, Reply};
         let solicit = message_v6(1, &[(1, &DUID), (3, &association(7, &[]))]);
         let rapid = message_v6(1, &[(1, &DUID), (3, &association(7, &[])), (14, &[])]);
-        let request = message_v6(3, &[(1, &DUID), (2, &server_duid()), (3, &association(7, &[]))]);
+        let request =
+            message_v6(3, &[(1, &DUID), (2, &server_duid(MacAddr::GATEWAY)), (3, &association(7, &[]))]);
         let rebind = message_v6(6, &[(1, &DUID), (3, &association(7, &["fd00::100"]))]);
         for (bytes, expected) in [(solicit, Advertise), (rapid, Reply), (request, Reply), (rebind, Reply)] {
             let (kind, options) = answer_v6(&bytes).expect("an answer");
@@ -542,7 +587,7 @@ mod tests {
     #[test]
     fn foreign_addresses_end_at_renewal() {
         let asked = association(7, &["fd00::100", "2001:db8::1"]);
-        let renew = message_v6(5, &[(1, &DUID), (2, &server_duid()), (3, &asked)]);
+        let renew = message_v6(5, &[(1, &DUID), (2, &server_duid(MacAddr::GATEWAY)), (3, &asked)]);
         let (_, options) = answer_v6(&renew).expect("an answer");
         let expected = leased(7, &[("fd00::100", u32::MAX), ("2001:db8::1", 0)]);
         assert_eq!(options.get(v6::OptionCode::IANA), Some(&expected));
@@ -558,6 +603,26 @@ mod tests {
         assert_eq!(answers.len(), MAX_ASSOCIATIONS);
         let with_address = answers.iter().filter(|answer| **answer == leased(7, &[("fd00::100", u32::MAX)]));
         assert_eq!(with_address.count(), 1);
+    }
+
+    #[test]
+    fn servers_and_domains_are_told_as_they_are_given() {
+        let mut network = fixture::network();
+        network.advertised.servers = Some(["192.0.2.53", "2001:db8::53"].map(fixture::ip).to_vec());
+        network.advertised.search.push("example.org").expect("a domain");
+        let wire = b"\x07example\x03org\0";
+        let reply = reply_v4(&network, &encode(&message(Discover))).expect("an answer");
+        let with_search = [&[119, 13][..], wire].concat();
+        assert!(reply.payload.windows(15).any(|bytes| bytes == with_search), "{:?}", reply.payload);
+        let reply = v4::Message::from_bytes(&reply.payload).expect("a message");
+        let servers = v4::DhcpOption::DomainNameServer(vec![[192, 0, 2, 53].into()]);
+        assert_eq!(reply.opts().get(v4::OptionCode::DomainNameServer), Some(&servers));
+        let reply = reply_v6(&network, &message_v6(11, &[])).expect("an answer");
+        let with_search = [&[0, 24, 0, 13][..], wire].concat();
+        assert!(reply.windows(17).any(|bytes| bytes == with_search), "{reply:?}");
+        let reply = v6::Message::from_bytes(&reply).expect("a message");
+        let servers = v6::DhcpOption::DomainNameServers(vec![v6_address("2001:db8::53")]);
+        assert_eq!(reply.opts().get(v6::OptionCode::DomainNameServers), Some(&servers));
     }
 
     #[test]
@@ -577,7 +642,7 @@ mod tests {
 
     #[test]
     fn messages_against_the_rules_are_discarded() {
-        let (ours, theirs) = (server_duid(), [0, 3, 0, 1, 9, 9, 9, 9, 9, 9]);
+        let (ours, theirs) = (server_duid(MacAddr::GATEWAY), [0, 3, 0, 1, 9, 9, 9, 9, 9, 9]);
         let long = [0; MAX_DUID_BYTES + 1];
         let discarded: [&[u8]; 10] = [
             &message_v6(1, &[]),
@@ -607,7 +672,10 @@ mod tests {
         for bytes in fixture::mutations(&encode(&v4)) {
             reply_v4(&network, &bytes);
         }
-        let v6 = message_v6(5, &[(1, &DUID), (2, &server_duid()), (3, &association(7, &["fd00::9"]))]);
+        let v6 = message_v6(
+            5,
+            &[(1, &DUID), (2, &server_duid(MacAddr::GATEWAY)), (3, &association(7, &["fd00::9"]))],
+        );
         for bytes in fixture::mutations(&v6) {
             reply_v6(&network, &bytes);
         }

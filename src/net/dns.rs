@@ -183,6 +183,12 @@ pub(super) fn server(core: &Core, attempt: usize) -> Option<SocketAddr> {
     core.dns.server(core.dns.preferred, attempt)
 }
 
+/// Another port of the server that is asked first. The list is read again meanwhile, if it has changed.
+pub(super) fn server_at(core: &mut Core, port: u16) -> Option<SocketAddr> {
+    core.outbox.op(HostOp::RefreshResolvers);
+    server(core, 0).map(|server| SocketAddr::new(server.ip(), port))
+}
+
 /// `server` has answered: it is asked first from now on.
 pub(super) fn answered(core: &mut Core, server: SocketAddr) {
     let known = core.dns.servers.iter().position(|known| is_same(*known, server));

@@ -30,7 +30,7 @@ pub(super) fn network() -> Network {
 
 /// The way to the guest.
 pub(super) fn ethernet(mtu: u16) -> Ethernet {
-    Ethernet { port: PortId(0), to: GUEST_MAC, offload: Offload::None, mtu }
+    Ethernet { port: PortId(0), from: MacAddr::GATEWAY, to: GUEST_MAC, offload: Offload::None, mtu }
 }
 
 /// Takes all frames out of the outbox.

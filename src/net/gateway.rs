@@ -316,8 +316,8 @@ impl Gateway {
         offload: RxOffload,
     ) -> Result<Option<Handover<'f>>, DropReason> {
         let frame = EthernetFrame::parse(bytes)?;
-        if frame.source.is_group() || (frame.destination != MacAddr::GATEWAY && !frame.destination.is_group())
-        {
+        let own = self.core.network.gateway_mac;
+        if frame.source.is_group() || (frame.destination != own && !frame.destination.is_group()) {
             return Err(DropReason::ForeignDestination);
         }
         let ip = match frame.ethertype {
@@ -526,6 +526,7 @@ impl Gateway {
 
 impl Core {
     pub(super) fn new(network: Arc<Network>, shard: Shard, seed: u64, now: Instant) -> Self {
+        let spares = Spares::new(network.rates.from_guest);
         Self {
             network,
             shard,
@@ -536,7 +537,7 @@ impl Core {
             ports: Vec::new(),
             connecting: 0,
             ready: VecDeque::new(),
-            spares: Spares::default(),
+            spares,
             refusals: Vec::new(),
             seed,
             published: Vec::new(),
@@ -551,7 +552,7 @@ impl Core {
     /// The way to station `to` on `port`.
     pub(super) fn ethernet(&self, port: PortId, to: MacAddr) -> Ethernet {
         let offload = self.ports[usize::from(port.0)].offload;
-        Ethernet { port, to, offload, mtu: self.network.mtu }
+        Ethernet { port, from: self.network.gateway_mac, to, offload, mtu: self.network.mtu }
     }
 
     /// The network as it is to the guest on `port`.
@@ -823,6 +824,20 @@ mod tests {
         }
         let sent: Vec<usize> = shards.gateways.iter_mut().map(sends).collect();
         assert_eq!((sent[owner], sent.iter().sum()), (1, 1));
+    }
+
+    #[test]
+    fn frames_are_for_the_station_that_was_chosen() {
+        let chosen = MacAddr([2, 0, 0, 0, 0, 9]);
+        let network = Network { gateway_mac: chosen, ..fixture::network() };
+        let mut gateway = Gateway::new(Arc::new(network), 7, Instant::ZERO);
+        let port = gateway.add_port(GUEST_MAC, Offload::None);
+        let mut frame = frame(GUEST_MAC, &fixture::udp(GUEST_V4, REMOTE_V4, b"hello"));
+        for (station, sent) in [(MacAddr::GATEWAY, 0), (chosen, 1)] {
+            frame[..6].copy_from_slice(&station.0);
+            assert!(gateway.handle_frame(port, &frame, RxOffload::default(), Instant::ZERO).is_none());
+            assert_eq!(sends(&mut gateway), sent);
+        }
     }
 
     #[test]

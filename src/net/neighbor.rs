@@ -1,7 +1,7 @@
 //! Who has which address on the guest's link: ARP and IPv6 neighbour discovery, the answering half.
 //!
 //! The gateway answers for its own addresses, the forwarder's and those that stand for the host's, and where the subnet
-//! is shared for everything but the guest's own, always with [`MacAddr::GATEWAY`], and advertises itself as the router
+//! is shared for everything but the guest's own, always with its one station, and advertises itself as the router
 //! to those who solicit. It keeps no cache and learns nothing: a guest's station is taken from its frames.
 //! Advertisements and redirects of guests are ignored, and nothing is sent unasked.
 
@@ -18,7 +18,7 @@ use smoltcp::wire::IpProtocol;
 use super::icmp::{self, HOP_LIMIT, Header};
 use super::packet::{ETHERTYPE_ARP, Ethernet, IpPacket};
 use super::{DropReason, Outbox, TxOffload, policy};
-use crate::config::{Ipv6Plan, MacAddr, Network};
+use crate::config::{Ipv6Plan, MacAddr, Network, SearchList};
 
 /// The gateway's link-local address: the source of router advertisements and DHCPv6 replies.
 pub const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
@@ -41,6 +41,7 @@ const OPTION_SOURCE_LINK_LAYER: u8 = 1;
 const OPTION_TARGET_LINK_LAYER: u8 = 2;
 const OPTION_MTU: u8 = 5;
 const OPTION_RDNSS: u8 = 25;
+const OPTION_DNSSL: u8 = 31;
 
 /// Answers an ARP request for an address of the gateway (RFC 826), probes for those that are surely its own included
 /// (RFC 5227).
@@ -70,7 +71,7 @@ pub fn arp(
     }
     let reply = ArpEthIpv4Packet {
         operation: ArpOperation::REPLY,
-        sender_mac: MacAddr::GATEWAY.0,
+        sender_mac: ethernet.from.0,
         sender_ipv4: request.target_ipv4,
         target_mac: request.sender_mac,
         target_ipv4: request.sender_ipv4,
@@ -108,7 +109,7 @@ pub fn ndp(
         TYPE_ROUTER_SOLICITATION => {
             check_options(source, body)?;
             if network.autoconfiguration.router_advertisements {
-                return advertise_router(ethernet, &plan, outbox, source);
+                return advertise_router(ethernet, network, &plan, outbox, source);
             }
             Ok(())
         }
@@ -140,7 +141,7 @@ fn solicited_neighbor(
         NeighborAdvertisementHeader { router: true, solicited: !source.is_unspecified(), r#override: true };
     let header = Header { kind: TYPE_NEIGHBOR_ADVERTISEMENT, code: 0, rest: flags.to_bytes() };
     let mut body = target.octets().to_vec();
-    body.extend(link_layer_option(OPTION_TARGET_LINK_LAYER));
+    body.extend(link_layer_option(OPTION_TARGET_LINK_LAYER, ethernet.from));
     answer(ethernet, outbox, target, source, header, &body)
 }
 
@@ -153,6 +154,7 @@ fn is_ours(network: &Network, target: IpAddr, is_probe: bool) -> bool {
 
 fn advertise_router(
     ethernet: &Ethernet,
+    network: &Network,
     plan: &Ipv6Plan,
     outbox: &mut Outbox,
     to: Ipv6Addr,
@@ -174,10 +176,11 @@ fn advertise_router(
     };
     // Reachable time and retransmission timer: unspecified.
     let mut body = vec![0; 8];
-    body.extend(link_layer_option(OPTION_SOURCE_LINK_LAYER));
+    body.extend(link_layer_option(OPTION_SOURCE_LINK_LAYER, ethernet.from));
     body.extend(mtu_option(ethernet.mtu));
     body.extend(prefix.to_bytes());
-    body.extend(plan.dns.into_iter().flat_map(rdnss_option));
+    body.extend(rdnss_option(network));
+    body.extend(dnssl_option(&network.advertised.search));
     answer(ethernet, outbox, LINK_LOCAL, to, header, &body)
 }
 
@@ -213,9 +216,8 @@ fn check_options(source: Ipv6Addr, options: &[u8]) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// The gateway's Ethernet address as an option (RFC 4861 section 4.6.1); its length counts in units of 8 bytes.
-fn link_layer_option(kind: u8) -> [u8; 8] {
-    let [a, b, c, d, e, f] = MacAddr::GATEWAY.0;
+/// A station as an option (RFC 4861 section 4.6.1); its length counts in units of 8 bytes.
+fn link_layer_option(kind: u8, MacAddr([a, b, c, d, e, f]): MacAddr) -> [u8; 8] {
     [kind, 1, a, b, c, d, e, f]
 }
 
@@ -225,12 +227,30 @@ fn mtu_option(mtu: u16) -> [u8; 8] {
     [OPTION_MTU, 1, 0, 0, 0, 0, high, low]
 }
 
-/// RFC 8106 section 5.1, with one address.
-fn rdnss_option(dns: Ipv6Addr) -> [u8; 24] {
-    let mut option = [0; 24];
-    option[..2].copy_from_slice(&[OPTION_RDNSS, 3]);
-    option[4..8].copy_from_slice(&INFINITE_S.to_be_bytes());
-    option[8..].copy_from_slice(&dns.octets());
+/// RFC 8106 section 5.1; nothing without a server.
+fn rdnss_option(network: &Network) -> Vec<u8> {
+    let servers = network.advertised_servers().filter_map(|server| match server {
+        IpAddr::V6(server) => Some(server.octets()),
+        IpAddr::V4(_) => None,
+    });
+    naming_option(OPTION_RDNSS, &servers.flatten().collect::<Vec<u8>>())
+}
+
+/// RFC 8106 section 5.2; nothing without a domain.
+fn dnssl_option(search: &SearchList) -> Vec<u8> {
+    naming_option(OPTION_DNSSL, search.wire())
+}
+
+/// What both have in common: two reserved bytes, a lifetime, and zeroes up to a multiple of 8 bytes.
+fn naming_option(kind: u8, content: &[u8]) -> Vec<u8> {
+    if content.is_empty() {
+        return Vec::new();
+    }
+    let units = 1 + content.len().div_ceil(8);
+    let mut option = vec![kind, u8::try_from(units).unwrap_or(u8::MAX), 0, 0];
+    option.extend(INFINITE_S.to_be_bytes());
+    option.extend(content);
+    option.resize(8 * units, 0);
     option
 }
 
@@ -241,6 +261,7 @@ fn sent_or_full(sent: bool) -> Result<(), DropReason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Advertised;
     use crate::net::fixture::{self, GUEST_MAC, GUEST_V6};
     use crate::net::packet::EthernetFrame;
 
@@ -275,6 +296,17 @@ mod tests {
         let mut reply = fixture::arp_request("10.0.2.100", "10.0.2.2");
         reply[7] = 2;
         assert_eq!(arp_answers(&reply), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn the_station_that_was_chosen_answers() {
+        let from = MacAddr([2, 0, 0, 0, 0, 9]);
+        let (ethernet, mut outbox) = (Ethernet { from, ..fixture::ethernet(1500) }, Outbox::new());
+        let request = fixture::arp_request("10.0.2.100", "10.0.2.2");
+        arp(&ethernet, &fixture::network(), &mut outbox, &request).expect("valid");
+        let frames = fixture::frames(&mut outbox);
+        let frame = EthernetFrame::parse(&frames[0]).expect("a frame");
+        assert_eq!((frame.source.0, &frame.payload[8..14]), (from.0, &from.0[..]));
     }
 
     #[test]
@@ -391,6 +423,24 @@ mod tests {
         assert_eq!((prefix.valid_lifetime, prefix.preferred_lifetime), (u32::MAX, u32::MAX));
         assert_eq!(rdnss[..8], [25, 3, 0, 0, 0xff, 0xff, 0xff, 0xff]);
         assert_eq!(rdnss[8..], octets("fd00::3"));
+    }
+
+    #[test]
+    fn a_router_advertisement_names_all_servers_and_domains() {
+        let mut network = fixture::network();
+        let servers = ["2001:db8::53", "192.0.2.53", "2001:db8::54"];
+        network.advertised.servers = Some(servers.map(fixture::ip).to_vec());
+        network.advertised.search.push("example.org").expect("a domain");
+        let frames = answers(&network, &router_solicitation(GUEST_LINK_LOCAL, &[])).expect("valid");
+        let message = parse_answer(&frames[0]).message;
+        let (rdnss, dnssl) = message[64..].split_at(40);
+        assert_eq!(rdnss[..8], [25, 5, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(rdnss[8..24], octets("2001:db8::53"));
+        assert_eq!(rdnss[24..], octets("2001:db8::54"));
+        assert_eq!(dnssl, *b"\x1f\x03\0\0\xff\xff\xff\xff\x07example\x03org\0\0\0\0");
+        network.advertised = Advertised { servers: Some(Vec::new()), ..Advertised::default() };
+        let frames = answers(&network, &router_solicitation(GUEST_LINK_LOCAL, &[])).expect("valid");
+        assert_eq!(parse_answer(&frames[0]).message.len(), 64, "nothing about names");
     }
 
     #[test]

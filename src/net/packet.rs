@@ -236,11 +236,13 @@ fn partial_udp_header(
     Some(header)
 }
 
-/// Where a frame goes on which link: the addressee of everything written through it.
+/// Between whom a frame goes on which link: the ends of everything written through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ethernet {
     /// The link.
     pub port: PortId,
+    /// The gateway's station.
+    pub from: MacAddr,
     /// The station on it.
     pub to: MacAddr,
     /// What the link finishes for us.
@@ -267,7 +269,7 @@ impl Ethernet {
     /// Writes the Ethernet header to the start of `frame`.
     pub fn header(&self, frame: &mut [u8], ethertype: u16) {
         frame[..6].copy_from_slice(&self.to.0);
-        frame[6..12].copy_from_slice(&MacAddr::GATEWAY.0);
+        frame[6..12].copy_from_slice(&self.from.0);
         frame[12..ETHERNET_BYTES].copy_from_slice(&ethertype.to_be_bytes());
     }
 

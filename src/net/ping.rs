@@ -90,7 +90,7 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
     let destination = SocketAddr::new(packet.ip.destination, 0);
     match policy::route(core.network_of(packet.port), destination) {
         Verdict::Connect(target) => outward(core, packet, &echo, target),
-        Verdict::Dns => core.counters.drop(DropReason::Unsupported),
+        Verdict::Dns | Verdict::DnsServer(_) => core.counters.drop(DropReason::Unsupported),
         Verdict::Deny(reason) => {
             let guest = SocketAddr::new(packet.ip.source, 0);
             nat::deny(core, packet, "icmp", guest, destination, reason);

@@ -4,6 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::{Alias, Network, Splicing};
 
+const DNS_PORT: u16 = 53;
+/// DNS over TLS and over QUIC (RFC 7858, RFC 9250).
+const ENCRYPTED_DNS_PORT: u16 = 853;
+
 /// The decision about a new flow from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -11,6 +15,8 @@ pub enum Verdict {
     Connect(SocketAddr),
     /// To the DNS forwarder.
     Dns,
+    /// To this port of the DNS server that the forwarder would ask.
+    DnsServer(u16),
     /// Refuse, and say so to the guest.
     Deny(DenyReason),
 }
@@ -35,10 +41,15 @@ pub enum DenyReason {
 /// end.
 pub fn route(network: &Network, to: SocketAddr) -> Verdict {
     let ip = to.ip();
-    if is_forwarder(network, ip) {
-        return if to.port() == 53 { Verdict::Dns } else { Verdict::Deny(DenyReason::NoSuchService) };
-    }
     let alias = network.aliases.iter().find(|alias| alias.guest == ip);
+    if is_forwarder(network, ip) {
+        match to.port() {
+            DNS_PORT => return Verdict::Dns,
+            ENCRYPTED_DNS_PORT if network.encrypted_dns => return Verdict::DnsServer(ENCRYPTED_DNS_PORT),
+            _ if alias.is_none() => return Verdict::Deny(DenyReason::NoSuchService),
+            _ => {}
+        }
+    }
     let target = alias.map_or(to, |alias| SocketAddr::new(alias.host, to.port()));
     let opens = |alias: &Alias| network.host_access.loopback || !alias.host.is_loopback();
     if network.host_access.allowed.contains(&target) || alias.is_some_and(opens) {
@@ -342,6 +353,26 @@ mod tests {
         for to in ["10.0.2.3:80", "10.0.2.3:0", "[fd00::3]:853"] {
             assert_eq!(verdict(to), Verdict::Deny(DenyReason::NoSuchService), "{to}");
         }
+    }
+
+    #[test]
+    fn encrypted_queries_go_to_the_server_where_that_is_wanted() {
+        let mut network = fixture::network();
+        network.encrypted_dns = true;
+        for to in ["10.0.2.3:853", "[fd00::3]:853"] {
+            assert_eq!(route(&network, socket(to)), Verdict::DnsServer(853));
+        }
+        assert_eq!(route(&network, socket("10.0.2.3:80")), Verdict::Deny(DenyReason::NoSuchService));
+    }
+
+    #[test]
+    fn a_forwarder_at_an_alias_leaves_it_the_other_ports() {
+        let mut network = fixture::network();
+        let plan = network.ipv4.as_mut().expect("IPv4");
+        plan.dns = Some(plan.gateway);
+        network.host_access.loopback = true;
+        assert_eq!(route(&network, socket("10.0.2.2:53")), Verdict::Dns);
+        assert_eq!(route(&network, socket("10.0.2.2:80")), Verdict::Connect(socket("127.0.0.1:80")));
     }
 
     #[test]

@@ -127,6 +127,12 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
                 dns::from_guest(core, packet, datagram.source, payload);
             }
         }
+        Verdict::DnsServer(port) => match dns::server_at(core, port) {
+            Some(server) if server.is_ipv4() == datagram.destination.is_ipv4() => {
+                outward(core, packet, &datagram, server);
+            }
+            _ => core.counters.drop(DropReason::NoFlow),
+        },
         Verdict::Deny(reason) => {
             nat::deny(core, packet, "udp", datagram.source, datagram.destination, reason)
         }

@@ -6,9 +6,12 @@
 use std::io::{self, Write};
 use std::process;
 
+use nix::sys::prctl::set_name;
+
+use super::again::Restarting;
 use super::background::Streams;
 use super::{Preparation, Session};
-use crate::config::Config;
+use crate::config::{Config, Restart};
 use crate::container::{self, Foreground};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
@@ -19,6 +22,11 @@ use crate::{attach, image, state, sys};
 /// background, it prints the container's id as soon as the command runs. No thread may have been started before. `seed`
 /// feeds the gateway's random choices.
 pub fn run(config: &Config, seed: u64) -> Result<u8> {
+    if config.life.resumed.is_some() {
+        // It goes by the name of the link that it was started through.
+        let _ = set_name(c"rnet");
+        return keep(config, seed, None);
+    }
     state::sweep();
     if !config.life.detach {
         return keep(config, seed, None);
@@ -30,18 +38,58 @@ pub fn run(config: &Config, seed: u64) -> Result<u8> {
     Ok(0)
 }
 
+/// Lives through the container's life, and puts its end on record.
 fn keep(config: &Config, seed: u64, foreground: Option<Foreground>) -> Result<u8> {
+    let (place, mut kept) = begin(config)?;
+    let status = live(config, seed, place, foreground, kept.as_mut());
+    match (kept, &status) {
+        (None, _) => {}
+        // One that never was leaves nothing.
+        (Some(kept), Err(_)) if !kept.was_started() => drop(kept),
+        (Some(kept), Err(error)) => kept.end(error.code(), &error.to_string())?,
+        (Some(kept), Ok(status)) => kept.end(*status, "")?,
+    }
+    status
+}
+
+/// The container's place and record; a new one of which nobody needs to know can do without.
+fn begin(config: &Config) -> Result<(Option<Place>, Option<Kept>)> {
+    if let Some(resumed) = config.life.resumed {
+        let name = config.name.clone().unwrap_or_else(|| process::id().to_string());
+        let place = Place::again(&name)?;
+        let kept = Kept::resume(config, resumed.lock, &place)?;
+        return Ok((Some(place), Some(kept)));
+    }
     let place = Place::of(config.name.as_deref(), process::id(), None)?;
+    let kept = place.as_ref().map(|place| Kept::begin(config, place)).transpose()?;
+    if kept.is_none() && config.life.restart != Restart::No {
+        return Err(Error::new(
+            "cannot start",
+            "the command again and again",
+            "the container cannot be on record",
+        )
+        .hint("set XDG_RUNTIME_DIR to a directory of yours alone"));
+    }
+    Ok((place, kept))
+}
+
+/// From the set-up to the end, after which it may begin anew in a process of the same number.
+fn live(
+    config: &Config,
+    seed: u64,
+    place: Option<Place>,
+    foreground: Option<Foreground>,
+    mut kept: Option<&mut Kept>,
+) -> Result<u8> {
+    let restarting = Restarting::prepare(config)?;
     // Its leases are held until the container has ended.
-    let image = image::settled(config)?;
-    let (config, asked) = (&image.config, &config.container.rootfs);
-    // It goes after the session, on the way of an error too.
-    let mut kept = place.as_ref().map(|place| Kept::begin(config, asked, place)).transpose()?;
-    let streams = foreground.is_some().then(|| Streams::take_over(config.life.keeps_stdin)).transpose()?;
+    let image = image::settled(config, container::maps_others)?;
+    let config = &image.config;
+    let streams = config.life.detach.then(|| Streams::take_over(config.life.keeps_stdin)).transpose()?;
     let stderr = streams.as_ref().map(Streams::stderr);
     let mut session = Preparation { place, stderr, config, seed }.session()?;
     if let Some(kept) = &mut kept {
-        describe(kept, &session)?;
+        describe(kept, config, &session)?;
     }
     session.start()?;
     if let Some(kept) = &mut kept {
@@ -54,20 +102,30 @@ fn keep(config: &Config, seed: u64, foreground: Option<Foreground>) -> Result<u8
     };
     match foreground {
         Some(foreground) => foreground.release()?,
+        None if config.life.detach => container::let_go()?,
         None => session.announce(config.log.level),
     }
-    let status = session.wait();
+    let (mut last, mut interlude) = (true, None);
+    let status = session.finish(|running| {
+        last = running.is_told_to_end();
+        interlude = Some(running.interlude()?);
+        Ok(())
+    });
     if let Some(recorder) = recorder {
         recorder.finish();
     }
-    end(kept, &status)?;
-    status
+    let status = status?;
+    if let (Some(restarting), Some(kept), Some(interlude), false) = (restarting, kept, interlude, last) {
+        restarting.start_again(kept, status, interlude)?;
+    }
+    Ok(status)
 }
 
 /// Writes down what is known by now.
-fn describe(kept: &mut Kept, session: &Session) -> Result<()> {
+fn describe(kept: &mut Kept, config: &Config, session: &Session) -> Result<()> {
     kept.made(session.running.pid())?;
     kept.change(|record| {
+        record.settle(config);
         if let Some((network, mac)) = session.joined() {
             record.network_settings = NetworkSettings::of(&network, mac);
         }
@@ -75,10 +133,4 @@ fn describe(kept: &mut Kept, session: &Session) -> Result<()> {
             record.network_settings.listens(&publish, address);
         }
     })
-}
-
-fn end(kept: Option<Kept>, status: &Result<u8>) -> Result<()> {
-    let Some(kept) = kept else { return Ok(()) };
-    let error = status.as_ref().err().map(ToString::to_string).unwrap_or_default();
-    kept.end(status.as_ref().map_or_else(Error::code, |status| *status), &error)
 }

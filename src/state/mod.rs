@@ -15,20 +15,21 @@ mod time;
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 pub use self::log::{Entry, LogReader, LogWriter, MAX_PIECE_BYTES, Stream, Wanted};
 pub use self::record::{
-    Config, HostConfig, Mount, NetworkSettings, PortBinding, Process, Record, Rnet, State, Status,
+    Config, HostConfig, Mount, NetworkSettings, PortBinding, Process, Record, RestartPolicy, Rnet, State,
+    Status,
 };
 pub use self::time::Timestamp;
 use crate::control::{self, Place, RECORD};
@@ -51,22 +52,21 @@ const KILLED: u8 = 137;
 pub struct Kept {
     record: Record,
     directory: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
     ended: bool,
 }
 
 impl Kept {
-    /// Begins the record of the container of `config` in its `place`; `rootfs` is what was asked for as its root, which
-    /// may have been an image. No process that outlives this one may inherit
+    /// Begins the record of the container of `config` in its `place`. No process that outlives this one may inherit
     /// descriptors from it afterwards.
-    pub fn begin(config: &config::Config, rootfs: &config::RootFs, place: &Place) -> Result<Self> {
+    pub fn begin(config: &config::Config, place: &Place) -> Result<Self> {
         let directory = place.directory().to_owned();
         let failed = || format!("the directory {}", directory.display());
         let lock = File::open(&directory).context("cannot open", failed())?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
         let mut kept = Self {
-            record: Record::new(config, rootfs, &place.name()),
-            _lock: lock.context("cannot lock", failed())?,
+            record: Record::new(config, &place.name()),
+            lock: lock.context("cannot lock", failed())?,
             directory,
             ended: false,
         };
@@ -77,6 +77,32 @@ impl Kept {
         fs::write(&exit, "").context("cannot write", exit.display())?;
         kept.change(|record| record.rnet.keeper = Process::own())?;
         Ok(kept)
+    }
+
+    /// Goes on with the record of a container whose command is started again, by a keeper that has become this process
+    /// and has locked the container's directory with the descriptor `lock`. To be called before anything else is opened.
+    pub fn resume(config: &config::Config, lock: RawFd, place: &Place) -> Result<Self> {
+        let directory = place.directory().to_owned();
+        let lock = sys::process::inherited(lock).context("cannot take over", "the container's lock")?;
+        // The same description: it is locked already.
+        let lock = Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock);
+        let lock = lock.map_err(|(_, errno)| errno).context("cannot lock", directory.display())?;
+        let record = read(&directory).ok_or_else(|| {
+            Error::new("cannot go on with the container", place.name(), "its record is gone")
+        })?;
+        let mut kept = Self { record, directory, lock, ended: false };
+        kept.change(|record| {
+            record.resume(Record::new(config, &place.name()));
+            record.rnet.keeper = Process::own();
+        })?;
+        Ok(kept)
+    }
+
+    /// The descriptor that has the directory locked, which a process that this one becomes inherits.
+    pub fn lend(&self) -> Result<BorrowedFd<'_>> {
+        fcntl(&*self.lock, FcntlArg::F_SETFD(FdFlag::empty()))
+            .context("cannot pass on", "the container's lock")?;
+        Ok(self.lock.as_fd())
     }
 
     /// What is on record.
@@ -104,6 +130,11 @@ impl Kept {
         })
     }
 
+    /// Whether its command has ever been started: from then on a failure is a part of its life.
+    pub fn was_started(&self) -> bool {
+        self.record.state.started_at != Timestamp::default()
+    }
+
     /// Says that the command has ended with `code`, and of what else went wrong; removes all if nothing is to be kept.
     /// The place must be gone.
     pub fn end(mut self, code: u8, error: &str) -> Result<()> {
@@ -116,7 +147,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.ended && (self.record.host_config.auto_remove || !self.was_started()) {
             remove(&self.directory);
         }
     }

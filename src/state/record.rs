@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -123,10 +124,22 @@ pub struct Config {
 pub struct HostConfig {
     /// Nothing of it is kept when it has ended.
     pub auto_remove: bool,
+    /// When its command is started again.
+    pub restart_policy: RestartPolicy,
     /// Writes to the root are refused.
     pub readonly_rootfs: bool,
     /// Whose network it is, as `--net` has it.
     pub network_mode: String,
+}
+
+/// When a command that has ended is started again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct RestartPolicy {
+    /// `no`, `on-failure` or `always`.
+    pub name: String,
+    /// How often at most; 0 is no limit.
+    pub maximum_retry_count: u32,
 }
 
 /// A container's network.
@@ -181,6 +194,8 @@ pub struct Rnet {
     pub keeper: Process,
     /// The container's first process.
     pub first: Process,
+    /// How long was waited before the command was last started again.
+    pub pause_ms: u64,
     /// The root filesystem, in words.
     pub rootfs: String,
 }
@@ -196,9 +211,8 @@ pub struct Process {
 }
 
 impl Record {
-    /// The record of a container that is about to be made by `config`, where `asked` was for as its root, and is called
-    /// `name`.
-    pub fn new(config: &config::Config, asked: &RootFs, name: &str) -> Self {
+    /// The record of a container that is about to be made by `config`, and is called `name`.
+    pub fn new(config: &config::Config, name: &str) -> Self {
         let container = &config.container;
         Self {
             id: config.life.id.clone(),
@@ -214,14 +228,22 @@ impl Record {
             },
             host_config: HostConfig {
                 auto_remove: config.life.remove,
+                restart_policy: config.life.restart.into(),
                 readonly_rootfs: container.read_only,
                 network_mode: config.mode.to_string(),
             },
             network_settings: NetworkSettings::new(config),
             mounts: mounts(container),
-            rnet: Rnet { rootfs: rootfs(asked), ..Rnet::default() },
+            rnet: Rnet { rootfs: rootfs(&container.rootfs), ..Rnet::default() },
             ..Self::default()
         }
+    }
+
+    /// Says what it became, with what its image has added. Its root is still called as it was asked for.
+    pub fn settle(&mut self, config: &config::Config) {
+        let settled = Self::new(config, &self.name);
+        self.config = settled.config;
+        self.mounts = settled.mounts;
     }
 
     /// The first digits of the id.
@@ -245,14 +267,34 @@ impl Record {
 
     /// Says that the command has ended with `code`, and why if that is not all.
     pub fn ended(&mut self, code: u8, error: &str) {
-        self.become_status(Status::Exited);
-        self.state.exit_code = code.into();
+        self.finish(Status::Exited, code);
         error.clone_into(&mut self.state.error);
+        self.rnet.keeper = Process::default();
+    }
+
+    /// Says that the command has ended with `code`, and will be started again after a `pause`.
+    pub fn restarts_after(&mut self, code: u8, pause: Duration) {
+        self.finish(Status::Restarting, code);
+        self.rnet.pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+    }
+
+    /// Says that what has ended is about to be started again, as `next` says.
+    pub(super) fn resume(&mut self, next: Self) {
+        let Self { created, restart_count, state, log_path, rnet, .. } = std::mem::replace(self, next);
+        self.created = created;
+        self.restart_count = restart_count + 1;
+        self.state = state;
+        self.log_path = log_path;
+        self.rnet.pause_ms = rnet.pause_ms;
+    }
+
+    fn finish(&mut self, status: Status, code: u8) {
+        self.become_status(status);
+        self.state.exit_code = code.into();
         self.state.finished_at = Timestamp::now();
         self.state.pid = 0;
         self.network_settings.ports.clear();
         self.rnet.first = Process::default();
-        self.rnet.keeper = Process::default();
     }
 
     fn become_status(&mut self, status: Status) {
@@ -260,6 +302,17 @@ impl Record {
         self.state.running = matches!(status, Status::Running | Status::Paused);
         self.state.paused = status == Status::Paused;
         self.state.restarting = status == Status::Restarting;
+    }
+}
+
+impl From<config::Restart> for RestartPolicy {
+    fn from(restart: config::Restart) -> Self {
+        let (name, most) = match restart {
+            config::Restart::No => ("no", None),
+            config::Restart::OnFailure { most } => ("on-failure", most),
+            config::Restart::Always => ("always", None),
+        };
+        Self { name: name.to_owned(), maximum_retry_count: most.unwrap_or_default() }
     }
 }
 

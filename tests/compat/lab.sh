@@ -153,3 +153,30 @@ PYTHON
 
 # resolv_conf TEXT: what the host's /etc/resolv.conf says from now on.
 resolv_conf() { echo "$1" >/mnt/etc/resolv.conf; }
+
+# mirrors ADDRESS PORT [COMMAND...]: every datagram comes back.
+mirrors() {
+    local address=$1 port=$2
+    shift 2
+    "$@" python3 - "$address" "$port" <<'PYTHON' &
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((sys.argv[1], int(sys.argv[2])))
+while True:
+    server.sendto(*server.recvfrom(2048))
+PYTHON
+}
+
+# comes_back ADDRESS PORT TEXT [COMMAND...]: a datagram with that text comes back at once.
+comes_back() {
+    local address=$1 port=$2 text=$3
+    shift 3
+    "$@" python3 - "$address" "$port" "$text" <<'PYTHON'
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(1)
+client.connect((sys.argv[1], int(sys.argv[2])))
+client.send(sys.argv[3].encode())
+assert client.recv(2048) == sys.argv[3].encode()
+PYTHON
+}

@@ -286,7 +286,7 @@ play_datagram_ports_of_the_guest_are_published_too() {
 
 play_what_the_host_listens_on_is_offered_at_the_guests_loopback() {
     answers 127.0.0.1 7002 host
-    has "$("$PROGRAM" --config-net -t none -u none -T auto -U none -- bash -c 'cat </dev/tcp/127.0.0.1/7002')" \
+    has "$("$PROGRAM" --config-net -- bash -c 'cat </dev/tcp/127.0.0.1/7002')" \
         "host 127.0.0.1"
 }
 
@@ -317,33 +317,6 @@ play_datagrams_of_the_guests_loopback_lead_to_the_hosts() {
     timeout 20 "$PROGRAM" --config-net -t none -u none -T none -U 7003:7004 "$SPACE"
     becomes comes_back 127.0.0.1 7003 hello in_space
     refuses comes_back 127.0.0.1 7004 hello in_space >/dev/null
-}
-
-# mirrors ADDRESS PORT [COMMAND...]: every datagram comes back.
-mirrors() {
-    local address=$1 port=$2
-    shift 2
-    "$@" python3 - "$address" "$port" <<'PYTHON' &
-import socket, sys
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind((sys.argv[1], int(sys.argv[2])))
-while True:
-    server.sendto(*server.recvfrom(2048))
-PYTHON
-}
-
-# comes_back ADDRESS PORT TEXT [COMMAND...]: a datagram with that text comes back at once.
-comes_back() {
-    local address=$1 port=$2 text=$3
-    shift 3
-    "$@" python3 - "$address" "$port" "$text" <<'PYTHON'
-import socket, sys
-client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-client.settimeout(1)
-client.connect((sys.argv[1], int(sys.argv[2])))
-client.send(sys.argv[3].encode())
-assert client.recv(2048) == sys.argv[3].encode()
-PYTHON
 }
 
 play_a_descriptor_names_the_namespace() {
@@ -391,6 +364,15 @@ play_loopback_clients_appear_as_the_guest_itself() {
     timeout 20 "$PROGRAM" --config-net --no-splice -t 6001 -u none -T none -U none "$SPACE"
     answers 0.0.0.0 6001 guest in_space
     has "$(asks 127.0.0.1 6001)" "guest 192.0.2.1"
+}
+
+unlike pasta servers_of_the_guests_loopback_are_followed_if_they_are_reached "version 2023-03 has no --host-lo-to-ns-lo"
+play_servers_of_the_guests_loopback_are_followed_if_they_are_reached() {
+    space
+    timeout 20 "$PROGRAM" --config-net --host-lo-to-ns-lo -u none -T none -U none "$SPACE"
+    answers 127.0.0.1 7001 private in_space
+    becomes asks 127.0.0.1 7001
+    has "$(asks 127.0.0.1 7001)" "private 127.0.0.1"
 }
 
 unlike pasta the_guests_loopback_is_reached_if_asked_for "version 2023-03 has no --host-lo-to-ns-lo"

@@ -1,4 +1,4 @@
-"""Asks for a router (RFC 4861) and prints the prefix, flags and DNS server (RFC 8106) of its answer."""
+"""Asks for a router (RFC 4861) and prints the prefix, flags, DNS servers and domains (RFC 8106) of its answer."""
 import socket, struct
 
 IFNAME = next(name for _, name in socket.if_nameindex() if name != "lo")
@@ -22,5 +22,15 @@ while options:
     if kind == 5:
         print("mtu", struct.unpack(">I", options[4:8])[0])
     if kind == 25:
-        print("dns", socket.inet_ntop(socket.AF_INET6, options[8:24]))
+        for at in range(8, length, 16):
+            print("dns", socket.inet_ntop(socket.AF_INET6, options[at : at + 16]))
+    if kind == 31:
+        wire, labels = options[8:length], []
+        while wire:
+            label, wire = wire[1 : 1 + wire[0]].decode(), wire[1 + wire[0] :]
+            if label:
+                labels.append(label)
+            elif labels:
+                print("search", ".".join(labels))
+                labels = []
     options = options[length:]

@@ -25,6 +25,11 @@ over_any_link![
     one_that_runs_is_removed_by_force_only,
     one_whose_rnet_was_killed_counts_as_killed,
     ports_are_listed_as_they_are_now,
+    a_command_that_fails_is_started_again,
+    restarts_keep_the_process_the_id_the_output_and_the_surroundings,
+    stopping_ends_restarts,
+    a_container_that_waits_to_be_restarted_can_be_stopped,
+    a_signal_of_the_caller_ends_restarts_in_the_foreground,
 ];
 
 fn a_running_container_is_on_record(host: &Host) {
@@ -219,6 +224,80 @@ fn ports_are_listed_as_they_are_now(host: &Host) {
     assert!(rnet(host, &["ps"]).contains("127.0.0.1:8081->81/tcp"));
     rnet(host, &["stop", "box"]);
     assert_eq!(inspect(host, "box")["NetworkSettings"]["Ports"], serde_json::json!({}));
+}
+
+fn a_command_that_fails_is_started_again(host: &Host) {
+    start(host, &["--name", "box", "--restart", "on-failure:3"], "echo run; exit 4");
+    assert_eq!(rnet(host, &["wait", "box"]), "4\n");
+    let record = inspect(host, "box");
+    assert_eq!((&record["RestartCount"], &record["State"]["Status"]), (&3.into(), &"exited".into()));
+    assert_eq!(rnet(host, &["logs", "box"]), "run\n".repeat(4));
+    start(host, &["--name", "well", "--restart", "on-failure"], "echo run");
+    assert_eq!(rnet(host, &["wait", "well"]), "0\n");
+    assert_eq!(inspect(host, "well")["RestartCount"], 0);
+}
+
+fn restarts_keep_the_process_the_id_the_output_and_the_surroundings(host: &Host) {
+    let options =
+        ["--name", "box", "--restart", "on-failure", "-v", ".:/home", "-p", "127.0.0.1:8080:80", "-h", "me"];
+    let line = "echo x >>/home/count; n=$(wc -l </home/count); echo $n $(hostname) $(ulimit -Sn) $(cat /proc/self/status | grep SigBlk) \
+                $(test -d /home/rnet && echo home); [ $n -lt 3 ] || exec sleep 1000; exit 1";
+    start(host, &options, line);
+    let keeper = keeper(host, "box");
+    let before = inspect(host, "box");
+    let record = wait_for("the third start", || {
+        let record = inspect(host, "box");
+        (record["RestartCount"] == 2 && record["State"]["Running"] == true).then_some(record)
+    });
+    assert_eq!((&record["Id"], &record["Created"]), (&before["Id"], &before["Created"]));
+    assert_eq!(number(&record["Rnet"]["Keeper"]["Pid"]), keeper);
+    assert_eq!(record["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"], "8080");
+    let lines = wait_for("three lines", || {
+        let lines: Vec<String> = rnet(host, &["logs", "box"]).lines().map(str::to_owned).collect();
+        (lines.len() == 3).then_some(lines)
+    });
+    for (number, line) in lines.iter().enumerate() {
+        let rest = lines[0].strip_prefix("1 ").expect("the first line");
+        assert_eq!(line, &format!("{} {rest}", number + 1));
+        assert!(line.ends_with("home") && line.contains(" me "), "{line}");
+    }
+    rnet(host, &["rm", "-f", "box"]);
+    assert_eq!(places(host), "");
+}
+
+fn stopping_ends_restarts(host: &Host) {
+    start(host, &["--name", "box", "--restart", "always"], "exec sleep 1000");
+    rnet(host, &["kill", "-s", "TERM", "box"]);
+    wait_for("a restart", || (inspect(host, "box")["RestartCount"] == 1).then_some(()));
+    wait_for("its start", || (inspect(host, "box")["State"]["Running"] == true).then_some(()));
+    rnet(host, &["stop", "box"]);
+    let record = inspect(host, "box");
+    assert_eq!((&record["RestartCount"], &record["State"]["ExitCode"]), (&1.into(), &143.into()));
+    assert_eq!(record["State"]["Status"], "exited");
+}
+
+fn a_container_that_waits_to_be_restarted_can_be_stopped(host: &Host) {
+    start(host, &["--name", "box", "--restart", "always"], "exit 4");
+    wait_for("a pause of some length", || {
+        let record = inspect(host, "box");
+        let pause = record["Rnet"]["PauseMs"].as_i64().expect("a number");
+        (pause >= 800 && record["State"]["Status"] == "restarting").then_some(())
+    });
+    assert!(rnet(host, &["ps"]).contains("Restarting (4)"));
+    rnet(host, &["stop", "box"]);
+    let record = inspect(host, "box");
+    assert_eq!((&record["State"]["Status"], &record["State"]["ExitCode"]), (&"exited".into(), &4.into()));
+}
+
+fn a_signal_of_the_caller_ends_restarts_in_the_foreground(host: &Host) {
+    let mut guest =
+        host.start(&["--restart", "always"], Root::Busybox, &["sh", "-c", "echo run; sleep 0.1; exit 4"]);
+    wait_for("the second start", || (guest.stdout().lines().count() >= 2).then_some(()));
+    assert!(!guest.has_ended());
+    guest.signal(Signal::SIGTERM);
+    let code = guest.wait().code();
+    assert!(code == 143 || code == 4, "{code}");
+    assert_eq!(places(host), "");
 }
 
 /// Starts a shell line in the background.

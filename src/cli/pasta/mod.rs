@@ -4,6 +4,7 @@
 //! in two steps, as a guest's network is modelled on the host's: [`parse`] reads the options, and [`Spec::settle`]
 //! joins them with what the host has. What an option means to rnet beyond that is in docs/compat.md.
 
+mod naming;
 mod options;
 pub(super) mod pesto;
 mod ports;

@@ -39,16 +39,16 @@ connect it via pasta.
   -m, --mtu MTU           assign MTU (default: 65520)
   -a, --address ADDR      assign this IPv4 or IPv6 address (default: those of the host's interface)
   -n, --netmask MASK      assign this IPv4 netmask, dot-decimal or bits
-  -M, --mac-addr ADDR     no effect: the gateway's MAC address is rnet's own
+  -M, --mac-addr ADDR     MAC address of the gateway
   -g, --gateway ADDR      this is the gateway (default: the host's)
   -i, --interface NAME    the host's interface for addresses and routes (default: that of its default route)
   -o, --outbound ADDR     send from this address of the host
       --outbound-if4 NAME send IPv4 through this interface of the host
       --outbound-if6 NAME send IPv6 through this interface of the host
-  -D, --dns ADDR          no effect but with --dhcp-dns: a DNS server to be advertised
-  -S, --search LIST       no effect: search domains are not advertised
-      --dhcp-dns, --dhcp-search
-                          the same for the host's
+  -D, --dns ADDR          with --dhcp-dns: a DNS server to be advertised, or none (default: the host's)
+  -S, --search LIST       with --dhcp-search: domains to be advertised, or none (default: the host's)
+      --dhcp-dns          advertise DNS servers by DHCP, DHCPv6 and NDP
+      --dhcp-search       the same for search domains
       --map-host-loopback ADDR
                           this address means the host's loopback (default: the gateway's)
       --map-guest-addr ADDR
@@ -109,6 +109,8 @@ pub(super) enum Is {
     Search,
     DhcpDns,
     DhcpSearch,
+    NoDhcpDns,
+    NoDhcpSearch,
     MapHostLoopback,
     MapGuestAddr,
     DnsForward,
@@ -173,6 +175,8 @@ pub(super) const OPTIONS: &[Opt<Is>] = &[
     value(Is::Search, "search", Some(b'S')),
     flag(Is::DhcpDns, "dhcp-dns", None),
     flag(Is::DhcpSearch, "dhcp-search", None),
+    flag(Is::NoDhcpDns, "no-dhcp-dns", None),
+    flag(Is::NoDhcpSearch, "no-dhcp-search", None),
     value(Is::MapHostLoopback, "map-host-loopback", None),
     value(Is::MapGuestAddr, "map-guest-addr", None),
     value(Is::DnsForward, "dns-forward", None),
@@ -288,6 +292,13 @@ pub(super) struct Options {
     pub(super) no_copy_routes: bool,
     pub(super) no_copy_addrs: bool,
     pub(super) ns_mac: Option<MacAddr>,
+    pub(super) mac: Option<MacAddr>,
+    /// Servers to be told; an empty list is `none`.
+    pub(super) dns: Option<Vec<IpAddr>>,
+    /// Domains to be told; an empty list is `none`.
+    pub(super) search: Option<Vec<String>>,
+    pub(super) dhcp_dns: bool,
+    pub(super) dhcp_search: bool,
     /// Options that have no effect here, and why.
     pub(super) without_effect: Vec<&'static str>,
     pub(super) operands: Vec<OsString>,
@@ -343,14 +354,18 @@ impl Options {
             Is::ConfigNet => self.config_net = true,
             Is::NoCopyRoutes => self.no_copy_routes = true,
             Is::NoCopyAddrs => self.no_copy_addrs = true,
-            Is::NsMac => {
-                self.ns_mac = Some(text.parse().map_err(|_| format!("Invalid MAC address: {text}"))?)
-            }
+            Is::NsMac => self.ns_mac = Some(mac(&text)?),
             Is::TcpPorts => self.tcp_in.push(('t', text.into_owned())),
             Is::UdpPorts => self.udp_in.push(('u', text.into_owned())),
             Is::TcpNs => self.tcp_out.push(('T', text.into_owned())),
             Is::UdpNs => self.udp_out.push(('U', text.into_owned())),
-            Is::Fd | Is::OneOff | Is::Socket | Is::VhostUser | Is::PrintCapabilities => {
+            Is::Fd
+            | Is::OneOff
+            | Is::Socket
+            | Is::VhostUser
+            | Is::PrintCapabilities
+            | Is::NoDhcpDns
+            | Is::NoDhcpSearch => {
                 return Err(only_for_passt(is).to_owned());
             }
             _ => return self.set_network(is, &text),
@@ -385,17 +400,17 @@ impl Options {
             Is::Ipv6Only => self.ipv6_only = true,
             Is::NoSplice => self.no_splice = true,
             Is::HostLoToNsLo => self.host_lo_to_ns_lo = true,
-            Is::Mac => {
-                let _: MacAddr = text.parse().map_err(|_| format!("Invalid MAC address: {text}"))?;
-                self.without_effect.push("--mac-addr: the gateway's MAC address is rnet's own");
+            Is::Mac => self.mac = Some(mac(text)?),
+            // The last of what contradicts itself wins.
+            Is::Dns if is_none(text) => self.dns = Some(Vec::new()),
+            Is::Dns => self.dns.get_or_insert_default().push(address(text, "DNS address")?),
+            Is::Search if is_none(text) => self.search = Some(Vec::new()),
+            Is::Search => {
+                let domains = text.split_ascii_whitespace().map(str::to_owned);
+                self.search.get_or_insert_default().extend(domains);
             }
-            Is::Dns if text != "none" && !text.is_empty() => {
-                address(text, "DNS address")?;
-                self.without_effect.push("--dns: the forwarder alone is advertised");
-            }
-            Is::Search => self.without_effect.push("--search: search domains are not advertised"),
-            Is::DhcpDns => self.without_effect.push("--dhcp-dns: the forwarder alone is advertised"),
-            Is::DhcpSearch => self.without_effect.push("--dhcp-search: search domains are not advertised"),
+            Is::DhcpDns => self.dhcp_dns = true,
+            Is::DhcpSearch => self.dhcp_search = true,
             Is::RunAs => self.without_effect.push("--runas: rnet keeps the user it has"),
             Is::Freebind => self.without_effect.push("--freebind: addresses must be the host's"),
             // Nothing is different without them.
@@ -418,6 +433,12 @@ impl Options {
             let option = if self.no_copy_routes { "--no-copy-routes" } else { "--no-copy-addrs" };
             return Err(format!("{option} needs --config-net"));
         }
+        if self.ns_mac.is_some_and(|mac| mac == self.mac.unwrap_or(MacAddr::GATEWAY)) {
+            return Err("The gateway has the MAC address of --ns-mac-addr: another one is needed".into());
+        }
+        if self.dns.as_ref().is_some_and(|given| given.len() > MAX_DNS_SERVERS) {
+            return Err(format!("--dns is given more than {MAX_DNS_SERVERS} times"));
+        }
         if self.dns_hosts.len() > MAX_DNS_SERVERS {
             return Err(format!("--dns-host is given more than {MAX_DNS_SERVERS} times"));
         }
@@ -436,6 +457,8 @@ fn only_for_passt(is: Is) -> &'static str {
         Is::Fd => "-F/--fd is not supported: use rnet attach --tap-fd",
         Is::OneOff => "--one-off is for passt mode only",
         Is::Socket => "-s is for passt mode only",
+        Is::NoDhcpDns => "--no-dhcp-dns is for passt mode only",
+        Is::NoDhcpSearch => "--no-dhcp-search is for passt mode only",
         _ => "--vhost-user is for passt mode only",
     }
 }
@@ -445,6 +468,14 @@ fn once<T>(place: &mut Option<T>, value: T, what: &str) -> Result<(), String> {
         None => Ok(()),
         Some(_) => Err(format!("Multiple {what} options given")),
     }
+}
+
+fn is_none(text: &str) -> bool {
+    text.is_empty() || text == "none"
+}
+
+fn mac(text: &str) -> Result<MacAddr, String> {
+    text.parse().map_err(|_| format!("Invalid MAC address: {text}"))
 }
 
 fn address(text: &str, what: &str) -> Result<IpAddr, String> {

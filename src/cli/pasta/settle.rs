@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::super::{Note, Request, Surroundings};
+use super::naming;
 use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
     Alias, Allowance, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute,
     HostAccess, HostInterface, HostNetwork, Identity, IfName, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
-    LinkKind, LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, Network, NetworkMode,
-    Outbound, Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing, Target, Terminal,
-    Transport,
+    LinkKind, LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, MacAddr, Network,
+    NetworkMode, Outbound, Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing,
+    Target, Terminal, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -39,11 +40,15 @@ pub(super) fn settle(
     let target = target(&options)?;
     let families = Families::of(&options, host)?;
     let mtu = mtu(&options, families.v4.is_some(), &mut notes);
-    let mut network = network(&options, &families, mtu);
+    let mut network = network(&options, host, &families, mtu);
+    let (advertised, left_out) = naming::advertised(&options, host, &network);
+    network.advertised = advertised;
+    notes.extend(left_out.into_iter().map(note));
     let link = link(&options, &families, surroundings);
-    let (inbound, outbound, automatic) = ports(&options, host, mtu.ipv6 && families.v6.is_some())?;
+    let (inbound, outbound, mut automatic) = ports(&options, host, mtu.ipv6 && families.v6.is_some())?;
     network.loopback_forwards = outbound;
     network.splice = splicing(&options);
+    automatic.loopback_servers = network.splice == Splicing::ToLoopback;
     let is_tcp = |forward: &Forward| forward.publish.transport == Transport::Tcp;
     network.publishes_later = options.conf_path.is_some() || automatic.tcp_in || inbound.iter().any(is_tcp);
     network.automatic = automatic;
@@ -284,10 +289,12 @@ fn mtu(options: &Options, has_ipv4: bool, notes: &mut Vec<Note>) -> Mtu {
     Mtu { bytes, ipv6: bytes >= IPV6_MIN_MTU }
 }
 
-fn network(options: &Options, families: &Families, mtu: Mtu) -> Network {
-    let ipv4 = families.v4.as_ref().and_then(|family| ipv4_plan(family, options));
-    let ipv6 = families.v6.as_ref().filter(|_| mtu.ipv6).and_then(|family| ipv6_plan(family, options));
-    let all = [&families.v4, &families.v6].into_iter().flatten().flat_map(|family| &family.addresses);
+fn network(options: &Options, host: &HostNetwork, families: &Families, mtu: Mtu) -> Network {
+    let ipv4 = families.v4.as_ref().and_then(|family| ipv4_plan(family, options, host));
+    let ipv6 = families.v6.as_ref().filter(|_| mtu.ipv6).and_then(|family| ipv6_plan(family, options, host));
+    // Who configures itself has the first address of each family alone.
+    let set = [&families.v4, &families.v6].into_iter().flatten().filter(|_| options.config_net);
+    let all = set.flat_map(|family| &family.addresses);
     let has_gateway = families.v4.as_ref().is_some_and(|family| family.gateway.is_some());
     Network {
         mtu: mtu.bytes,
@@ -303,6 +310,8 @@ fn network(options: &Options, families: &Families, mtu: Mtu) -> Network {
             dhcpv6: !options.no_dhcpv6,
             router_advertisements: !options.no_ra && !options.config_net,
         },
+        encrypted_dns: true,
+        gateway_mac: options.mac.unwrap_or(MacAddr::GATEWAY),
         ..Network::new(ipv4, ipv6)
     }
 }
@@ -316,26 +325,26 @@ fn splicing(options: &Options) -> Splicing {
     }
 }
 
-fn ipv4_plan(family: &Family, options: &Options) -> Option<Ipv4Plan> {
+fn ipv4_plan(family: &Family, options: &Options, host: &HostNetwork) -> Option<Ipv4Plan> {
     let Some(IpNet::V4(subnet)) = family.addresses.first() else { return None };
     let gateway = match family.gateway {
         Some(IpAddr::V4(gateway)) => gateway,
         _ => LOCAL_GATEWAY,
     };
-    let dns = match options.dns_forward.v4 {
+    let dns = match naming::forwarder(options, host, gateway.into()) {
         Some(IpAddr::V4(dns)) => Some(dns),
         _ => None,
     };
     Some(Ipv4Plan { subnet: *subnet, gateway, dns, guest: subnet.addr(), lease: subnet.addr() })
 }
 
-fn ipv6_plan(family: &Family, options: &Options) -> Option<Ipv6Plan> {
+fn ipv6_plan(family: &Family, options: &Options, host: &HostNetwork) -> Option<Ipv6Plan> {
     let Some(IpNet::V6(subnet)) = family.addresses.first() else { return None };
     let gateway = match family.gateway {
         Some(IpAddr::V6(gateway)) => gateway,
         _ => LOCAL_GATEWAY_V6,
     };
-    let dns = match options.dns_forward.v6 {
+    let dns = match naming::forwarder(options, host, gateway.into()) {
         Some(IpAddr::V6(dns)) => Some(dns),
         _ => None,
     };

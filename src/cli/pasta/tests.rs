@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::{
-    Alias, Attach, Forward, GuestRoute, HostInterface, HostRoute, LogLevel, PastaGuest, Setup, Splicing,
-    Target, Transport,
+    Alias, Attach, Forward, GuestRoute, HostInterface, HostRoute, LogLevel, MacAddr, PastaGuest, Setup,
+    Splicing, Target, Transport,
 };
 use std::net::IpAddr;
 use std::path::Path;
@@ -79,6 +79,7 @@ fn rootlesskits_command_line_has_an_address_plan_of_its_own() {
     assert!(network.ipv6.is_none() && network.aliases.is_empty());
     assert!(network.automatic.tcp_in && !network.automatic.udp_in && network.automatic.tcp_out);
     assert_eq!(network.automatic.bind, Some(ip("0.0.0.0")), "--ipv4-only");
+    assert!(network.automatic.loopback_servers, "--host-lo-to-ns-lo");
     let Setup::Given { routes, .. } = &attach.link.setup else { panic!("--config-net") };
     assert_eq!(routes.iter().map(shown).collect::<Vec<_>>(), ["0.0.0.0/0 via 10.0.2.2"]);
 }
@@ -204,15 +205,7 @@ fn sockets_inside_are_wanted_for_tcp_ports_now_or_later() {
 
 #[test]
 fn what_has_no_effect_is_said() {
-    for line in [
-        "-M 0e:d4:18:d9:38:fb",
-        "-D 192.0.2.1",
-        "-S example.org",
-        "--dhcp-dns",
-        "--dhcp-search",
-        "--runas 1000:1000",
-        "--freebind",
-    ] {
+    for line in ["--dhcp-search -S a..b", "--runas 1000:1000", "--freebind"] {
         let request = request(&format!("-t none -u none -T none -U none {line} 1")).expect("accepted");
         assert_eq!(request.notes.len(), 1, "{line}");
     }
@@ -222,6 +215,41 @@ fn what_has_no_effect_is_said() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn names_are_told_if_asked_for() {
+    let told = |line: &str| {
+        let network = attached(&settled(&format!("{line} 1"))).network.clone();
+        let servers: Vec<String> = network.advertised_servers().map(|server| server.to_string()).collect();
+        (servers.join(" "), network.advertised.search.wire().to_vec())
+    };
+    for (line, servers) in [
+        ("-D 198.51.100.1 --dns-forward 192.0.2.3", ""),
+        ("--dhcp-dns", "192.0.2.53 192.0.2.1"),
+        ("--dhcp-dns --dns-forward 192.0.2.3", "192.0.2.53 192.0.2.3"),
+        ("--dhcp-dns --no-map-gw", "192.0.2.53"),
+        ("--dhcp-dns --no-map-gw --map-host-loopback 192.0.2.8", "192.0.2.53 192.0.2.8"),
+        ("--dhcp-dns -D 198.51.100.1 -D 2001:db8::53", "198.51.100.1 2001:db8::53"),
+        ("--dhcp-dns -D none", ""),
+    ] {
+        assert_eq!(told(line), (servers.to_owned(), Vec::new()), "{line}");
+    }
+    for (line, search) in [
+        ("-S example.org", &b""[..]),
+        ("--dhcp-search", b"\x07example\x03org\x00"),
+        ("--dhcp-search -S none", b""),
+        ("--dhcp-search -S a.example -S b", b"\x01a\x07example\x00\x01b\x00"),
+    ] {
+        assert_eq!(told(line).1, search, "{line}");
+    }
+}
+
+#[test]
+fn the_gateways_station_may_be_chosen() {
+    let network = attached(&settled("-M 0e:d4:18:d9:38:fb 1")).network.clone();
+    assert_eq!(network.gateway_mac.0, [0x0e, 0xd4, 0x18, 0xd9, 0x38, 0xfb]);
+    assert_eq!(attached(&settled("1")).network.gateway_mac, MacAddr::GATEWAY);
 }
 
 #[test]
@@ -253,6 +281,13 @@ fn mistakes_are_told_in_the_originals_words() {
         ("-t", "pasta: option requires an argument -- 't'"),
         ("--quiet=5", "pasta: option '--quiet' doesn't allow an argument"),
         ("--m 5 1", "pasta: option '--m' is ambiguous; possibilities: '--mtu' '--mac-addr'"),
+        ("-M 0:0 1", "Invalid MAC address: 0:0\n"),
+        (
+            "-M 0e:d4:18:d9:38:fb --ns-mac-addr 0e:d4:18:d9:38:fb 1",
+            "The gateway has the MAC address of --ns-mac-addr",
+        ),
+        ("--no-dhcp-dns 1", "--no-dhcp-dns is for passt mode only\n"),
+        ("-D 1.2 1", "Invalid DNS address: 1.2\n"),
         ("--mtu 5 1", "Invalid MTU: 5\n"),
         ("--mtu x 1", "Invalid MTU: x\n"),
         ("-a 1.2.3 1", "Invalid address: 1.2.3\n"),
@@ -290,8 +325,9 @@ fn version_and_help_win_over_what_follows() {
     let help = parse(words("-h")).map(drop).expect_err("text").to_string();
     for option in options::OPTIONS {
         let hidden = ["fd", "one-off", "socket", "socket-path", "vhost-user", "print-capabilities"];
+        let of_passt = option.long.starts_with("no-dhcp-");
         assert!(
-            hidden.contains(&option.long) || help.contains(&format!("--{}", option.long)),
+            of_passt || hidden.contains(&option.long) || help.contains(&format!("--{}", option.long)),
             "{}",
             option.long
         );
@@ -365,6 +401,8 @@ fn host() -> HostNetwork {
             route(3, "::/0", Some("fe80::1"), false),
         ],
         ephemeral: None,
+        nameservers: vec![ip("192.0.2.53"), ip("127.0.0.53")],
+        search: vec!["example.org".to_owned()],
     }
 }
 

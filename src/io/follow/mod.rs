@@ -113,7 +113,8 @@ impl Follower {
     /// Publishes what the guest listens on. Some protocols use the number of their TCP port over UDP without listening
     /// there yet, so those of TCP count for UDP too.
     fn look_at_guest(&mut self) {
-        let mut tcp = self.guest.bound(Transport::Tcp, Reach::Link, &self.ephemeral);
+        let reach = if self.automatic.loopback_servers { Reach::Either } else { Reach::Link };
+        let mut tcp = self.guest.bound(Transport::Tcp, reach, &self.ephemeral);
         tcp.retain(|port| !self.entrances.ports(Transport::Tcp).contains(port));
         if self.automatic.udp_in {
             let mut udp = self.guest.bound(Transport::Udp, Reach::Link, &self.ephemeral);

@@ -22,6 +22,8 @@ const UDP_UNCONNECTED: &str = "07";
 pub(super) enum Reach {
     /// From another station: one that is bound to the loopback is out of reach.
     Link,
+    /// From another station and from the loopback.
+    Either,
     /// From the loopback: one that is bound to another address is out of reach.
     Loopback,
 }
@@ -30,6 +32,7 @@ impl Reach {
     fn includes(self, address: IpAddr) -> bool {
         match self {
             Self::Link => !address.is_loopback(),
+            Self::Either => true,
             Self::Loopback => address.is_loopback() || address.is_unspecified(),
         }
     }
@@ -151,6 +154,7 @@ mod tests {
     fn who_waits_within_reach_is_found() {
         assert_eq!(ports(TCP, Transport::Tcp, Reach::Link), [80, 8080]);
         assert_eq!(ports(TCP, Transport::Tcp, Reach::Loopback), [22, 8080]);
+        assert_eq!(ports(TCP, Transport::Tcp, Reach::Either), [22, 80, 8080]);
         assert_eq!(ports(UDP6, Transport::Udp, Reach::Link), [53], "clients' ports are left out");
         assert_eq!(ports(UDP6, Transport::Udp, Reach::Loopback), [53, 123]);
     }

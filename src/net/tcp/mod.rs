@@ -126,6 +126,10 @@ fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr
                 None => return refuse(core, packet, DropReason::NoFlow),
             }
         }
+        Verdict::DnsServer(port) => match dns::server_at(core, port) {
+            Some(server) => (server, None),
+            None => return refuse(core, packet, DropReason::NoFlow),
+        },
         // Nobody could answer from an address of many.
         Verdict::Deny(DenyReason::NotUnicast) => return core.counters.drop(DropReason::Denied),
         Verdict::Deny(reason) => {

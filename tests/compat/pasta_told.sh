@@ -1,0 +1,103 @@
+# shellcheck shell=bash
+# What pasta(1) tells a guest that configures itself: DHCP, DHCPv6 and router advertisements, with names or without; and
+# by which station it does.
+# shellcheck disable=SC2034 # run reads it
+original=pasta
+
+# bare OPTION...: a new space whose interface is up, and nothing more.
+bare() {
+    space
+    timeout 20 "$PROGRAM" -t none -u none -T none -U none --quiet "$@" "$SPACE"
+    in_space ip link set wan up
+    becomes_text "" in_space ip -6 addr show tentative
+}
+
+# leased: what a DHCP client hears about names.
+leased() {
+    cat >script <<'SCRIPT'
+#!/bin/sh
+[ "$1" != bound ] || echo "dns $dns search $search"
+SCRIPT
+    chmod +x script
+    in_space busybox udhcpc -i wan -f -n -q -t 3 -T 1 -O search -s "$PWD/script" 2>/dev/null
+}
+
+# informed, advertised: the same of DHCPv6, and of the router.
+informed() { in_space python3 /mnt/guest/dhcpv6_inform.py; }
+advertised() { in_space python3 /mnt/guest/router_solicit.py | grep -E "^(dns|search)"; }
+
+play_the_hosts_servers_and_domains_are_told_if_asked_for() {
+    resolv_conf "nameserver 192.0.2.53
+nameserver 2001:db8:1::53
+search host.example lan"
+    bare --dhcp-dns --dhcp-search
+    is "$(leased)" "dns 192.0.2.53 search host.example lan"
+    local all=$'dns 2001:db8:1::53\nsearch host.example\nsearch lan'
+    is "$(informed)" "$all"
+    is "$(advertised)" "$all"
+}
+
+play_servers_and_domains_may_be_given() {
+    bare --dhcp-dns --dhcp-search -D 198.51.100.1 -D 198.51.100.2 -D 2001:db8::5 -D 2001:db8::6 -S given.example
+    is "$(leased)" "dns 198.51.100.1 198.51.100.2 search given.example"
+    local all=$'dns 2001:db8::5\ndns 2001:db8::6\nsearch given.example'
+    is "$(informed)" "$all"
+    is "$(advertised)" "$all"
+}
+
+play_nothing_about_names_is_told_unasked() {
+    resolv_conf "nameserver 192.0.2.53
+nameserver 2001:db8:1::53
+search host.example"
+    bare --dns-forward 198.51.100.1 -D 198.51.100.2 -S given.example
+    is "$(leased)" "dns  search "
+    is "$(informed)" ""
+    refuses advertised >/dev/null
+}
+
+play_a_server_on_the_hosts_loopback_is_told_as_the_gateway() {
+    resolv_conf "nameserver 127.0.0.1"
+    resolver 127.0.0.1 yes
+    bare --dhcp-dns
+    is "$(leased)" "dns 192.0.2.1 search "
+    in_space ip addr add 192.0.2.2/24 dev wan
+    is "$(in_space dig +short +time=5 +tries=1 @192.0.2.1 any.test TXT)" '"yes"'
+}
+
+play_the_gateways_station_may_be_chosen() {
+    bare -M 0e:d4:18:d9:38:fb
+    in_space ip addr add 192.0.2.2/24 dev wan
+    has "$(in_space busybox arping -f -c 2 -w 2 -I wan 192.0.2.1)" "[0e:d4:18:d9:38:fb]"
+    answers 192.0.2.3 7002 host
+    has "$(asks 192.0.2.3 7002 in_space)" host
+    in_space ip -6 route add 2001:db8:1::1 dev wan
+    in_space ping -6 -c 1 -W 1 2001:db8:1::1 >/dev/null 2>&1 || true
+    has "$(in_space ip -6 neigh show 2001:db8:1::1)" "0e:d4:18:d9:38:fb"
+}
+
+unlike pasta neighbors_are_found_without_router_advertisements "it answers no neighbor either"
+play_neighbors_are_found_without_router_advertisements() {
+    answers :: 7002 host
+    space
+    timeout 20 "$PROGRAM" --config-net -t none -u none -T none -U none --quiet --no-ndp "$SPACE"
+    becomes_text "" in_space ip -6 addr show tentative
+    has "$(asks 2001:db8:1::1 7002 in_space)" host
+}
+
+play_routers_are_silent_if_they_shall_be() {
+    bare --no-ndp
+    refuses advertised >/dev/null
+    bare --no-ra
+    refuses advertised >/dev/null
+}
+
+unlike pasta encrypted_queries_reach_the_server "version 2023-03 forwards port 53 over UDP alone"
+play_encrypted_queries_reach_the_server() {
+    answers 192.0.2.2 853 encrypted
+    mirrors 192.0.2.2 853
+    space
+    timeout 20 "$PROGRAM" --config-net -t none -u none -T none -U none --dns-forward 198.51.100.1 "$SPACE"
+    has "$(asks 198.51.100.1 853 in_space)" encrypted
+    becomes comes_back 198.51.100.1 853 hello in_space
+    refuses asks 198.51.100.1 80 in_space >/dev/null
+}
