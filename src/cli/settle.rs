@@ -542,7 +542,7 @@ fn environment(
 }
 
 /// `--env` with the values of the caller's variables; those that the caller does not have are left out.
-fn asked_for(specs: Vec<EnvSpec>, surroundings: &Surroundings) -> Vec<(OsString, OsString)> {
+pub(super) fn asked_for(specs: Vec<EnvSpec>, surroundings: &Surroundings) -> Vec<(OsString, OsString)> {
     let settled = specs.into_iter().filter_map(|spec| match spec {
         EnvSpec::Set(name, value) => Some((name, value)),
         EnvSpec::FromCaller(name) => {
@@ -560,7 +560,7 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
     }
 }
 
-fn variable(surroundings: &Surroundings, name: impl AsRef<OsStr>) -> Option<&OsStr> {
+pub(super) fn variable(surroundings: &Surroundings, name: impl AsRef<OsStr>) -> Option<&OsStr> {
     let found = surroundings.env.iter().find(|(other, _)| other.as_os_str() == name.as_ref());
     found.map(|(_, value)| value.as_os_str())
 }

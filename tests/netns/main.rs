@@ -18,6 +18,7 @@ mod attach;
 mod bulk;
 mod datagram;
 mod dns;
+mod exec;
 mod files;
 mod hello;
 mod image;
