@@ -12,14 +12,14 @@ use std::process;
 
 pub use self::keep::run;
 use crate::config::{
-    Config, EtcFiles, LinkKind, LogLevel, MacAddr, Membership, Network, NetworkMode, Publish,
+    Config, EtcFiles, LinkKind, LogLevel, MacAddr, Membership, Network, NetworkMode, Publish, Restart,
 };
 use crate::container::{self, Connection, Launch, Namespaces, Running};
 use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Error, Result};
 use crate::io::ports::Ports;
 use crate::network::Member;
-use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::serve::{self, Alarm, FileLimit, Prepared, Serving};
 use crate::state::State;
 use crate::sys::link::LinkFd;
 use crate::sys::memory;
@@ -167,6 +167,10 @@ impl Preparation<'_> {
         let mut running = self.launch(Connection::Linked { link: spec, network }, &etc, &files)?;
         let link = taken_link(&mut running)?;
         let factory = running.take_factory();
+        // A restart executes rnet anew, which then has to make namespaces.
+        if self.config.life.restart == Restart::No {
+            serve::confine_process();
+        }
         let mut serving = prepared.serve(network, spec, link, factory, self.seed, Alarm::Failure)?;
         self.place.map_or(Ok(()), |place| serving.answer_at(place, Some(running.commands())))?;
         Ok(Session { running, network: Carried::Served(Box::new(serving)) })
