@@ -14,6 +14,7 @@ mod advertised;
 mod allowance;
 mod attach;
 mod containers;
+mod exec;
 mod identity;
 mod image;
 mod layers;
@@ -31,6 +32,8 @@ pub use attach::{
     is_network_name,
 };
 pub use containers::{ContainersCall, ListShape, Logs, Since};
+pub use exec::Exec;
+pub(crate) use identity::id;
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};
 pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use layers::{LayersCall, LayersVerb};
@@ -38,7 +41,8 @@ pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
 pub use mode::NetworkMode;
 pub use pasta::{
-    Automatic, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta, PastaGuest,
+    Automatic, BindAt, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta,
+    PastaGuest,
 };
 pub use privileges::{Capabilities, Privileges, Seccomp, SelinuxLabel};
 pub use slirp4netns::{Confinement, OutboundInterfaces, Slirp4netns};
@@ -382,11 +386,13 @@ pub struct Autoconfiguration {
     pub dhcpv6: bool,
     /// Router advertisements.
     pub router_advertisements: bool,
+    /// Whether these send guests to DHCPv6 for their addresses.
+    pub managed: bool,
 }
 
 impl Default for Autoconfiguration {
     fn default() -> Self {
-        Self { dhcp: true, dhcpv6: true, router_advertisements: true }
+        Self { dhcp: true, dhcpv6: true, router_advertisements: true, managed: false }
     }
 }
 
@@ -639,6 +645,19 @@ pub struct Overlay {
     pub lower: Vec<PathBuf>,
     /// Where writes are kept, absolute; made if missing. `None` forgets them.
     pub kept: Option<PathBuf>,
+    /// What in the topmost one is not root's, and is given away where those owners exist.
+    pub owned: Vec<Owned>,
+}
+
+/// Something in a root filesystem that belongs to others than root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// Absolute path inside, in which no part is a symbolic link.
+    pub path: PathBuf,
+    /// Its user inside.
+    pub uid: u32,
+    /// Its group inside.
+    pub gid: u32,
 }
 
 /// A bind mount from the host.

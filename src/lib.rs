@@ -2,7 +2,7 @@
 //!
 //! The map, outermost first:
 //!
-//! - [`run`], [`attach`], [`pasta`], [`hello`]: the parts put together; [`serve`] is what they share.
+//! - [`run`], [`exec`], [`attach`], [`pasta`], [`hello`]: the parts put together; [`serve`] is what they share.
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`image`]: archives as root filesystems: understood, unpacked into a cache, and used from there.
@@ -31,6 +31,7 @@ pub mod control;
 mod disk;
 pub mod error;
 pub mod etc;
+pub mod exec;
 pub mod hello;
 pub mod image;
 pub mod io;

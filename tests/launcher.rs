@@ -582,7 +582,7 @@ fn main() -> ExitCode {
 fn play_launcher(arguments: &[String]) -> ExitCode {
     let mut arguments = arguments.iter();
     let root = arguments.next().map_or("/", String::as_str);
-    let mut overlay = Overlay { lower: vec![root.into()], kept: None };
+    let mut overlay = Overlay { lower: vec![root.into()], kept: None, owned: Vec::new() };
     let mut overlaid = false;
     let (mut volumes, mut tmpfs, mut init, mut read_only) = (Vec::new(), Vec::new(), false, false);
     let mut privileges = Privileges::default();

@@ -11,6 +11,7 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 use super::allowance::AllowanceArgs;
 use super::confinement::ConfinementArgs;
 use super::containers::ContainersArgs;
+use super::exec::{self, ExecArgs};
 use super::identity::IdentityArgs;
 use super::image::{ImageArgs, ImageVerb};
 use super::layers::LayerVerb;
@@ -38,6 +39,12 @@ pub(super) enum CommandArgs {
         after_help = RUN_EXAMPLES
     )]
     Run(Box<RunArgs>),
+    /// Run a further command in a container.
+    #[command(
+        override_usage = "rnet exec [OPTIONS] CONTAINER COMMAND [ARG]...",
+        after_help = exec::EXAMPLES
+    )]
+    Exec(Box<ExecArgs>),
     /// Give an existing network namespace a network.
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(Box<AttachArgs>),
@@ -509,7 +516,7 @@ fn log_format() -> impl TypedValueParser<Value = LogFormat> {
 }
 
 /// A parser for values that need not be UTF-8.
-fn os<T>(parse: fn(&OsStr) -> Result<T, String>) -> impl TypedValueParser<Value = T>
+pub(super) fn os<T>(parse: fn(&OsStr) -> Result<T, String>) -> impl TypedValueParser<Value = T>
 where
     T: Clone + Send + Sync + 'static,
 {

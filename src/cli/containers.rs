@@ -21,6 +21,8 @@ pub(super) enum ContainersArgs {
     Stop(StopArgs),
     /// Send containers a signal.
     Kill(KillArgs),
+    /// Show what containers use: processors, memory, network, processes.
+    Stats(StatsArgs),
     /// Wait until containers have ended, and print their exit statuses.
     Wait(Names),
     /// Remove what is kept of containers that have ended.
@@ -65,6 +67,19 @@ pub(super) struct LogsArgs {
     /// The time before each line.
     #[arg(short, long)]
     timestamps: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StatsArgs {
+    /// The containers: names, or the beginnings of ids [default: all that run].
+    #[arg(value_name = "CONTAINER", value_parser = container)]
+    names: Vec<String>,
+    /// Once, not every second.
+    #[arg(long)]
+    no_stream: bool,
+    /// Print JSON: an array in a line for each look.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -118,6 +133,9 @@ pub(super) fn settle(args: ContainersArgs) -> ContainersCall {
         }
         ContainersArgs::Kill(KillArgs { names: Names { names }, signal }) => {
             ContainersCall::Kill { names, signal }
+        }
+        ContainersArgs::Stats(StatsArgs { names, no_stream, json }) => {
+            ContainersCall::Stats { names, once: no_stream, json }
         }
         ContainersArgs::Wait(Names { names }) => ContainersCall::Wait { names },
         ContainersArgs::Rm(RmArgs { names: Names { names }, force }) => {

@@ -1,9 +1,11 @@
 //! `--user`, `--userns`, `--uidmap` and `--gidmap`: which ids a container has, and who its command is.
 
+use std::str::FromStr;
+
 use clap::Args;
 
 use super::args::CONTAINER;
-use crate::config::{GroupName, IdRange, Identity, Mapping, User, UserName};
+use crate::config::{GroupName, IdRange, Identity, Mapping, User, UserName, id};
 
 /// Ranges of one map at most: the kernel's own limit (user_namespaces(7)).
 const MAX_RANGES: usize = 340;
@@ -12,7 +14,7 @@ const MAX_RANGES: usize = 340;
 pub(super) struct IdentityArgs {
     /// Be this user of the container: NAME|UID[:GROUP|GID], looked up in its /etc/passwd and /etc/group [default:
     /// root].
-    #[arg(short, long, value_name = "USER", value_parser = user, help_heading = CONTAINER)]
+    #[arg(short, long, value_name = "USER", value_parser = User::from_str, help_heading = CONTAINER)]
     user: Option<User>,
 
     /// Which ids exist inside: `single`, you as root; `auto`, your subordinate ids too; `keep-id`, the same with you
@@ -34,6 +36,13 @@ pub(super) struct IdentityArgs {
     /// The same for groups [default: as --uidmap, and the other way round].
     #[arg(long, value_name = "CONTAINER:HOST[:COUNT]", value_parser = range, help_heading = CONTAINER)]
     gidmap: Vec<IdRange>,
+}
+
+impl IdentityArgs {
+    /// Whether they say which ids exist.
+    pub(super) fn names_ids(&self) -> bool {
+        self.userns.is_some() || !self.uidmap.is_empty() || !self.gidmap.is_empty()
+    }
 }
 
 /// What the options mean together. The error is a sentence for the user.
@@ -107,7 +116,7 @@ fn userns(text: &str) -> Result<Mapping, String> {
 
 fn range(text: &str) -> Result<IdRange, String> {
     const FORM: &str = "it is CONTAINER:HOST:COUNT, such as 0:100000:65536";
-    let numbers: Option<Vec<u32>> = text.split(':').map(number).collect();
+    let numbers: Option<Vec<u32>> = text.split(':').map(id).collect();
     let (inside, outside, count) = match numbers.as_deref() {
         Some(&[inside, outside]) => (inside, outside, 1),
         Some(&[inside, outside, count]) => (inside, outside, count),
@@ -117,34 +126,6 @@ fn range(text: &str) -> Result<IdRange, String> {
         return Err(format!("{FORM}; COUNT is not 0, and ids end at {}", u32::MAX - 1));
     }
     Ok(IdRange { inside, outside, count })
-}
-
-fn user(text: &str) -> Result<User, String> {
-    let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
-    Ok(User {
-        name: number(name).map_or_else(|| word(name).map(UserName::Name), |uid| Ok(UserName::Id(uid)))?,
-        group: group
-            .map(|group| {
-                number(group).map_or_else(|| word(group).map(GroupName::Name), |gid| Ok(GroupName::Id(gid)))
-            })
-            .transpose()?,
-    })
-}
-
-fn word(name: &str) -> Result<String, String> {
-    let usual = !name.is_empty() && !name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control());
-    let numeric =
-        name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|byte| byte.is_ascii_digit());
-    if usual && !numeric {
-        return Ok(name.to_owned());
-    }
-    Err("it is NAME|UID[:GROUP|GID], such as www-data, 1000 or 1000:100".to_owned())
-}
-
-/// An id: all but the last, which means none.
-fn number(text: &str) -> Option<u32> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|&number| digits && number != u32::MAX)
 }
 
 #[cfg(test)]

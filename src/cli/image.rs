@@ -79,6 +79,7 @@ pub(super) fn settle(args: ImageArgs, words: &[OsString], env: Vec<(OsString, Os
         env,
         publish_all: args.publish_all,
         platform: args.platform,
+        ..ImageUse::default()
     }
 }
 

@@ -41,9 +41,9 @@ pub(super) struct LifeArgs {
     #[arg(long, value_name = "FD,ID", value_parser = resumed, hide = true)]
     resume: Option<(Resumed, String)>,
 
-    /// What `rnet stop` sends, by name or number.
-    #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = containers::signal, help_heading = LIFE)]
-    stop_signal: i32,
+    /// What `rnet stop` sends, by name or number [default: the image's, or TERM].
+    #[arg(long, value_name = "SIGNAL", value_parser = containers::signal, help_heading = LIFE)]
+    pub(super) stop_signal: Option<i32>,
 
     /// How long the container may take to end then before it is killed.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, help_heading = LIFE)]
@@ -75,7 +75,7 @@ pub(super) fn settle(
         keeps_stdin,
         max_log_bytes: args.log_max,
         remove: args.rm || !(args.detach || args.name.is_some()),
-        stop_signal: args.stop_signal,
+        stop_signal: args.stop_signal.unwrap_or(Life::default().stop_signal),
         stop_timeout: Duration::from_secs(args.stop_timeout.into()),
         pid_file: args.pid_file.map(|path| surroundings.cwd.join(path)),
     };

@@ -9,6 +9,7 @@ mod args;
 mod confinement;
 mod containers;
 mod docker;
+mod exec;
 mod getopt;
 mod identity;
 mod image;
@@ -35,7 +36,7 @@ use ipnet::IpNet;
 
 pub use self::options::{Options, named};
 use crate::config::{
-    Attach, CacheCall, Config, ContainersCall, HookCall, LayersCall, LogLevel, Publish, Slirp4netns,
+    Attach, CacheCall, Config, ContainersCall, Exec, HookCall, LayersCall, LogLevel, Publish, Slirp4netns,
 };
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
@@ -71,6 +72,8 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
+    /// `rnet exec`: run a further command in a container.
+    Exec(Box<Exec>),
     /// `rnet image`: show or free what has been unpacked.
     Image(CacheCall),
     /// `rnet ps`, `rnet stop` and the like: something about containers that are on record.
@@ -215,6 +218,10 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Run(run) => {
             settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
         }
+        CommandArgs::Exec(exec) => exec::settle(*exec, surroundings)
+            .map(Box::new)
+            .map(Command::Exec)
+            .map_err(|cause| mistake("exec", &cause)),
         CommandArgs::Attach(attach) => settle::attach(*attach, surroundings)
             .map(Command::Attach)
             .map_err(|cause| mistake("attach", &cause)),

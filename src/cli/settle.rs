@@ -42,6 +42,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
     let rootfs = rootfs(&words.next().unwrap_or_default(), args.overlay, &args.lower, surroundings)?;
+    let (ids_given, stop_signal_given) = (args.identity.names_ids(), args.life.stop_signal.is_some());
     let (name, life) = life::settle(args.life, args.terminal.interactive, surroundings);
     // A network without a name hardly gets further ports, and starts quicker.
     network.publishes_later = name.is_some();
@@ -54,6 +55,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     let words: Vec<OsString> = words.collect();
     let asked = asked_for(args.env, surroundings);
     let image = image::settle(args.image, &words, asked.clone());
+    let image = ImageUse { ids_given, stop_signal_given, ..image };
     let terminal = args.terminal.settle();
     let identity = identity::settle(args.identity)?;
     let container = Container {
@@ -425,7 +427,7 @@ fn rootfs(
     }
     let lower = [path].into_iter().chain(lower.iter().map(|path| absolute(path, surroundings))).collect();
     let kept = kept.map(|place| layers::place(&place, surroundings)).transpose()?;
-    overlay_root(Overlay { lower, kept })
+    overlay_root(Overlay { lower, kept, owned: Vec::new() })
 }
 
 /// Refuses layers of which one would show in the other.
@@ -535,7 +537,7 @@ fn environment(
 }
 
 /// `--env` with the values of the caller's variables; those that the caller does not have are left out.
-fn asked_for(specs: Vec<EnvSpec>, surroundings: &Surroundings) -> Vec<(OsString, OsString)> {
+pub(super) fn asked_for(specs: Vec<EnvSpec>, surroundings: &Surroundings) -> Vec<(OsString, OsString)> {
     let settled = specs.into_iter().filter_map(|spec| match spec {
         EnvSpec::Set(name, value) => Some((name, value)),
         EnvSpec::FromCaller(name) => {
@@ -553,7 +555,7 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
     }
 }
 
-fn variable(surroundings: &Surroundings, name: impl AsRef<OsStr>) -> Option<&OsStr> {
+pub(super) fn variable(surroundings: &Surroundings, name: impl AsRef<OsStr>) -> Option<&OsStr> {
     let found = surroundings.env.iter().find(|(other, _)| other.as_os_str() == name.as_ref());
     found.map(|(_, value)| value.as_os_str())
 }

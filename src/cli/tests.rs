@@ -78,7 +78,7 @@ fn the_hosts_root_keeps_the_callers_environment_and_name() {
 fn overlays_are_made_of_directories() {
     let overlay = |lower: &[&str], kept: Option<&str>| {
         let lower = lower.iter().map(Into::into).collect();
-        RootFs::Overlay(Overlay { lower, kept: kept.map(Into::into) })
+        RootFs::Overlay(Overlay { lower, kept: kept.map(Into::into), owned: Vec::new() })
     };
     assert_eq!(container("run --overlay ./r true").rootfs, overlay(&["/home/me/r"], None));
     assert_eq!(container("run ./r:O true").rootfs, overlay(&["/home/me/r"], None));

@@ -33,6 +33,15 @@ pub enum ContainersCall {
         /// With this signal.
         signal: i32,
     },
+    /// `rnet stats`: what containers use.
+    Stats {
+        /// Whose; none is of all that run.
+        names: Vec<String>,
+        /// Not again and again.
+        once: bool,
+        /// As JSON.
+        json: bool,
+    },
     /// `rnet wait`.
     Wait {
         /// For whose end.

@@ -1,5 +1,8 @@
 //! The ids of a container: which of the host's they are, and who the command is.
 
+use std::fmt;
+use std::str::FromStr;
+
 /// Ids that follow each other, inside and at the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRange {
@@ -9,6 +12,12 @@ pub struct IdRange {
     pub outside: u32,
     /// How many; not 0, and neither side exceeds 32 bits.
     pub count: u32,
+}
+
+/// An id, from digits: any but the last, which means none.
+pub(crate) fn id(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|&number| digits && number != u32::MAX)
 }
 
 /// Where a container's user and group ids come from.
@@ -57,6 +66,45 @@ pub struct User {
     pub group: Option<GroupName>,
 }
 
+impl FromStr for User {
+    type Err = String;
+
+    /// `NAME|UID[:GROUP|GID]`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
+        let name = id(name).map_or_else(|| word(name).map(UserName::Name), |uid| Ok(UserName::Id(uid)))?;
+        let group = group.map(|group| {
+            id(group).map_or_else(|| word(group).map(GroupName::Name), |gid| Ok(GroupName::Id(gid)))
+        });
+        Ok(Self { name, group: group.transpose()? })
+    }
+}
+
+impl fmt::Display for User {
+    /// As [`Self::from_str`] takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            UserName::Name(name) => f.write_str(name),
+            UserName::Id(uid) => write!(f, "{uid}"),
+        }?;
+        match &self.group {
+            Some(GroupName::Name(name)) => write!(f, ":{name}"),
+            Some(GroupName::Id(gid)) => write!(f, ":{gid}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn word(name: &str) -> Result<String, String> {
+    let usual = !name.is_empty() && !name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control());
+    let numeric =
+        name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|byte| byte.is_ascii_digit());
+    if usual && !numeric {
+        return Ok(name.to_owned());
+    }
+    Err("it is NAME|UID[:GROUP|GID], such as www-data, 1000 or 1000:100".to_owned())
+}
+
 /// The ids of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
@@ -64,4 +112,16 @@ pub struct Identity {
     pub mapping: Mapping,
     /// Who the command is; `None` is root, and with [`Mapping::KeepId`] the caller.
     pub user: Option<User>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_written_as_they_are_read() {
+        for text in ["root", "1000", "www-data:5", "0:staff"] {
+            assert_eq!(text.parse::<User>().expect("a user").to_string(), text);
+        }
+    }
 }

@@ -14,6 +14,10 @@ pub struct ImageUse {
     pub arguments: Vec<OsString>,
     /// Variables that count more than those of the image.
     pub env: Vec<(OsString, OsString)>,
+    /// Which ids exist inside was asked for.
+    pub ids_given: bool,
+    /// What asks the command to end was asked for.
+    pub stop_signal_given: bool,
     /// Publish every port that it exposes at a port of the kernel's choice.
     pub publish_all: bool,
     /// Which of its variants; `None` is this machine's.

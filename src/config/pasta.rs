@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::{Attach, Config, GuestRoute, Publish, Transport};
+use super::{Attach, Config, GuestRoute, IfName, Publish, Transport};
 
 /// All that `rnet pasta` needs.
 #[derive(Clone, Debug)]
@@ -49,6 +49,15 @@ pub struct LoopbackForward {
     pub transport: Transport,
 }
 
+/// Where ports of the host are bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BindAt {
+    /// `None` is everywhere.
+    pub address: Option<IpAddr>,
+    /// `None` is every interface.
+    pub interface: Option<IfName>,
+}
+
 /// In which directions ports are opened that somebody listens on at the other side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Automatic {
@@ -60,8 +69,10 @@ pub struct Automatic {
     pub tcp_out: bool,
     /// UDP ports of the host, at the guest's loopback.
     pub udp_out: bool,
-    /// Where those of the guest are bound at the host; `None` is everywhere.
-    pub bind: Option<IpAddr>,
+    /// Where TCP ports of the guest are bound at the host.
+    pub tcp_at: BindAt,
+    /// Where UDP ports of the guest are bound at the host.
+    pub udp_at: BindAt,
     /// Whether TCP servers on the guest's loopback are published too: clients are led there.
     pub loopback_servers: bool,
     /// Ports that the kernel gives to clients: of UDP they are not followed.

@@ -181,6 +181,11 @@ impl Capabilities {
         others.0 & !self.0 == 0
     }
 
+    /// Those whose bits are set, at their numbers.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// One bit for each, at its number.
     pub const fn bits(self) -> u64 {
         self.0

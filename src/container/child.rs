@@ -14,20 +14,35 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchown, sethostname, setsid, ttyname};
+use nix::unistd::{execve, sethostname, ttyname};
 
 use super::channel::Channel;
 use super::identity::{self, Ids};
 use super::plan::Step;
 use super::restrict::Restriction;
 use super::userns::{forbidden, is_denied};
-use super::{Connection, Launch, init, run};
-use crate::config::{Container, Terminal};
+use super::{Connection, Launch, init, run, terminal};
+use crate::config::Terminal;
 use crate::error::{Context, Error, Result, exit};
-use crate::sys::{link, process, pty, signal};
+use crate::sys::{link, process, signal};
 
 /// Where commands are looked for if the environment has no PATH (docker's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is executed in the end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program<'a> {
+    /// Command and arguments.
+    pub(super) command: &'a [OsString],
+    /// The whole environment; a later name replaces an earlier one.
+    pub(super) env: &'a [(OsString, OsString)],
+    /// What it is left with.
+    pub(super) restriction: &'a Restriction,
+    /// Processes that its user may have, where no cgroup limits them.
+    pub(super) processes: Option<u64>,
+    /// The signal mask that the caller of rnet had.
+    pub(super) mask: &'a SigSet,
+}
 
 /// What the parent has worked out for its child.
 pub(super) struct Parts<'a> {
@@ -42,20 +57,27 @@ pub(super) struct Parts<'a> {
 
 /// Sets the container up, waits for the parent's word and becomes the command, or its init.
 pub(super) fn main(channel: Channel, launch: &Launch<'_>, parts: &Parts<'_>) -> u8 {
-    let container = match prepare(&channel, launch, parts) {
-        Ok(Some(home)) => with_home(launch.container, home),
+    let container = launch.container;
+    let env = match prepare(&channel, launch, parts) {
+        Ok(Some(home)) => with_home(&container.env, home),
         Ok(None) => return exit::RNET_FAILED,
         Err(error) => return fail(&channel, &error),
     };
+    let program = Program {
+        command: &container.command,
+        env: &env,
+        restriction: parts.restriction,
+        processes: parts.processes,
+        mask: parts.mask,
+    };
     if !container.init {
-        return become_command(&channel, &container, parts);
+        return become_command(&channel, &program);
     }
-    let command =
-        process::spawn(CloneFlags::empty(), channel, |channel| become_command(&channel, &container, parts));
+    let command = process::spawn(CloneFlags::empty(), channel, |channel| become_command(&channel, &program));
     command.map_or(exit::RNET_FAILED, |command| init::main(&command, parts.restriction))
 }
 
-fn fail(channel: &Channel, error: &Error) -> u8 {
+pub(super) fn fail(channel: &Channel, error: &Error) -> u8 {
     channel.failed(error);
     error.code()
 }
@@ -79,54 +101,37 @@ fn prepare(channel: &Channel, launch: &Launch<'_>, parts: &Parts<'_>) -> Result<
     umask(Mode::from_bits_truncate(0o022));
     let terminal = match launch.container.terminal {
         Terminal::Inherited => None,
-        Terminal::Own { .. } => Some(make_terminal(channel)?),
+        Terminal::Own { .. } => Some(terminal::make(channel)?),
     };
+    terminal.as_ref().map_or(Ok(()), show_at_console)?;
     let home = identity::become_user(&launch.container.identity)?;
     die_with_parent()?;
     channel.ready().context("cannot report to", "parent")?;
     if !channel.await_release() {
         return Ok(None);
     }
-    terminal.map_or(Ok(()), |terminal| take_terminal(&terminal))?;
+    terminal.map_or(Ok(()), |terminal| terminal::take(&terminal))?;
     Ok(Some(home))
 }
 
-/// Makes a terminal in the container's own devpts and passes its master on; the other end.
-fn make_terminal(channel: &Channel) -> Result<OwnedFd> {
-    const WHAT: &str = "the command's terminal";
-    let master = pty::open().context("cannot make", WHAT)?;
-    let terminal = pty::slave(&master).context("cannot open", WHAT)?;
-    let path = ttyname(&terminal).context("cannot find", WHAT)?;
-    run::bind_console(&path)?;
-    channel.terminal(&master).context("cannot pass on", WHAT)?;
-    Ok(terminal)
-}
-
-/// Makes `terminal` that of a new session, the standard streams, and the user's own.
-fn take_terminal(terminal: &OwnedFd) -> Result<()> {
-    setsid()
-        .and_then(|_| pty::set_controlling(terminal))
-        .and_then(|()| fchown(terminal, Some(Uid::current()), None))
-        .and_then(|()| dup2_stdin(terminal))
-        .and_then(|()| dup2_stdout(terminal))
-        .and_then(|()| dup2_stderr(terminal))
-        .context("cannot use", "the command's terminal")
+fn show_at_console(terminal: &OwnedFd) -> Result<()> {
+    run::bind_console(&ttyname(terminal).context("cannot find", "the command's terminal")?)
 }
 
 /// To be repeated after a change of user, with which the kernel forgets it.
-fn die_with_parent() -> Result<()> {
+pub(super) fn die_with_parent() -> Result<()> {
     set_pdeathsig(Signal::SIGKILL).context("cannot tie to its parent", "container")
 }
 
-/// The container with the variable HOME, if it has none and its user has a home.
-fn with_home(container: &Container, home: Option<String>) -> Container {
-    let mut container = container.clone();
+/// The environment `env` with the variable HOME, if it has none and the user has a home.
+pub(super) fn with_home(env: &[(OsString, OsString)], home: Option<String>) -> Vec<(OsString, OsString)> {
+    let mut env = env.to_vec();
     if let Some(home) = home
-        && container.env.iter().all(|(name, _)| name != "HOME")
+        && env.iter().all(|(name, _)| name != "HOME")
     {
-        container.env.push(("HOME".into(), home.into()));
+        env.push(("HOME".into(), home.into()));
     }
-    container
+    env
 }
 
 fn connect(channel: &Channel, network: Connection<'_>) -> Result<()> {
@@ -149,16 +154,16 @@ fn set_host_name(name: &str) -> Result<()> {
 }
 
 /// Returns only if the command cannot be executed.
-fn become_command(channel: &Channel, container: &Container, parts: &Parts<'_>) -> u8 {
+pub(super) fn become_command(channel: &Channel, program: &Program<'_>) -> u8 {
     // The Rust runtime ignores SIGPIPE, and launch resets SIGCHLD; the rest is as rnet inherited it.
     let prepared = signal::set_default(Signal::SIGPIPE)
-        .and_then(|()| parts.mask.thread_set_mask())
+        .and_then(|()| program.mask.thread_set_mask())
         .and_then(|()| process::close_on_exec())
         .context("cannot restore signals of", "command")
-        .and_then(|()| parts.processes.map_or(Ok(()), limit_processes))
-        .and_then(|()| parts.restriction.apply());
+        .and_then(|()| program.processes.map_or(Ok(()), limit_processes))
+        .and_then(|()| program.restriction.apply());
     let error = match prepared {
-        Ok(()) => execute(container),
+        Ok(()) => execute(program),
         Err(error) => error,
     };
     fail(channel, &error)
@@ -173,16 +178,16 @@ fn limit_processes(most: u64) -> Result<()> {
 }
 
 /// Becomes the command, or says why not.
-fn execute(container: &Container) -> Error {
-    let Some(name) = container.command.first() else {
+fn execute(program: &Program<'_>) -> Error {
+    let Some(name) = program.command.first() else {
         return Error::new("cannot run", "command", "none is given");
     };
-    let arguments: Option<Vec<CString>> = container.command.iter().map(|word| c_string(word)).collect();
-    let (Some(arguments), Some(environment)) = (arguments, environment(&container.env)) else {
+    let arguments: Option<Vec<CString>> = program.command.iter().map(|word| c_string(word)).collect();
+    let (Some(arguments), Some(environment)) = (arguments, environment(program.env)) else {
         return Error::new("cannot run", name.display(), "a NUL byte in an argument or variable");
     };
     let mut denied = None;
-    for path in candidates(name, &container.env) {
+    for path in candidates(name, program.env) {
         let Some(c_path) = c_string(path.as_os_str()) else {
             continue;
         };
@@ -196,7 +201,7 @@ fn execute(container: &Container) -> Error {
     }
     match denied {
         Some(path) => not_executable(&path, Errno::EACCES),
-        None => not_found(name, &container.env),
+        None => not_found(name, program.env),
     }
 }
 

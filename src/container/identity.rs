@@ -48,6 +48,11 @@ pub(super) fn everything() -> Option<IdMaps> {
     more.then(|| IdMaps::compose(&Mapping::Auto, uids, gids))
 }
 
+/// Whether users other than the caller can exist in a container of his.
+pub fn maps_others() -> bool {
+    Estate::read().obstacle().is_none()
+}
+
 impl Ids {
     /// What `mapping` comes to here. Where automatic maps cannot be had it is the caller alone, with a warning; given
     /// ones are an error then.

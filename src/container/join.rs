@@ -45,7 +45,7 @@ impl Namespaces {
         let denied = File::open(&net).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
         let namespaces = Self::at(&net, userns);
         // Only while it lives is the path that of this very process.
-        if has_ended(&watch).context("cannot watch process", pid)? {
+        if has_ended(&watch) {
             return Err(Error::new("cannot attach to process", pid, "it has ended"));
         }
         let explained = |error| if denied { of_other_user(error, pid) } else { error };
@@ -93,40 +93,12 @@ impl Namespaces {
 
     /// Forks a child into these and into new ones of every other kind.
     pub(super) fn spawn_inside(&self, kept: Channel, child: impl FnOnce(Channel) -> u8) -> Result<Child> {
-        const BETWEEN: &str = "the process that enters the namespaces";
         if self.user.is_none() {
             return Err(Error::new("cannot join", self.path.display(), "its user namespace is rnet's own")
                 .hint("a container shares the network of another container"));
         }
-        let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-        let between = process::fork(|| self.spawn_sibling(&theirs, kept, child));
-        let between = between.context("cannot start", BETWEEN)?;
-        drop(theirs);
-        let report = ours.receive().context("cannot hear from", BETWEEN)?;
-        let _ = between.reap();
-        match report {
-            Some(Report::Child(child)) => Ok(child),
-            Some(Report::Failed(error)) => Err(error),
-            _ => Err(Error::new("cannot hear from", BETWEEN, "it died")),
-        }
-    }
-
-    /// What the process between does: only inside can a child be made that has rights there.
-    fn spawn_sibling(&self, parent: &Channel, kept: Channel, child: impl FnOnce(Channel) -> u8) -> u8 {
         let namespaces = userns::NAMESPACES - CloneFlags::CLONE_NEWUSER - CloneFlags::CLONE_NEWNET;
-        let made = self
-            .enter()
-            .and_then(|()| userns::explained(process::spawn_sibling(namespaces, kept, child)))
-            .and_then(|child| {
-                parent.child(&child).context("cannot pass on", "the container's first process")
-            });
-        match made {
-            Ok(()) => 0,
-            Err(error) => {
-                parent.failed(&error);
-                exit::RNET_FAILED
-            }
-        }
+        spawn_through(|| self.enter().map(|()| namespaces), kept, child)
     }
 
     fn refused(&self, what: &str, errno: Errno) -> Error {
@@ -152,6 +124,46 @@ impl Namespaces {
     }
 }
 
+/// Forks a child where `enter` leads and into the new namespaces that it wants. A process between enters, as only inside
+/// can a child be made that has rights there; the child is this process's own all the same.
+pub(super) fn spawn_through(
+    enter: impl FnOnce() -> Result<CloneFlags>,
+    kept: Channel,
+    child: impl FnOnce(Channel) -> u8,
+) -> Result<Child> {
+    const BETWEEN: &str = "the process that enters the namespaces";
+    let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
+    let between = process::fork(|| spawn_sibling(enter, &theirs, kept, child));
+    let between = between.context("cannot start", BETWEEN)?;
+    drop(theirs);
+    let report = ours.receive().context("cannot hear from", BETWEEN)?;
+    let _ = between.reap();
+    match report {
+        Some(Report::Child(child)) => Ok(child),
+        Some(Report::Failed(error)) => Err(error),
+        _ => Err(Error::new("cannot hear from", BETWEEN, "it died")),
+    }
+}
+
+/// What the process between does.
+fn spawn_sibling(
+    enter: impl FnOnce() -> Result<CloneFlags>,
+    parent: &Channel,
+    kept: Channel,
+    child: impl FnOnce(Channel) -> u8,
+) -> u8 {
+    let made = enter()
+        .and_then(|namespaces| userns::explained(process::spawn_sibling(namespaces, kept, child)))
+        .and_then(|child| parent.child(&child).context("cannot pass on", "the container's first process"));
+    match made {
+        Ok(()) => 0,
+        Err(error) => {
+            parent.failed(&error);
+            exit::RNET_FAILED
+        }
+    }
+}
+
 /// A descriptor that is readable once the process `pid` has ended.
 pub fn watch_process(pid: i32) -> Result<OwnedFd> {
     process::watch(Pid::from_raw(pid)).map_err(|errno| {
@@ -164,9 +176,10 @@ pub fn watch_process(pid: i32) -> Result<OwnedFd> {
     })
 }
 
-fn has_ended(watch: &OwnedFd) -> nix::Result<bool> {
+/// Whether the process behind a descriptor of [`watch_process`] has ended.
+pub(super) fn has_ended(watch: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).map(|ready| ready > 0)
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Adds why the namespaces of a process may be out of reach.

@@ -21,6 +21,7 @@ mod command;
 mod confine;
 mod detach;
 mod door;
+mod exec;
 mod hostcopy;
 mod identity;
 mod idmap;
@@ -35,6 +36,7 @@ mod run;
 mod storage;
 mod supervise;
 mod terminal;
+mod usage;
 mod userns;
 
 use std::env;
@@ -59,8 +61,10 @@ pub use self::command::{Command, Commands};
 pub use self::confine::confine;
 pub use self::detach::{Foreground, detach, let_go};
 pub use self::door::{Door, Visitor, hand_over};
+pub use self::exec::{Entry, enter};
 use self::hostcopy::HostCopy;
 use self::identity::Ids;
+pub use self::identity::maps_others;
 pub use self::interlude::Interlude;
 pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process};
 use self::plan::{Root, RootOverlay, Survey};
@@ -69,6 +73,7 @@ pub(crate) use self::storage::remove_layer;
 pub use self::storage::sweep_layers;
 use self::supervise::Action;
 use self::terminal::{Console, Key, Terminal};
+pub use self::usage::{Usage, usage};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::sys::factory::{self, Factory};
@@ -182,26 +187,8 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         Connection::Shared(namespaces) => namespaces.spawn_inside(theirs, first),
     };
     let child = detach::with_stderr(launch.stderr, spawn)?;
-    let (commands, inbox) = command::line()?;
-    let mut running = Running {
-        child,
-        channel: Some(ours),
-        signals,
-        mask,
-        inbox: Some(inbox),
-        commands,
-        link: None,
-        factory_process: None,
-        factory: None,
-        terminal,
-        console: None,
-        storage,
-        cgroup,
-        out_of_memory: false,
-        killed_for: None,
-        told_to_end: false,
-        ended: false,
-    };
+    let mut running = Running::new(child, ours, (signals, mask), terminal)?;
+    (running.storage, running.cgroup) = (storage, cgroup);
     if !matches!(launch.network, Connection::Shared(_)) {
         userns::write_id_maps(running.child.pid, &ids.maps)?;
     }
@@ -209,7 +196,7 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
         cgroup.take(running.child.pid)?;
     }
     running.release()?;
-    running.await_ready(launch)?;
+    running.await_ready(launch.network.wants_socket_factory(), launch.container.terminal)?;
     running.await_factory();
     Ok(running)
 }
@@ -320,6 +307,35 @@ fn signals() -> Result<SignalFd> {
 }
 
 impl Running {
+    /// The container, or the command in one, whose first process is `child`; `terminal` is the caller's.
+    fn new(
+        child: Child,
+        channel: Channel,
+        (signals, mask): (SignalFd, SigSet),
+        terminal: Option<Terminal>,
+    ) -> Result<Self> {
+        let (commands, inbox) = command::line()?;
+        Ok(Self {
+            child,
+            channel: Some(channel),
+            signals,
+            mask,
+            inbox: Some(inbox),
+            commands,
+            link: None,
+            factory_process: None,
+            factory: None,
+            terminal,
+            console: None,
+            storage: None,
+            cgroup: None,
+            out_of_memory: false,
+            killed_for: None,
+            told_to_end: false,
+            ended: false,
+        })
+    }
+
     /// The first process, as the host numbers it; its number is not used again before [`Self::wait`] returns.
     pub fn pid(&self) -> i32 {
         self.child.pid.as_raw()
@@ -487,20 +503,19 @@ impl Running {
         channel.map_or(Ok(()), Channel::release).context("cannot start", "container")
     }
 
-    fn await_ready(&mut self, launch: &Launch<'_>) -> Result<()> {
+    fn await_ready(&mut self, with_factory: bool, terminal: config::Terminal) -> Result<()> {
         loop {
             match self.next_report()? {
                 Some(Report::Note(text)) => tracing::warn!("{text}"),
                 Some(Report::Link(link)) => {
                     self.link = Some(link);
                     // Not before: making a packet link takes the child to another namespace for a while.
-                    if launch.network.wants_socket_factory() {
+                    if with_factory {
                         self.start_factory();
                     }
                 }
                 Some(Report::Terminal(master)) => {
-                    let interactive = launch.container.terminal.is_interactive();
-                    let console = Console::new(master, interactive, self.terminal.take());
+                    let console = Console::new(master, terminal.is_interactive(), self.terminal.take());
                     self.console = Some(console.context("cannot use", "the command's terminal")?);
                 }
                 Some(Report::Ready) => return Ok(()),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 
 use super::hostcopy::{self, HostCopy};
-use crate::config::{Container, EtcFiles, RootFs, Tmpfs, Volume};
+use crate::config::{Container, EtcFiles, Owned, RootFs, Tmpfs, Volume};
 
 /// A tmpfs for what must exist but stay out of sight. It lies where the fresh /tmp will be.
 pub(super) const SCRATCH: &str = "/tmp";
@@ -59,6 +59,8 @@ pub(super) enum Step {
     LeaveHost,
     /// Makes a directory inside with its parents, wherever links lead there, if it is missing.
     Reach(PathBuf),
+    /// Gives away what has the root's owner, as far as others exist; what is not there is nobody's.
+    GiveAway(Vec<Owned>),
     /// Sets the working directory; `optional`: stays at `/` if there is none of that name.
     WorkDir { path: PathBuf, optional: bool },
 }
@@ -159,6 +161,11 @@ pub(super) fn plan(container: &Container, etc: &EtcFiles, survey: &Survey) -> Ve
         Root::HostCopy(_) | Root::Empty => Step::EnterTmpfs,
         Root::Host => return on_the_hosts_root(),
     }];
+    if let RootFs::Overlay(overlay) = &container.rootfs
+        && !overlay.owned.is_empty()
+    {
+        steps.push(Step::GiveAway(overlay.owned.clone()));
+    }
     steps.push(scratch());
     if let Root::HostCopy(copy) = &survey.root {
         steps.extend(hostcopy::plan(copy));
@@ -490,7 +497,11 @@ mod tests {
     #[test]
     fn working_directory_of_an_overlay_is_made_before_it_is_sealed() {
         let lower = vec![PathBuf::from("/l")];
-        let mut container = container(RootFs::Overlay(config::Overlay { lower: lower.clone(), kept: None }));
+        let mut container = container(RootFs::Overlay(config::Overlay {
+            lower: lower.clone(),
+            kept: None,
+            owned: Vec::new(),
+        }));
         container.workdir = Some("/work".into());
         container.read_only = true;
         let overlay = RootOverlay { lower, layers: "/tmp".into(), in_memory: true, mode: 0o755 };

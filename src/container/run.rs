@@ -8,10 +8,11 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Component, Path, PathBuf};
 use std::slice;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -20,6 +21,7 @@ use nix::unistd::{chdir, fchdir, pivot_root};
 
 use super::plan::{Access, Bind, Mount, Overlay, RootOverlay, Step};
 use super::userns::is_denied;
+use crate::config::Owned;
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::Tree;
 
@@ -105,6 +107,9 @@ impl<N: FnMut(String)> Interpreter<N> {
                 umount2(path, MntFlags::MNT_DETACH).context("cannot unmount", path.display())
             }
             Step::LeaveHost => self.leave_host(),
+            Step::GiveAway(owned) => {
+                give_away(owned).context("cannot give away", "files of the root filesystem")
+            }
             Step::Reach(path) => mount_point(path, Kind::Directory).map(drop),
             Step::WorkDir { path, optional } => match chdir(path) {
                 Err(_) if *optional => Ok(()),
@@ -179,6 +184,30 @@ impl<N: FnMut(String)> Interpreter<N> {
         (self.note)(format!("{} is read-only: no overlay of it can be made ({cause})", target.display()));
         attach(&overlay.lower, target, Access::ReadOnly).context("cannot bind", target.display())
     }
+}
+
+/// Gives files to their owners, but for those whose owner does not exist, and those that a kept layer has changed.
+fn give_away(owned: &[Owned]) -> io::Result<()> {
+    let root = fs::metadata("/")?;
+    for Owned { path, uid, gid } in owned {
+        let found = match fs::symlink_metadata(path) {
+            Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+            found => found?,
+        };
+        if (found.uid(), found.gid()) != (root.uid(), root.gid()) {
+            continue;
+        }
+        match lchown(path, Some(*uid), Some(*gid)) {
+            // Nobody has that id here.
+            Err(cause) if cause.raw_os_error() == Some(Errno::EINVAL as i32) => {}
+            // The kernel takes set-id bits with the owner.
+            Ok(()) if found.is_file() && found.mode() & 0o6000 != 0 => {
+                fs::set_permissions(path, found.permissions())?;
+            }
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 /// Mounts the root's overlay on `root`, the topmost lower directory.

@@ -4,6 +4,7 @@
 //! ([`Console`]) wants every key, so the caller's is raw for that long. Only SIGKILL keeps rnet from undoing that.
 
 mod console;
+mod inside;
 mod stream;
 
 use std::io;
@@ -17,6 +18,7 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcdrain, tcgetattr, tcsetatt
 use nix::unistd::{getpgrp, tcgetpgrp, tcsetpgrp, ttyname};
 
 pub(super) use self::console::{Console, Key};
+pub(super) use self::inside::{make, take};
 use crate::sys::pty;
 
 /// The terminal of the standard streams.

@@ -30,7 +30,7 @@ pub(super) fn list(all: bool, shape: ListShape) -> Result<u8> {
     let text = match shape {
         ListShape::Ids => records.map(|record| format!("{}\n", record.short_id())).collect(),
         ListShape::Json => format!("{:#}\n", Value::Array(records.map(|record| summary(&record)).collect())),
-        ListShape::Table => table(&records.map(|record| row(&record)).collect::<Vec<_>>()),
+        ListShape::Table => table(&HEADINGS, &records.map(|record| row(&record)).collect::<Vec<_>>()),
     };
     io::stdout().write_all(text.as_bytes()).context("cannot write to", "standard output")?;
     Ok(0)
@@ -135,12 +135,13 @@ fn span(moment: Timestamp) -> String {
     format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
 }
 
-fn table(rows: &[[String; 7]]) -> String {
-    let headings = HEADINGS.map(str::to_owned);
+/// `rows` below `headings`, in columns as wide as what is in them.
+pub(super) fn table<const COLUMNS: usize>(headings: &[&str; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
+    let headings = headings.map(str::to_owned);
     let rows = [&headings].into_iter().chain(rows);
     let width = |column: usize| rows.clone().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let line = |row: &[String; 7]| {
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    let line = |row: &[String; COLUMNS]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}   "));
         cells.collect::<String>().trim_end().to_owned() + "\n"
     };
@@ -161,7 +162,7 @@ mod tests {
             {"guest_port": 80, "transport": "tcp", "addresses": ["127.0.0.1:8080", "[::1]:8080"]},
         ]}));
         record.created = Timestamp::now();
-        let text = table(&[row(&record)]);
+        let text = table(&HEADINGS, &[row(&record)]);
         let [head, line] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
         for (heading, cell) in [
             ("CONTAINER ID", "0123456789ab "),

@@ -1,4 +1,5 @@
-//! Commands about containers that are on record: `rnet ps`, `inspect`, `logs`, `stop`, `kill`, `wait` and `rm`.
+//! Commands about containers that are on record: `rnet ps`, `inspect`, `logs`, `stop`, `kill`, `wait`, `rm` and
+//! `stats`.
 //!
 //! What is to be done to one that lives is asked of the rnet that keeps it. One that does not answer is ended with its
 //! keeper, which the kernel does at once.
@@ -6,6 +7,7 @@
 mod end;
 mod list;
 mod logs;
+mod stats;
 
 use std::io::{self, Write};
 
@@ -25,6 +27,7 @@ pub fn carry_out(call: &ContainersCall) -> Result<u8> {
         ContainersCall::Kill { names, signal } => {
             each(names, |name| end::kill(&state::find(name)?, *signal).and_then(|()| say(name)))
         }
+        ContainersCall::Stats { names, once, json } => stats::stats(names, *once, *json),
         ContainersCall::Wait { names } => {
             each(names, |name| say(&end::wait(&state::find(name)?)?.to_string()))
         }

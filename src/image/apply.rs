@@ -4,13 +4,28 @@
 //! over are volumes, as every write is forgotten anyway, and health checks.
 
 use std::ffi::OsString;
+use std::str::FromStr;
+
+use nix::sys::signal::Signal;
 
 use super::layout::ImageConfig;
-use crate::config::{Config, Container, Platform, Publish};
+use crate::config::{Config, Container, GroupName, Mapping, Platform, Publish, User, UserName};
+
+/// The first real-time signal that is free for use (signal(7), NPTL), and how many follow it.
+const REAL_TIME: (i32, i32) = (34, 30);
+
+/// What of the machine matters to an image.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    pub(super) platform: Platform,
+    /// Users other than the caller can exist in a container.
+    pub(super) maps_others: bool,
+}
 
 /// Completes `config` by what the image says; also what the user should know.
-pub(super) fn apply(config: &mut Config, image: &ImageConfig, platform: &Platform) -> Vec<String> {
+pub(super) fn apply(config: &mut Config, image: &ImageConfig, machine: &Machine) -> Vec<String> {
     let mut notes = Vec::new();
+    let platform = &machine.platform;
     if let Some(other) = image.platform.as_ref().filter(|image| image.architecture != platform.architecture) {
         notes.push(format!("the image is for {other}, and this machine is {platform}"));
     }
@@ -19,8 +34,9 @@ pub(super) fn apply(config: &mut Config, image: &ImageConfig, platform: &Platfor
     if config.container.workdir.is_none() && image.workdir.starts_with('/') {
         config.container.workdir = Some(image.workdir.clone().into());
     }
-    if !is_root(&image.user) {
-        notes.push(format!("the image wants to run as user {}; it runs as root of its own", image.user));
+    notes.extend(user(config, image, machine.maps_others));
+    if let Some(signal) = signal(&image.stop_signal).filter(|_| !config.image.stop_signal_given) {
+        config.life.stop_signal = signal;
     }
     if config.image.publish_all {
         publish(config, image);
@@ -42,6 +58,64 @@ fn command(config: &mut Config, image: &ImageConfig) {
     if !command.is_empty() {
         config.container.command = command;
     }
+}
+
+/// The image's user counts if nobody else is asked for, and if there can be any but root. Why not, if so.
+fn user(config: &mut Config, image: &ImageConfig, maps_others: bool) -> Option<String> {
+    if is_root(&image.user) || config.container.identity.user.is_some() {
+        return None;
+    }
+    let identity = &mut config.container.identity;
+    let single = identity.mapping == Mapping::Single;
+    let stays_root =
+        |why: &str| Some(format!("the image is for user {}, but runs as root: {why}", image.user));
+    match parsed_user(&image.user) {
+        None => return stays_root("that is no name of a user"),
+        Some(_) if single && config.image.ids_given => return stays_root("--userns=single knows no others"),
+        Some(_) if single && !maps_others => {
+            return stays_root("you have no subordinate ids; `rnet run --userns=auto` tells how to get some");
+        }
+        user => identity.user = user,
+    }
+    if single {
+        identity.mapping = Mapping::Auto;
+    }
+    let home_is_given = image.env.iter().any(|(name, _)| name == "HOME")
+        || config.image.env.iter().any(|(name, _)| name == "HOME");
+    if !home_is_given {
+        config.container.env.retain(|(name, _)| name != "HOME");
+    }
+    None
+}
+
+/// `NAME|UID[:GROUP|GID]`.
+fn parsed_user(text: &str) -> Option<User> {
+    let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
+    let usual = |word: &str| {
+        !word.is_empty() && !word.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control())
+    };
+    let group = group.filter(|group| !group.is_empty());
+    (usual(name) && group.is_none_or(usual)).then(|| User {
+        name: name.parse().map_or_else(|_| UserName::Name(name.to_owned()), UserName::Id),
+        group: group
+            .map(|group| group.parse().map_or_else(|_| GroupName::Name(group.to_owned()), GroupName::Id)),
+    })
+}
+
+/// `SIGNAL`, `SIGRTMIN+N` or a number; `None` for anything else.
+fn signal(text: &str) -> Option<i32> {
+    let (first, more) = REAL_TIME;
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(offset) = name.strip_prefix("RTMIN+") {
+        return offset
+            .parse()
+            .ok()
+            .filter(|offset| (0..=more).contains(offset))
+            .map(|offset: i32| first + offset);
+    }
+    let known = Signal::from_str(&format!("SIG{name}")).ok().map(|signal| signal as i32);
+    known.or_else(|| name.parse().ok().filter(|number| (1..=first + more).contains(number)))
 }
 
 fn environment(config: &mut Config, image: &ImageConfig) {
@@ -77,8 +151,7 @@ fn publish(config: &mut Config, image: &ImageConfig) {
 }
 
 fn is_root(user: &str) -> bool {
-    let name = user.split(':').next().unwrap_or_default();
-    matches!(name, "" | "0" | "root")
+    matches!(user, "" | "0" | "root" | "0:0" | "root:root" | "0:root" | "root:0")
 }
 
 #[cfg(test)]
@@ -117,7 +190,8 @@ mod tests {
             Ok(Command::Run(request)) => *request.config,
             other => panic!("{options}: {other:?}"),
         };
-        let machine = Platform::parse("linux/amd64").expect("a platform");
+        let platform = Platform::parse("linux/amd64").expect("a platform");
+        let machine = Machine { platform, maps_others: !options.contains("poor") };
         let notes = apply(&mut config, image, &machine);
         (config, notes)
     }
@@ -169,15 +243,46 @@ mod tests {
     }
 
     #[test]
-    fn what_is_different_from_what_the_image_wants_is_said() {
-        let other = ImageConfig {
-            platform: Platform::parse("linux/arm64/v8"),
-            user: "www-data:www".into(),
-            ..ImageConfig::default()
-        };
-        let notes = applied("x.tar", &other).1.join("\n");
-        assert!(notes.contains("linux/arm64/v8") && notes.contains("www-data"), "{notes}");
+    fn a_foreign_platform_is_told() {
+        let other = ImageConfig { platform: Platform::parse("linux/arm64/v8"), ..image() };
+        assert!(applied("x.tar", &other).1.concat().contains("linux/arm64/v8"));
         let same = ImageConfig { platform: Platform::parse("linux/amd64"), user: "0:0".into(), ..image() };
         assert_eq!(applied("x.tar", &same).1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_images_user_counts_where_there_can_be_one() {
+        let www = ImageConfig { user: "www-data:33".into(), ..image() };
+        let identity = |options| {
+            let (config, notes) = applied(options, &www);
+            let user = config.container.identity.user.map(|user| user.name);
+            (user, config.container.identity.mapping, notes.concat())
+        };
+        let named = |name: &str| Some(UserName::Name(name.into()));
+        assert_eq!(identity("x.tar"), (named("www-data"), Mapping::Auto, String::new()));
+        assert_eq!(identity("--userns=keep-id x.tar"), (named("www-data"), Mapping::KeepId, String::new()));
+        assert_eq!(identity("-u other x.tar"), (named("other"), Mapping::Auto, String::new()));
+        for options in ["poor.tar", "--userns=single x.tar"] {
+            let (user, mapping, notes) = identity(options);
+            assert_eq!((user, mapping), (None, Mapping::Single));
+            assert!(notes.contains("runs as root"), "{notes}");
+        }
+        let home = |options| applied(options, &www).0.container.env.iter().any(|(name, _)| name == "HOME");
+        assert!(!home("x.tar") && home("-e HOME=/x x.tar") && home("poor.tar"));
+        let user = parsed_user("1000:staff").expect("a user");
+        assert_eq!((user.name, user.group), (UserName::Id(1000), Some(GroupName::Name("staff".into()))));
+        assert_eq!([parsed_user("a b"), parsed_user(":5")], [None, None]);
+    }
+
+    #[test]
+    fn the_images_stop_signal_counts_unless_another_is_asked_for() {
+        let systemd = ImageConfig { stop_signal: "SIGRTMIN+3".into(), ..image() };
+        let stop = |options, image| applied(options, image).0.life.stop_signal;
+        assert_eq!((stop("x.tar", &systemd), stop("--stop-signal TERM x.tar", &systemd)), (37, 15));
+        assert_eq!(stop("x.tar", &image()), 15);
+        assert_eq!(
+            ["QUIT", "sigint", "9", "", "65", "RTMIN+31", "NO"].map(signal),
+            [Some(3), Some(2), Some(9), None, None, None, None]
+        );
     }
 }

@@ -5,6 +5,7 @@
 //!   trees/DIGEST/              locked by whoever makes the tree, and shared by those who use it
 //!     root/                    the tree, complete; nobody changes it
 //!     about.json               what it was made of; its time is when it was last used
+//!     owned                    what of it is not root's: UID GID PATH and a NUL byte each
 //!     draft/                   a tree on its way
 //!   seen/DIGEST                what became of a file with this name, size and times
 //! ```
@@ -12,8 +13,10 @@
 //! What is called `root` is complete: it is made beside and renamed into place. What a killed rnet leaves is removed by
 //! the next one that makes a tree.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, FileTimes, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,7 +25,9 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::tree::Belonging;
 use super::unpack::Summary;
+use crate::config::Owned;
 use crate::disk;
 use crate::error::{Error, Result};
 
@@ -33,6 +38,7 @@ const ATTEMPTS: usize = 16;
 const ROOT: &str = "root";
 const DRAFT: &str = "draft";
 const ABOUT: &str = "about.json";
+const OWNED: &str = "owned";
 
 /// The cache of this user.
 #[derive(Clone, Debug)]
@@ -189,6 +195,13 @@ impl Lease {
     pub fn root(&self) -> &Path {
         &self.root
     }
+
+    /// What in it is not root's.
+    pub(super) fn owned(&self) -> io::Result<Vec<Owned>> {
+        let text = fs::read(self.root.with_file_name(OWNED))?;
+        let records = text.split(|byte| *byte == 0).filter(|record| !record.is_empty());
+        records.map(|record| read(record).ok_or_else(|| io::ErrorKind::InvalidData.into())).collect()
+    }
 }
 
 /// A tree in the cache.
@@ -247,7 +260,8 @@ impl Place {
             }
             DirBuilder::new().mode(0o700).create(&draft).map_err(failed)?;
             tracing::info!("unpacking {source}");
-            let Summary { entries, bytes } = make(&draft)?;
+            let Summary { entries, bytes, owned } = make(&draft)?;
+            fs::write(self.path.join(OWNED), written(&owned)).map_err(failed)?;
             let about = About { source: source.to_owned(), created: now(), bytes, entries };
             let text = serde_json::to_vec(&about).map_err(|cause| failed(cause.into()))?;
             fs::write(self.path.join(ABOUT), text).map_err(failed)?;
@@ -260,6 +274,20 @@ impl Place {
         }
         made
     }
+}
+
+fn written(owned: &[Belonging]) -> Vec<u8> {
+    let record = |Belonging { path, owner, .. }: &Belonging| {
+        [format!("{} {} ", owner.uid, owner.gid).as_bytes(), path.as_os_str().as_bytes(), &[0]].concat()
+    };
+    owned.iter().flat_map(record).collect()
+}
+
+fn read(record: &[u8]) -> Option<Owned> {
+    let mut parts = record.splitn(3, |byte| *byte == b' ');
+    let mut id = || std::str::from_utf8(parts.next()?).ok()?.parse().ok();
+    let (uid, gid) = (id()?, id()?);
+    Some(Owned { path: Path::new("/").join(OsStr::from_bytes(parts.next()?)), uid, gid })
 }
 
 /// What tells a file from another one, and from itself when it was different; `None` for one that is being changed.
@@ -287,4 +315,65 @@ fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tar::Owner;
+    use super::*;
+
+    fn cache() -> (tempfile::TempDir, Cache) {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let cache = Cache::at(&base.path().join("images")).expect("made");
+        (base, cache)
+    }
+
+    fn fill(root: &Path) -> Result<Summary> {
+        fs::write(root.join("file"), "text").expect("written");
+        let belonging =
+            |path: &str, uid, gid| Belonging { path: path.into(), owner: Owner { uid, gid }, size: 0 };
+        let owned = vec![belonging("a b", 1, 2), belonging("c\nd", 3_000_000, 0)];
+        Ok(Summary { entries: 1, bytes: 4, owned })
+    }
+
+    #[test]
+    fn a_tree_is_made_once_and_remembered() {
+        let (_base, cache) = cache();
+        let (tree, file) = (Digest::of(b"tree"), Digest::of(b"file"));
+        let lease = cache.tree(tree, "x.tar", fill).expect("made");
+        assert!(cache.tree(tree, "x.tar", |_| panic!("it is there")).is_ok());
+        let owned = lease.owned().expect("written");
+        assert_eq!(owned[0], Owned { path: "/a b".into(), uid: 1, gid: 2 });
+        assert_eq!(owned[1], Owned { path: "/c\nd".into(), uid: 3_000_000, gid: 0 });
+        assert!(cache.recall(file).is_none());
+        cache.remember(file, tree, Some("{}".into()));
+        let (again, sight) = cache.recall(file).expect("remembered");
+        assert_eq!((again.root(), sight.config.as_deref()), (lease.root(), Some("{}")));
+    }
+
+    #[test]
+    fn failure_leaves_nothing() {
+        let (_base, cache) = cache();
+        let made = cache.tree(Digest::of(b"tree"), "x.tar", |root| {
+            fill(root)?;
+            Err(Error::new("cannot", "go", "on"))
+        });
+        assert!(made.is_err());
+        assert_eq!(children(&cache.trees).count(), 0);
+    }
+
+    #[test]
+    fn what_is_used_stays_and_what_is_left_goes() {
+        let (_base, cache) = cache();
+        let digest = Digest::of(b"tree");
+        let lease = cache.tree(digest, "x.tar", fill).expect("made");
+        fs::create_dir_all(cache.trees.join(Digest::of(b"dead").hex()).join("draft/d")).expect("made");
+        fs::write(cache.seen.join("scratch-1"), "half").expect("written");
+        cache.sweep();
+        assert_eq!((children(&cache.trees).count(), children(&cache.seen).count()), (1, 0));
+        assert!(cache.list()[0].in_use && !cache.remove(digest).expect("refused"));
+        drop(lease);
+        assert!(!cache.list()[0].in_use && cache.remove(digest).expect("removed"));
+        assert!(cache.list().is_empty() && cache.existing(digest).is_none());
+    }
 }

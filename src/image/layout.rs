@@ -52,6 +52,8 @@ pub(super) struct ImageConfig {
     /// Empty is the root.
     pub(super) workdir: String,
     pub(super) ports: Vec<(u16, Transport)>,
+    /// By name or number; empty is SIGTERM.
+    pub(super) stop_signal: String,
     /// Digests of its layers, uncompressed.
     pub(super) diff_ids: Vec<Digest>,
 }
@@ -120,6 +122,8 @@ struct RawConfig {
     working_dir: String,
     #[serde(deserialize_with = "or_default")]
     exposed_ports: BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "or_default")]
+    stop_signal: String,
 }
 
 #[derive(Deserialize)]
@@ -203,6 +207,7 @@ impl ImageConfig {
             command: raw.config.cmd,
             workdir: raw.config.working_dir,
             ports: raw.config.exposed_ports.keys().filter_map(|text| port(text)).collect(),
+            stop_signal: raw.config.stop_signal,
             diff_ids: diff_ids.collect::<Result<_, _>>()?,
         })
     }

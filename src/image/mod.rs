@@ -28,6 +28,7 @@ use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use self::apply::Machine;
 use self::cache::Cache;
 pub use self::cache::Lease;
 use self::compression::{Compression, decompressed};
@@ -38,7 +39,7 @@ use self::open::Image;
 use self::source::Source;
 use self::unpack::{MAX_BYTES, Summary, Unpacking};
 use self::watch::Watch;
-use crate::config::{Config, Overlay, Platform, RootFs};
+use crate::config::{Config, Mapping, Overlay, Platform, RootFs};
 use crate::error::{Error, Result};
 
 /// How much is read at once; signals are heeded in between.
@@ -70,11 +71,12 @@ type Found = (Lease, Option<ImageConfig>);
 /// Unpacks what `config` names as root filesystem, unless that is a directory of files already.
 ///
 /// No thread may have been started before. A signal that would end rnet ends this with an error, whose exit code is 128
-/// and its number; then, and after any other error, nothing stays behind.
-pub fn settled(config: &Config) -> Result<Settled> {
+/// and its number; then, and after any other error, nothing stays behind. `maps_others` tells whether users other than
+/// the caller can exist in a container here.
+pub fn settled(config: &Config, maps_others: impl Fn() -> bool) -> Result<Settled> {
     let mut settled = Settled { config: config.clone(), leases: Vec::new() };
-    let overlay = match &config.container.rootfs {
-        RootFs::Directory(path) => Overlay { lower: vec![path.clone()], kept: None },
+    let mut overlay = match &config.container.rootfs {
+        RootFs::Directory(path) => Overlay { lower: vec![path.clone()], kept: None, owned: Vec::new() },
         RootFs::Overlay(overlay) => overlay.clone(),
         RootFs::HostCopy | RootFs::Empty | RootFs::Host => return Ok(settled),
     };
@@ -86,15 +88,19 @@ pub fn settled(config: &Config) -> Result<Settled> {
             continue;
         };
         directories.push(lease.root().to_owned());
-        settled.leases.push(lease);
         if let Some(image) = image.filter(|_| depth == 0) {
-            for note in apply::apply(&mut settled.config, &image, &layout::this_machine()) {
+            let machine = Machine { platform: layout::this_machine(), maps_others: maps_others() };
+            for note in apply::apply(&mut settled.config, &image, &machine) {
                 tracing::warn!("{note}");
             }
         }
+        if depth == 0 && settled.config.container.identity.mapping != Mapping::Single {
+            overlay.owned = lease.owned().map_err(unusable(path))?;
+        }
+        settled.leases.push(lease);
     }
     if !settled.leases.is_empty() {
-        settled.config.container.rootfs = RootFs::Overlay(Overlay { lower: directories, kept: overlay.kept });
+        settled.config.container.rootfs = RootFs::Overlay(Overlay { lower: directories, ..overlay });
     }
     Ok(settled)
 }

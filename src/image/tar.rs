@@ -43,6 +43,7 @@ pub(super) struct Entry {
     /// Permission, set-id and sticky bits.
     pub(super) mode: u32,
     pub(super) modified: Modified,
+    pub(super) owner: Owner,
     /// Bytes of the file, holes included; 0 for everything else.
     pub(super) size: u64,
     /// The parts of the file that the content is for, in order: all of it, unless it is sparse.
@@ -63,6 +64,13 @@ pub(super) enum Kind {
     Device,
     /// Of a type that this does not know.
     Other(u8),
+}
+
+/// Whose something is, by numbers. By default it is root's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Owner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
 }
 
 /// When something was last changed, since 1970.
@@ -196,6 +204,10 @@ impl<R: Read> Reader<R> {
             link: records.link.unwrap_or_else(|| until_nul(header.field(157, 100)).to_vec()),
             mode: (header.number(100, 8)? & 0o7777) as u32,
             modified: records.modified.map_or_else(|| header.modified(), Ok)?,
+            owner: Owner {
+                uid: records.uid.map_or_else(|| header.id(108), Ok)?,
+                gid: records.gid.map_or_else(|| header.id(116), Ok)?,
+            },
             size,
             segments,
             attributes: records.attributes,
@@ -307,6 +319,10 @@ impl Header {
         }
     }
 
+    fn id(&self, at: usize) -> io::Result<u32> {
+        self.number(at, 8)?.try_into().map_err(|_| damaged("an owner is out of range"))
+    }
+
     fn modified(&self) -> io::Result<Modified> {
         let seconds = i64::try_from(self.signed(136, 12)?).map_err(|_| damaged("a date is out of range"))?;
         Ok(Modified { seconds, nanoseconds: 0 })
@@ -343,6 +359,8 @@ struct Records {
     link: Option<Vec<u8>>,
     size: Option<u64>,
     modified: Option<Modified>,
+    uid: Option<u32>,
+    gid: Option<u32>,
     sparse: Option<Sparse>,
     attributes: Vec<(String, Vec<u8>)>,
 }
@@ -378,6 +396,8 @@ impl Records {
             "linkpath" => self.link = given,
             "size" => self.size = given.as_deref().map(number).transpose()?,
             "mtime" => self.modified = given.as_deref().map(date).transpose()?,
+            "uid" => self.uid = given.as_deref().map(id).transpose()?,
+            "gid" => self.gid = given.as_deref().map(id).transpose()?,
             _ => {
                 if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
                     self.attributes.retain(|(other, _)| other != name);
@@ -407,7 +427,7 @@ impl Records {
 
     /// These, and what they leave open from `global`.
     fn over(mut self, global: &Self) -> Self {
-        let Self { path, link, size, modified, sparse, attributes } = global.clone();
+        let Self { path, link, size, modified, uid, gid, sparse, attributes } = global.clone();
         let is_new = |name: &str| !self.attributes.iter().any(|(other, _)| other == name);
         let inherited: Vec<_> = attributes.into_iter().filter(|(name, _)| is_new(name)).collect();
         self.attributes.extend(inherited);
@@ -416,6 +436,8 @@ impl Records {
             link: self.link.or(link),
             size: self.size.or(size),
             modified: self.modified.or(modified),
+            uid: self.uid.or(uid),
+            gid: self.gid.or(gid),
             sparse: self.sparse.or(sparse),
             attributes: self.attributes,
         }
@@ -434,6 +456,10 @@ fn record(text: &[u8]) -> Option<(&str, &[u8], &[u8])> {
 fn number(text: &[u8]) -> io::Result<u64> {
     let parsed = str::from_utf8(text).ok().and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| damaged("an extended header has no number where one belongs"))
+}
+
+fn id(text: &[u8]) -> io::Result<u32> {
+    number(text)?.try_into().map_err(|_| damaged("an owner is out of range"))
 }
 
 /// `SECONDS[.FRACTION]`, before 1970 with a sign.

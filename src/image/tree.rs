@@ -27,7 +27,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, mkfifoat, symlinkat, unlinkat};
 
 use super::name::Name;
-use super::tar::Modified;
+use super::tar::{Modified, Owner};
 
 /// Directories within each other: each takes a descriptor while the tree is walked.
 const MAX_DEPTH: u32 = 200;
@@ -44,13 +44,35 @@ pub(super) struct Tree {
     /// What the current layer has put there, as inode number of the directory and name; `None` for a first layer,
     /// under which nothing lies.
     fresh: Option<HashSet<(u64, OsString)>>,
+    /// Owners other than root, by inode number.
+    owners: HashMap<u64, Owner>,
 }
 
-/// Mode and time of an entry.
+/// Mode, time and owner of an entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Looks {
     pub(super) mode: u32,
     pub(super) modified: Modified,
+    pub(super) owner: Owner,
+}
+
+/// What has become of a tree.
+#[derive(Debug, Default)]
+pub(super) struct Finished {
+    /// On disk.
+    pub(super) bytes: u64,
+    /// What is not root's, parents first; hard links once.
+    pub(super) owned: Vec<Belonging>,
+}
+
+/// Something that is not root's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Belonging {
+    /// Relative to the top.
+    pub(super) path: PathBuf,
+    pub(super) owner: Owner,
+    /// Bytes of a file; 0 for anything else.
+    pub(super) size: u64,
 }
 
 struct Directory {
@@ -74,7 +96,7 @@ impl Tree {
         let top = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         let inode = fstat(&top)?.st_ino;
         let directories = HashMap::from([(inode, Directory { depth: 0, place: None, looks: None })]);
-        Ok(Self { top, directories, fresh: None })
+        Ok(Self { top, directories, fresh: None, owners: HashMap::new() })
     }
 
     /// From now on comes what lies over what is there.
@@ -95,10 +117,11 @@ impl Tree {
         if let Some(known) = self.directories.get_mut(&inode) {
             known.looks = Some(looks);
         }
+        self.note_owner(inode, looks.owner);
         Ok(directory.into())
     }
 
-    /// Makes an empty file, open for writing and only to the caller. [`finish_file`] gives it its looks.
+    /// Makes an empty file, open for writing and only to the caller. [`Self::finish_file`] gives it its looks.
     pub(super) fn file(&mut self, name: &Name) -> io::Result<File> {
         let place = self.place(name)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -107,11 +130,19 @@ impl Tree {
         Ok(file.into())
     }
 
+    /// Gives a file its mode and time, once everything is in it.
+    pub(super) fn finish_file(&mut self, file: &File, looks: Looks) -> io::Result<()> {
+        if looks.owner != Owner::default() {
+            self.note_owner(fstat(file)?.st_ino, looks.owner);
+        }
+        set_looks(file, looks)
+    }
+
     /// Makes a symbolic link to whatever `target` says.
-    pub(super) fn symlink(&mut self, name: &Name, target: &[u8], modified: Modified) -> io::Result<()> {
+    pub(super) fn symlink(&mut self, name: &Name, target: &[u8], looks: Looks) -> io::Result<()> {
         let place = self.place(name)?;
         self.put(&place, || symlinkat(OsStr::from_bytes(target), &place.directory, place.name))?;
-        set_time(&place, modified)
+        self.finish_place(&place, looks)
     }
 
     /// Makes a named pipe.
@@ -121,7 +152,7 @@ impl Tree {
         // The umask has had its say.
         let mode = Mode::from_bits_truncate(looks.mode);
         fchmodat(&place.directory, place.name, mode, FchmodatFlags::FollowSymlink)?;
-        set_time(&place, looks.modified)
+        self.finish_place(&place, looks)
     }
 
     /// Makes a hard link to `target`, which is there and no directory.
@@ -159,9 +190,11 @@ impl Tree {
         }
     }
 
-    /// Gives the directories their looks; bytes on disk.
-    pub(super) fn finish(self) -> io::Result<u64> {
-        self.settle(&self.top)
+    /// Gives the directories their looks.
+    pub(super) fn finish(mut self) -> io::Result<Finished> {
+        let (top, mut finished) = (self.top.try_clone()?, Finished::default());
+        self.settle(&top, Path::new(""), &mut finished)?;
+        Ok(finished)
     }
 
     /// The place of `name`, with its parents made if missing.
@@ -263,6 +296,9 @@ impl Tree {
     fn remove_at(&mut self, directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let found = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         if !is_directory(&found) {
+            if found.st_nlink <= 1 {
+                self.owners.remove(&found.st_ino);
+            }
             return Ok(unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?);
         }
         let inner = open_directory(directory, name)?;
@@ -270,6 +306,7 @@ impl Tree {
             self.remove_at(&inner, OsStr::from_bytes(name.as_bytes()))?;
         }
         self.directories.remove(&found.st_ino);
+        self.owners.remove(&found.st_ino);
         Ok(unlinkat(directory, name, UnlinkatFlags::RemoveDir)?)
     }
 
@@ -287,43 +324,61 @@ impl Tree {
         Ok(())
     }
 
-    /// Bytes on disk of what is below `directory`, whose looks are set when those of everything below are.
-    fn settle(&self, directory: &OwnedFd) -> io::Result<u64> {
+    /// Gives `directory` at `path` its looks, after everything below it.
+    fn settle(&mut self, directory: &OwnedFd, path: &Path, finished: &mut Finished) -> io::Result<()> {
         let itself = fstat(directory)?;
-        let mut bytes = on_disk(&itself);
+        finished.bytes += on_disk(&itself);
+        self.tell_owner(&itself, path, finished);
         for (name, is_directory) in entries(directory)? {
             let name = OsStr::from_bytes(name.as_bytes());
-            bytes += if is_directory {
-                self.settle(&open_directory(directory, name)?)?
+            let path = path.join(name);
+            if is_directory {
+                self.settle(&open_directory(directory, name)?, &path, finished)?;
             } else {
                 let found = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-                on_disk(&found) / found.st_nlink.max(1)
-            };
+                finished.bytes += on_disk(&found) / found.st_nlink.max(1);
+                self.tell_owner(&found, &path, finished);
+            }
         }
         let known = self.directories.get(&itself.st_ino).and_then(|directory| directory.looks);
         match known {
-            Some(looks) => set_looks(directory, looks)?,
-            None => fchmod(directory, Mode::from_bits_truncate(USUAL_MODE))?,
+            Some(looks) => set_looks(directory, looks),
+            None => Ok(fchmod(directory, Mode::from_bits_truncate(USUAL_MODE))?),
         }
-        Ok(bytes)
     }
-}
 
-/// Gives a file its mode and time, once everything is in it.
-pub(super) fn finish_file(file: &File, looks: Looks) -> io::Result<()> {
-    set_looks(file, looks)
+    fn tell_owner(&mut self, found: &FileStat, path: &Path, finished: &mut Finished) {
+        // Taken out, so that of several hard links one is told.
+        if let Some(owner) = self.owners.remove(&found.st_ino) {
+            let is_file = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+            let size = if is_file { found.st_size.try_into().unwrap_or(0) } else { 0 };
+            finished.owned.push(Belonging { path: path.to_owned(), owner, size });
+        }
+    }
+
+    fn note_owner(&mut self, inode: u64, owner: Owner) {
+        match owner == Owner::default() {
+            true => self.owners.remove(&inode),
+            false => self.owners.insert(inode, owner),
+        };
+    }
+
+    /// Gives what cannot be opened its time and owner.
+    fn finish_place(&mut self, place: &Place<'_>, looks: Looks) -> io::Result<()> {
+        let nofollow = AtFlags::AT_SYMLINK_NOFOLLOW;
+        if looks.owner != Owner::default() {
+            self.note_owner(fstatat(&place.directory, place.name, nofollow)?.st_ino, looks.owner);
+        }
+        let time = time(looks.modified);
+        let nofollow = UtimensatFlags::NoFollowSymlink;
+        Ok(utimensat(&place.directory, place.name, &time, &time, nofollow)?)
+    }
 }
 
 fn set_looks(fd: impl AsFd, looks: Looks) -> io::Result<()> {
     fchmod(&fd, Mode::from_bits_truncate(looks.mode))?;
     let time = time(looks.modified);
     Ok(futimens(&fd, &time, &time)?)
-}
-
-fn set_time(place: &Place<'_>, modified: Modified) -> io::Result<()> {
-    let time = time(modified);
-    let nofollow = UtimensatFlags::NoFollowSymlink;
-    Ok(utimensat(&place.directory, place.name, &time, &time, nofollow)?)
 }
 
 fn time(modified: Modified) -> TimeSpec {

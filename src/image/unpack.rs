@@ -2,8 +2,8 @@
 //!
 //! Refused are names and hard links that leave the root, devices, kinds of entries that are not known, more than
 //! [`MAX_ENTRIES`] entries and more than [`MAX_BYTES`]. Leaving them out would give a tree that is not the one in the
-//! archive. Kept are modes with their set-id bits, times, holes, hard links and `user.` attributes; not kept are owners,
-//! other attributes, and `user.overlay.` ones, which would steer the overlay that the tree becomes a part of.
+//! archive. Kept are modes with their set-id bits, times, holes, hard links and `user.` attributes; Owners other than root are told, as the
+//! caller cannot give anything away. Not kept are other attributes, and `user.overlay.` ones, which would steer the overlay that the tree becomes a part of.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -12,13 +12,17 @@ use std::path::Path;
 
 use super::name::{Meaning, Name};
 use super::tar::{self, Entry, Kind};
-use super::tree::{Looks, Tree, finish_file};
+use super::tree::{Belonging, Finished, Looks, Tree};
 use crate::sys::mount::set_attribute;
 
 /// Most bytes of a tree, without holes: of what its archives hold uncompressed too.
 pub(super) const MAX_BYTES: u64 = 64 << 30;
 /// Most entries of its archives together.
 const MAX_ENTRIES: u64 = 4_000_000;
+/// Files, links and directories that are given to others than root at every start.
+const MAX_GIVEN: usize = 50_000;
+/// Bytes of the files among them, which an overlay copies.
+const MAX_GIVEN_BYTES: u64 = 64 << 20;
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// A tree that is being unpacked.
@@ -34,11 +38,13 @@ pub(super) struct Unpacking {
 }
 
 /// What became of archives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Summary {
     pub(super) entries: u64,
     /// On disk.
     pub(super) bytes: u64,
+    /// What shall be given to others than root.
+    pub(super) owned: Vec<Belonging>,
 }
 
 impl Unpacking {
@@ -79,7 +85,8 @@ impl Unpacking {
                 "the cache's filesystem takes no user extended attributes; those of the archive are lost"
             );
         }
-        Ok(Summary { entries: self.entries, bytes: self.tree.finish()? })
+        let Finished { bytes, owned } = self.tree.finish()?;
+        Ok(Summary { entries: self.entries, bytes, owned: affordable(owned) })
     }
 
     fn archive(&mut self, input: impl Read, meaning: fn(&[u8]) -> Option<Meaning>) -> io::Result<()> {
@@ -120,19 +127,19 @@ impl Unpacking {
     }
 
     fn entry<R: Read>(&mut self, name: &Name, entry: &Entry, archive: &mut tar::Reader<R>) -> io::Result<()> {
-        let looks = Looks { mode: entry.mode, modified: entry.modified };
+        let looks = Looks { mode: entry.mode, modified: entry.modified, owner: entry.owner };
         match entry.kind {
             Kind::File => {
                 let file = self.tree.file(name)?;
                 self.fill(&file, entry, archive)?;
                 self.attributes(&file, entry)?;
-                finish_file(&file, looks)
+                self.tree.finish_file(&file, looks)
             }
             Kind::Directory => {
                 let directory = self.tree.directory(name, looks)?;
                 self.attributes(&directory, entry)
             }
-            Kind::Symlink => self.tree.symlink(name, &entry.link, entry.modified),
+            Kind::Symlink => self.tree.symlink(name, &entry.link, looks),
             Kind::HardLink => self.hard_link(name, &entry.link),
             Kind::Fifo => self.tree.fifo(name, looks),
             Kind::Device => Err(io::Error::other(
@@ -185,6 +192,28 @@ impl Unpacking {
         }
         Ok(())
     }
+}
+
+/// All directories, and files as long as they are few and small: each is copied at every start.
+fn affordable(owned: Vec<Belonging>) -> Vec<Belonging> {
+    // An archive that an ordinary user has made of his own files means them to be root's.
+    let top = owned.iter().find(|belonging| belonging.path.as_os_str().is_empty()).map(|top| top.owner);
+    let owned: Vec<_> = owned.into_iter().filter(|belonging| Some(belonging.owner) != top).collect();
+    let all = owned.len();
+    let mut bytes_left = MAX_GIVEN_BYTES;
+    let mut fits = |belonging: &Belonging| {
+        let fits = belonging.size <= bytes_left;
+        bytes_left -= if fits { belonging.size } else { 0 };
+        fits
+    };
+    let given: Vec<_> = owned.into_iter().filter(|belonging| fits(belonging)).take(MAX_GIVEN).collect();
+    if given.len() < all {
+        tracing::warn!(
+            "{} files that belong to others than root stay root's: they are too large",
+            all - given.len()
+        );
+    }
+    given
 }
 
 fn in_it(path: &[u8]) -> Cow<'_, str> {

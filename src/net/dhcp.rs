@@ -10,6 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use dhcproto::{Decodable, Encodable, v4, v6};
+use ipnet::Ipv4Net;
 
 use crate::config::{Ipv4Plan, Ipv6Plan, MacAddr, Network};
 
@@ -80,12 +81,14 @@ struct RequestV4 {
     address: Option<Ipv4Addr>,
     server: Option<Ipv4Addr>,
     client_id: Option<Vec<u8>>,
+    rapid_commit: bool,
 }
 
 impl RequestV4 {
     fn read(payload: &[u8]) -> Option<Self> {
         let mut kind = None;
         let (mut address, mut server, mut client_id) = (None, None, None);
+        let mut rapid_commit = false;
         for option in v4::borrowed::Message::new(payload).ok()?.opts() {
             let data = option.data();
             let ip = || <[u8; 4]>::try_from(data).ok().map(Ipv4Addr::from);
@@ -93,21 +96,23 @@ impl RequestV4 {
                 v4::OptionCode::MessageType => kind = data.first().map(|kind| (*kind).into()),
                 v4::OptionCode::RequestedIpAddress => address = ip(),
                 v4::OptionCode::ServerIdentifier => server = ip(),
+                v4::OptionCode::RapidCommit => rapid_commit = true,
                 v4::OptionCode::ClientIdentifier if data.len() <= MAX_CLIENT_ID_BYTES => {
                     client_id = Some(data.to_vec());
                 }
                 _ => {}
             }
         }
-        Some(Self { kind: kind?, address, server, client_id })
+        Some(Self { kind: kind?, address, server, client_id, rapid_commit })
     }
 
-    /// RFC 2131 section 4.3.
+    /// RFC 2131 section 4.3, RFC 4039 section 3.
     fn answer(&self, plan: &Ipv4Plan, ciaddr: Ipv4Addr) -> Option<v4::MessageType> {
         if self.server.is_some_and(|server| server != plan.gateway) {
             return None;
         }
         match self.kind {
+            v4::MessageType::Discover if self.rapid_commit => Some(v4::MessageType::Ack),
             v4::MessageType::Discover => Some(v4::MessageType::Offer),
             v4::MessageType::Request if self.address.unwrap_or(ciaddr) == plan.lease => {
                 Some(v4::MessageType::Ack)
@@ -129,6 +134,9 @@ impl RequestV4 {
         let mut options = v4::DhcpOptions::new();
         options.insert(v4::DhcpOption::MessageType(kind));
         options.insert(v4::DhcpOption::ServerIdentifier(plan.gateway));
+        if self.rapid_commit && self.kind == v4::MessageType::Discover {
+            options.insert(v4::DhcpOption::RapidCommit);
+        }
         if let Some(client_id) = self.client_id {
             options.insert(v4::DhcpOption::ClientIdentifier(client_id));
         }
@@ -138,6 +146,9 @@ impl RequestV4 {
         options.insert(v4::DhcpOption::SubnetMask(plan.subnet.netmask()));
         options.insert(v4::DhcpOption::BroadcastAddr(plan.subnet.broadcast()));
         options.insert(v4::DhcpOption::Router(vec![plan.gateway]));
+        if !plan.subnet.contains(&plan.gateway) {
+            options.insert(v4::DhcpOption::ClasslessStaticRoute(routes_beyond(plan.gateway)));
+        }
         let servers: Vec<Ipv4Addr> = network.advertised_servers().filter_map(of_v4).collect();
         if !servers.is_empty() {
             options.insert(v4::DhcpOption::DomainNameServer(servers));
@@ -154,6 +165,11 @@ impl RequestV4 {
         }
         options
     }
+}
+
+/// To a router outside the subnet, and from there to everywhere (RFC 3442).
+fn routes_beyond(router: Ipv4Addr) -> Vec<(Ipv4Net, Ipv4Addr)> {
+    vec![(router.into(), Ipv4Addr::UNSPECIFIED), (Ipv4Net::default(), router)]
 }
 
 fn of_v4(address: IpAddr) -> Option<Ipv4Addr> {
@@ -603,6 +619,36 @@ mod tests {
         assert_eq!(answers.len(), MAX_ASSOCIATIONS);
         let with_address = answers.iter().filter(|answer| **answer == leased(7, &[("fd00::100", u32::MAX)]));
         assert_eq!(with_address.count(), 1);
+    }
+
+    #[test]
+    fn a_discovery_that_allows_it_brings_the_lease_at_once() {
+        let mut asks = message(Discover);
+        asks.opts_mut().insert(v4::DhcpOption::RapidCommit);
+        let (reply, _) = answer(&asks).expect("an answer");
+        assert_eq!((reply.opts().msg_type(), reply.yiaddr()), (Some(Ack), GUEST));
+        assert!(reply.opts().contains(v4::OptionCode::RapidCommit));
+        asks.opts_mut().insert(v4::DhcpOption::MessageType(Inform));
+        let (reply, _) = answer(&asks).expect("an answer");
+        assert!(!reply.opts().contains(v4::OptionCode::RapidCommit));
+    }
+
+    #[test]
+    fn the_way_to_a_gateway_outside_the_subnet_is_told() {
+        let mut network = fixture::network();
+        let told = |network: &Network| {
+            let reply = reply_v4(network, &encode(&message(Discover))).expect("an answer");
+            let message = v4::Message::from_bytes(&reply.payload).expect("a message");
+            message.opts().get(v4::OptionCode::ClasslessStaticRoute).cloned()
+        };
+        assert_eq!(told(&network), None);
+        let router = Ipv4Addr::new(192, 0, 2, 1);
+        network.ipv4.as_mut().expect("IPv4").gateway = router;
+        let routes = vec![
+            ("192.0.2.1/32".parse().expect("a network"), Ipv4Addr::UNSPECIFIED),
+            ("0.0.0.0/0".parse().expect("a network"), router),
+        ];
+        assert_eq!(told(&network), Some(v4::DhcpOption::ClasslessStaticRoute(routes)));
     }
 
     #[test]

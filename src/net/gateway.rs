@@ -421,6 +421,7 @@ impl Gateway {
 
 impl Core {
     pub(super) fn new(network: Arc<Network>, shard: Shard, seed: u64, now: Instant) -> Self {
+        let spares = Spares::new(network.rates.from_guest);
         Self {
             network,
             shard,
@@ -431,7 +432,7 @@ impl Core {
             ports: Vec::new(),
             connecting: 0,
             ready: VecDeque::new(),
-            spares: Spares::default(),
+            spares,
             refusals: Vec::new(),
             seed,
             published: Vec::new(),

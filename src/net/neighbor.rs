@@ -161,7 +161,7 @@ fn advertise_router(
 ) -> Result<(), DropReason> {
     let fields = RouterAdvertisementHeader {
         cur_hop_limit: HOP_LIMIT,
-        managed_address_config: false,
+        managed_address_config: network.autoconfiguration.managed,
         other_config: true,
         router_lifetime: ROUTER_LIFETIME_S,
     };

@@ -84,7 +84,7 @@ fn live(
 ) -> Result<u8> {
     let restarting = Restarting::prepare(config)?;
     // Its leases are held until the container has ended.
-    let image = image::settled(config)?;
+    let image = image::settled(config, container::maps_others)?;
     let config = &image.config;
     let streams = config.life.detach.then(|| Streams::take_over(config.life.keeps_stdin)).transpose()?;
     let stderr = streams.as_ref().map(Streams::stderr);

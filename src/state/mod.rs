@@ -10,6 +10,7 @@
 //! hold secrets, as the environment does.
 
 mod log;
+mod privileges;
 mod record;
 mod time;
 
@@ -27,6 +28,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 pub use self::log::{Entry, LogReader, LogWriter, MAX_PIECE_BYTES, Stream, Wanted};
+pub use self::privileges::Privileges;
 pub use self::record::{
     Config, HostConfig, Mount, NetworkSettings, PortBinding, Process, Record, RestartPolicy, Rnet, State,
     Status,

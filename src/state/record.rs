@@ -11,10 +11,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
+use super::privileges::Privileges;
 use super::time::Timestamp;
-use crate::config::{self, Overlay, Publish, RootFs};
+use crate::config::{self, Identity, Mapping, Overlay, Publish, RootFs};
 
 /// All that is known of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +112,8 @@ pub struct Config {
     pub cmd: Vec<String>,
     /// Its whole environment, `NAME=value` each.
     pub env: Vec<String>,
+    /// Who its command is, as `--user` has it; empty is root.
+    pub user: String,
     /// What `rnet stop` sends, by number.
     pub stop_signal: i32,
     /// How many seconds it may take to end then.
@@ -124,6 +128,8 @@ pub struct Config {
 pub struct HostConfig {
     /// Nothing of it is kept when it has ended.
     pub auto_remove: bool,
+    /// Processes that it may have at most, if they are limited.
+    pub pids_limit: Option<u64>,
     /// When its command is started again.
     pub restart_policy: RestartPolicy,
     /// Writes to the root are refused.
@@ -198,6 +204,8 @@ pub struct Rnet {
     pub pause_ms: u64,
     /// The root filesystem, in words.
     pub rootfs: String,
+    /// What its command may do.
+    pub privileges: Privileges,
 }
 
 /// A process as it can be told from a later one with the same number.
@@ -222,19 +230,25 @@ impl Record {
                 hostname: container.hostname.clone(),
                 cmd: container.command.iter().map(|word| text(word)).collect(),
                 env: container.env.iter().map(variable).collect(),
+                user: user(&container.identity),
                 stop_signal: config.life.stop_signal,
                 stop_timeout: config.life.stop_timeout.as_secs(),
                 working_dir: container.workdir.as_deref().map(path).unwrap_or_default(),
             },
             host_config: HostConfig {
                 auto_remove: config.life.remove,
+                pids_limit: container.allowance.processes,
                 restart_policy: config.life.restart.into(),
                 readonly_rootfs: container.read_only,
                 network_mode: config.mode.to_string(),
             },
             network_settings: NetworkSettings::new(config),
             mounts: mounts(container),
-            rnet: Rnet { rootfs: rootfs(&container.rootfs), ..Rnet::default() },
+            rnet: Rnet {
+                rootfs: rootfs(&container.rootfs),
+                privileges: Privileges::of(&container.privileges),
+                ..Rnet::default()
+            },
             ..Self::default()
         }
     }
@@ -369,6 +383,14 @@ fn rootfs(rootfs: &RootFs) -> String {
         }
         RootFs::HostCopy | RootFs::Host => "/".to_owned(),
         RootFs::Empty => String::new(),
+    }
+}
+
+fn user(identity: &Identity) -> String {
+    match (&identity.user, &identity.mapping) {
+        (Some(user), _) => user.to_string(),
+        (None, Mapping::KeepId) => format!("{}:{}", Uid::current(), Gid::current()),
+        (None, Mapping::Single | Mapping::Auto | Mapping::Given { .. }) => String::new(),
     }
 }
 

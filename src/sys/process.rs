@@ -16,7 +16,7 @@ use std::ptr;
 
 use libc::{c_int, c_long, c_uint, id_t, idtype_t};
 use nix::errno::Errno;
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use sendfd::SendWithFd;
 
@@ -99,7 +99,7 @@ pub(crate) fn fork(child: impl FnOnce() -> u8) -> io::Result<Child> {
 
 /// The child, or `None` in the child itself.
 fn clone(namespaces: CloneFlags) -> io::Result<Option<Child>> {
-    if fs::read_dir("/proc/self/task")?.count() != 1 {
+    if !is_alone()? {
         return Err(Errno::EAGAIN.into());
     }
     let mut pidfd: c_int = -1;
@@ -124,6 +124,16 @@ fn clone(namespaces: CloneFlags) -> io::Result<Option<Child>> {
     // SAFETY: CLONE_PIDFD has stored a new close-on-exec descriptor that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Some(Child { pid: Pid::from_raw(pid as c_int), pidfd }))
+}
+
+/// Whether this is the only thread. CLONE_THREAD of unshare(2) does nothing but to say so, also where /proc is that of
+/// another PID namespace; filters may forbid the call.
+fn is_alone() -> io::Result<bool> {
+    match unshare(CloneFlags::CLONE_THREAD) {
+        Ok(()) => Ok(true),
+        Err(Errno::EINVAL) => Ok(false),
+        Err(_) => Ok(fs::read_dir("/proc/self/task")?.count() == 1),
+    }
 }
 
 /// clone(2) with what `args` have that it knows. Its arguments are in another order on s390x.

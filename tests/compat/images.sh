@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034 # what is set here is used by lab.sh
+# shellcheck shell=bash disable=SC2016,SC2034 # scripts run elsewhere, and what is set here is used by lab.sh
 # Images that buildah has made, run by rnet; for comparison by podman.
 
 original=podman
@@ -12,7 +12,6 @@ bud() { buildah --storage-driver=vfs "$@"; }
 # image DIRECTORY: makes image `box` of a directory: an entry point that tells what it was given, and a port.
 image() {
     needs buildah
-    # shellcheck disable=SC2016 # the script expands it
     mkdir -p ~/bin && printf '%s\n' '#!/bin/sh' 'echo "$WORD $(pwd) $*"' >~/bin/told && chmod 755 ~/bin/told
     BOX=$(bud from scratch)
     bud copy "$BOX" "$1" / >/dev/null
@@ -64,6 +63,22 @@ play_layers_delete_and_replace() {
     options=(--entrypoint /bin/sh)
     is "$(run_image ./box.tar -c 'ls /opaque; cat /kept; ls -d /gone /bin/who 2>&1 | wc -l; stat -c %a /bin/told')" \
         "$(printf 'new\nnew\n2\n4711')"
+}
+
+play_the_images_user_has_its_files() {
+    cp -r /mnt/rootfs tree && mkdir -p tree/home/web tree/etc
+    echo web:x:1000:100:web:/home/web:/bin/sh >>tree/etc/passwd
+    echo users:x:100:web >tree/etc/group
+    image tree
+    layer sh -c 'echo mine >/home/web/file; chown -R 1000:100 /home/web; cp /bin/busybox /bin/mine
+        chown 0:100 /bin/mine; chmod 2755 /bin/mine'
+    bud config --user web --workingdir /home/web --entrypoint '["/bin/sh","-c"]' \
+        --cmd '"id -u; id -g; echo $HOME; echo more >>file && cat file; stat -c %u:%g:%a . /bin/mine /bin/sh"' "$BOX"
+    bud commit -q "$BOX" box >/dev/null
+    bud push -q box oci-archive:box.tar:box
+    is "$(run_image ./box.tar)" "$(printf '%s\n' 1000 100 /home/web mine more 1000:100:755 0:100:2755 0:0:777)"
+    options=(--user 0)
+    is "$(run_image ./box.tar 'id -u; echo $HOME')" "$(printf '0\n/root')"
 }
 
 play_a_directory_is_an_image_too() {

@@ -146,3 +146,19 @@ SCRIPT
     has "$said" "the controllers io are not delegated to you"
     has "$said" "Delegate=cpu cpuset io memory pids"
 }
+
+play_use_is_shown() {
+    said=$(machine <<'SCRIPT'
+rnet run -d --rm --net none --name box -m 64m --pids-limit 9 --cpus 0.5 /box sh -c 'while :; do :; done & sleep 600' >id
+until grep -q sleep /proc/*/cmdline; do sleep 0.1; done
+rnet stats --no-stream box
+rnet stats --no-stream --json
+rnet rm -f box >id
+SCRIPT
+    )
+    has "$said" "CPU %"
+    use=$(grep '^\[{' <<<"$said")
+    is "$(jq -c '.[] | [.Name, .MemoryLimitBytes, .Pids, .NetReceivedBytes]' <<<"$use")" '["box",67108864,2,0]'
+    is "$(jq '.[] | (.CpuPercent > 30 and .CpuPercent < 60 and .MemoryBytes > 4096)' <<<"$use")" true
+    has "$said" "left:  "
+}

@@ -200,6 +200,13 @@ play_a_command_runs_as_root_of_its_own_namespaces() {
     has "$said" "$(printf '         0      %5d          1' "$(id -u)")"
 }
 
+play_without_a_command_a_login_shell_runs() {
+    local said
+    said=$(SHELL=/bin/bash "$PROGRAM" --config-net -t none -u none -T none -U none 2>&1 <<<'shopt login_shell; exit 3') ||
+        is "$?" 3
+    has "$(xargs <<<"$said")" "login_shell on"
+}
+
 play_the_gateway_is_the_hosts_loopback() {
     answers 127.0.0.1 7002 loopback
     has "$("$PROGRAM" --config-net -t none -u none -T none -U none -- bash -c 'cat </dev/tcp/192.0.2.1/7002')" loopback
@@ -274,6 +281,16 @@ PYTHON
     is "$(asks 192.0.2.2 7001)" guest
     touch enough
     becomes is_free 7001
+}
+
+unlike pasta what_the_guest_listens_on_is_published_at_a_chosen_address "version 2023-03 has no ADDR/auto"
+play_what_the_guest_listens_on_is_published_at_a_chosen_address() {
+    space
+    timeout 20 "$PROGRAM" --config-net -t 192.0.2.3/auto -u none -T none -U none "$SPACE"
+    answers 0.0.0.0 7001 guest in_space
+    becomes asks 192.0.2.3 7001
+    has "$(asks 192.0.2.3 7001)" guest
+    refuses asks 127.0.0.1 7001 >/dev/null
 }
 
 unlike pasta datagram_ports_of_the_guest_are_published_too "version 2023-03 looks only at its start"

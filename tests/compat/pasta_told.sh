@@ -64,6 +64,31 @@ play_a_server_on_the_hosts_loopback_is_told_as_the_gateway() {
     is "$(in_space dig +short +time=5 +tries=1 @192.0.2.1 any.test TXT)" '"yes"'
 }
 
+# route: what a DHCP client hears about the way to a router.
+route() {
+    cat >script <<'SCRIPT'
+#!/bin/sh
+[ "$1" != bound ] || echo "$ip/$mask via $router, $staticroutes"
+SCRIPT
+    chmod +x script
+    in_space busybox udhcpc -i wan -f -n -q -t 3 -T 1 -O staticroutes -s "$PWD/script" 2>/dev/null
+}
+
+unlike pasta a_router_outside_the_subnet_comes_with_the_way_to_it "version 2023-03 does not tell the way"
+play_a_router_outside_the_subnet_comes_with_the_way_to_it() {
+    bare -a 192.0.2.2 -n 32 -g 198.51.100.1
+    is "$(route)" "192.0.2.2/32 via 198.51.100.1, 198.51.100.1/32 0.0.0.0 0.0.0.0/0 198.51.100.1"
+    bare
+    is "$(route)" "192.0.2.2/24 via 192.0.2.1, "
+}
+
+play_addresses_are_had_by_dhcpv6() {
+    bare
+    has "$(in_space python3 /mnt/guest/router_solicit.py)" "managed 1"
+    bare --no-dhcpv6
+    refuses informed >/dev/null
+}
+
 play_the_gateways_station_may_be_chosen() {
     bare -M 0e:d4:18:d9:38:fb
     in_space ip addr add 192.0.2.2/24 dev wan

@@ -12,6 +12,7 @@ while True:
     if message[0] == 134:
         break
 print("router", peer[0].split("%")[0], "lifetime", struct.unpack(">H", message[6:8])[0])
+print("managed", message[5] >> 7, "other", message[5] >> 6 & 1)
 options = message[16:]
 while options:
     kind, length = options[0], options[1] * 8

@@ -24,7 +24,7 @@ const STARTS: usize = 30;
 
 fn twenty_at_once_leave_nothing(host: &Host) {
     let before = mounts(host);
-    let names: Vec<String> = (0..AT_ONCE).map(|number| format!("twenty-{number}")).collect();
+    let names: Vec<String> = (0..AT_ONCE).map(|number| named("twenty", number)).collect();
     let start = |(number, name): (usize, &String)| {
         let port = format!("127.0.0.1:{}:80", 8000 + number);
         host.start(&["-d", "--overlay", "--name", name, "-p", &port], Root::Busybox, &["sleep", "1000"])
@@ -37,27 +37,28 @@ fn twenty_at_once_leave_nothing(host: &Host) {
         assert_eq!((&container["State"], &container["ExitCode"]), (&"exited".into(), &143.into()));
     }
     all(names.iter().map(|name| host.start_rnet(&["rm", name])).collect());
-    assert_nothing_left(host, "twenty-", &before);
+    assert_nothing_left(host, &prefix("twenty"), &before);
 }
 
 fn a_hundred_in_a_row_leave_nothing(host: &Host) {
     let before = mounts(host);
+    let name = named("hundred", 0);
     for number in 0..IN_A_ROW {
         let command = ["sh", "-c", "exit 7"];
         match number % 3 {
-            0 => assert_eq!(host.run(&["--name", "hundred-x", "--rm"], Root::Busybox, &command).code(), 7),
+            0 => assert_eq!(host.run(&["--name", &name, "--rm"], Root::Busybox, &command).code(), 7),
             1 => {
-                host.run(&["-d", "--name", "hundred-x"], Root::Busybox, &command).success();
-                assert_eq!(rnet(host, &["wait", "hundred-x"]), "7\n");
-                rnet(host, &["rm", "hundred-x"]);
+                host.run(&["-d", "--name", &name], Root::Busybox, &command).success();
+                assert_eq!(rnet(host, &["wait", &name]), "7\n");
+                rnet(host, &["rm", &name]);
             }
             _ => {
-                host.run(&["-d", "--name", "hundred-x"], Root::Busybox, &["sleep", "1000"]).success();
-                rnet(host, &["rm", "-f", "hundred-x"]);
+                host.run(&["-d", "--name", &name], Root::Busybox, &["sleep", "1000"]).success();
+                rnet(host, &["rm", "-f", &name]);
             }
         }
     }
-    assert_nothing_left(host, "hundred-", &before);
+    assert_nothing_left(host, &prefix("hundred"), &before);
 }
 
 fn killed_processes_leave_nothing_and_no_record_lies(host: &Host) {
@@ -71,12 +72,12 @@ fn killed_processes_leave_nothing_and_no_record_lies(host: &Host) {
         &["-p", "127.0.0.1::80", "-p", "127.0.0.1::81/udp"],
     ];
     for round in 0..VICTIMS {
-        let name = format!("killed-{round}");
+        let name = named("killed", round);
         let options = [&["-d", "--name", &name], kinds[round % kinds.len()]].concat();
         host.run(&options, Root::Busybox, &["sh", "-c", "while :; do sleep 0.1; done"]).success();
         let commands =
             known(host).into_iter().filter_map(|known| known["Pid"].as_i64()).filter(|pid| *pid > 0);
-        let mut victims = processes("killed-");
+        let mut victims = processes(&prefix("killed"));
         victims.extend(commands.filter_map(|pid| i32::try_from(pid).ok()));
         let victim = victims[random.below(victims.len())];
         // It may have ended meanwhile, which is as good.
@@ -89,14 +90,14 @@ fn killed_processes_leave_nothing_and_no_record_lies(host: &Host) {
     let names: Vec<String> = known(host).iter().map(|known| text(&known["Name"])).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     host.start_rnet(&[&["rm", "-f"], &names[..]].concat()).wait().success();
-    assert_nothing_left(host, "killed-", &before);
+    assert_nothing_left(host, &prefix("killed"), &before);
 }
 
 fn starts_that_are_killed_leave_nothing(host: &Host) {
     let before = mounts(host);
     let mut random = Random::new();
     for round in 0..STARTS {
-        let name = format!("started-{round}");
+        let name = named("started", round);
         let options = ["-d", "--overlay", "--restart", "always", "--name", &name, "-p", "127.0.0.1:8080:80"];
         let mut start = host.start(&options, Root::Busybox, &["sleep", "1000"]);
         // Some moment of the set-up, or a little later.
@@ -104,7 +105,7 @@ fn starts_that_are_killed_leave_nothing(host: &Host) {
         // What is forked or executed meanwhile is seen the next time.
         wait_for("the end of all", || {
             let ended = start.has_ended();
-            let living = processes("started-");
+            let living = processes(&prefix("started"));
             for process in &living {
                 let _ = kill(Pid::from_raw(*process), Signal::SIGKILL);
             }
@@ -116,7 +117,7 @@ fn starts_that_are_killed_leave_nothing(host: &Host) {
             rnet(host, &["rm", &text(&container["Name"])]);
         }
     }
-    assert_nothing_left(host, "started-", &before);
+    assert_nothing_left(host, &prefix("started"), &before);
 }
 
 fn layers_of_the_killed_are_removed(host: &Host) {
@@ -125,6 +126,15 @@ fn layers_of_the_killed_are_removed(host: &Host) {
     host.start_as_user(&["/bin/sh", "-c", &make]).wait().success();
     host.start_as_user(&["/usr/bin/env", "TMPDIR=/mnt/home/tmp", "/mnt/rnet", "ps"]).wait().success();
     assert_eq!(host.tool(&["ls", "/mnt/home/tmp/rnet-65533"]).success(), "");
+}
+
+/// The name of a container that no other test and no other run of tests has.
+fn named(test: &str, number: usize) -> String {
+    format!("{}{number}", prefix(test))
+}
+
+fn prefix(test: &str) -> String {
+    format!("{test}-{}-", std::process::id())
 }
 
 /// Every record says what is: who is said to run does, and who is not does not.

@@ -19,6 +19,7 @@ mod bulk;
 mod crash;
 mod datagram;
 mod dns;
+mod exec;
 mod files;
 mod hello;
 mod image;

@@ -220,7 +220,7 @@ fn own_terminal_hangs_up_when_nobody_reads(host: &Host) {
 }
 
 /// A terminal of 33 lines and 101 columns with rnet on it.
-struct Terminal {
+pub(crate) struct Terminal {
     master: File,
     slave: File,
     /// Its modes before anything ran.
@@ -241,7 +241,7 @@ impl Terminal {
     }
 
     /// Makes the terminal and starts `argv` on it as the ordinary user, as its session's leader.
-    fn around(host: &Host, argv: &[&str]) -> Self {
+    pub(crate) fn around(host: &Host, argv: &[&str]) -> Self {
         let size = Winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).expect("a pty to spare");
         let (master, slave) = (File::from(pty.master), File::from(pty.slave));
@@ -258,36 +258,36 @@ impl Terminal {
         Self { master, slave, modes, child, text }
     }
 
-    fn type_text(&mut self, text: &str) {
+    pub(crate) fn type_text(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).expect("the terminal is open");
     }
 
-    fn type_line(&mut self, line: &str) {
+    pub(crate) fn type_line(&mut self, line: &str) {
         self.type_text(&format!("{line}\n"));
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.text.lock().expect("no panic while held")).into_owned()
     }
 
-    fn wait_for(&self, text: &str) {
+    pub(crate) fn wait_for(&self, text: &str) {
         let seen = wait_within(PATIENCE, || self.text().contains(text).then_some(()));
         assert!(seen.is_some(), "no {text:?} on the terminal: {}", self.text());
     }
 
     /// Changes the terminal from outside, as a terminal emulator would.
-    fn stty(&self, args: &[&str]) {
+    pub(crate) fn stty(&self, args: &[&str]) {
         let slave = self.slave.try_clone().expect("an fd to spare");
         let status = Command::new("stty").args(args).stdin(slave).status();
         assert!(status.expect("stty (coreutils)").success());
     }
 
-    fn is_raw(&self) -> bool {
+    pub(crate) fn is_raw(&self) -> bool {
         let modes = tcgetattr(&self.slave).expect("a terminal");
         !modes.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
     }
 
-    fn is_as_found(&self) -> bool {
+    pub(crate) fn is_as_found(&self) -> bool {
         tcgetattr(&self.slave).expect("a terminal") == self.modes
     }
 
@@ -307,7 +307,7 @@ impl Terminal {
         state.expect("a line of that name").trim().to_owned()
     }
 
-    fn status(&mut self) -> i32 {
+    pub(crate) fn status(&mut self) -> i32 {
         let status = wait_for("rnet to end", || self.child.try_wait().expect("a child of ours"));
         status.code().unwrap_or_else(|| panic!("{status}: {}", self.text()))
     }

@@ -1,5 +1,6 @@
 //! Streams arrive whole, whatever the link and the host's sockets do.
 
+use rnet::config::Rate;
 use rnet::net::{Duration, Offload};
 
 use crate::end::{Closes, End, Reads};
@@ -67,6 +68,20 @@ fn slow_readers_on_either_side_get_everything() {
         world.connect(End::sends(1_500_000).reads(slowly), End::sends(1_500_000).reads(slowly));
         world.finish();
     });
+}
+
+#[test]
+fn a_slow_link_carries_each_byte_once() {
+    const BYTES: u64 = 300_000;
+    for (seed, setting) in Setting::ALL.into_iter().enumerate() {
+        let mut world = World::with(seed as u64, setting, Quality::PERFECT, |network| {
+            network.rates.from_guest = Rate::new(200_000, 200_000);
+        });
+        world.connect(End::sends(BYTES), End::default());
+        world.finish();
+        let sent = world.gateway.counters().bytes_in;
+        assert!(sent < BYTES * 6 / 5, "{setting:?}: {sent} bytes crossed the link");
+    }
 }
 
 #[test]

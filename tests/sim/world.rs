@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rnet::config::{Ipv4Plan, Ipv6Plan, MacAddr, Network, Transport};
+use rnet::net::bucket::Bucket;
 use rnet::net::gateway::Gateway;
 use rnet::net::outbox::HEADROOM;
 use rnet::net::packet::Ethernet;
@@ -91,6 +92,8 @@ pub(crate) struct World {
     pub(crate) host: Host,
     port: PortId,
     to_gateway: Wire<guest::Sent>,
+    /// How fast frames are taken from it, if that is limited.
+    from_guest: Option<Bucket>,
     to_guest: Wire<Vec<u8>>,
     lossless: bool,
     intents: Vec<Intent>,
@@ -122,6 +125,7 @@ impl World {
         let mut random = Random::new(seed);
         let mut network = setting.network();
         change(&mut network);
+        let from_guest = network.rates.from_guest.map(|rate| Bucket::new(rate, Instant::ZERO));
         let mut gateway = Gateway::new(Arc::new(network), random.next(), Instant::ZERO);
         let port = gateway.add_port(guest::MAC, setting.offload);
         let addresses =
@@ -139,6 +143,7 @@ impl World {
             host: Host::new(random.fork(), hears, says),
             port,
             to_gateway: Wire::new(quality, random.fork()),
+            from_guest,
             to_guest: Wire::new(quality, random.fork()),
             lossless: quality.is_lossless(),
             intents: Vec::new(),
@@ -334,7 +339,12 @@ impl World {
 
     fn next(&mut self) -> Option<Instant> {
         let ready = self.gateway.ready_flows() > 0 && self.gateway.outbox().has_room();
-        let link = self.to_gateway.next().filter(|_| self.gateway.outbox().has_room());
+        let opens = self.from_guest.as_ref().and_then(|bucket| bucket.opens_at(self.now));
+        let link = self
+            .to_gateway
+            .next()
+            .map(|at| opens.map_or(at, |opens| at.max(opens)))
+            .filter(|_| self.gateway.outbox().has_room());
         [
             self.guest.next(self.now),
             link,
@@ -380,10 +390,14 @@ impl World {
 
     fn read_link(&mut self) {
         for _ in 0..FRAMES_PER_TURN {
-            if !self.has_room() {
+            let held = self.from_guest.as_ref().is_some_and(|bucket| bucket.opens_at(self.now).is_some());
+            if held || !self.has_room() {
                 return;
             }
             let Some((frame, offload)) = self.to_gateway.receive(self.now) else { return };
+            if let Some(bucket) = &mut self.from_guest {
+                bucket.pass(frame.len(), self.now);
+            }
             self.gateway.handle_frame(self.port, &frame, offload, self.now);
         }
     }

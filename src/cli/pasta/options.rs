@@ -61,7 +61,7 @@ connect it via pasta.
       --no-map-gw         the gateway's address does not mean the host's loopback
   -4, --ipv4-only         IPv4 only
   -6, --ipv6-only         IPv6 only
-  -t, --tcp-ports SPEC    TCP ports that lead to the guest: none, auto (default), or
+  -t, --tcp-ports SPEC    TCP ports that lead to the guest: none, [ADDR[%IF]/]auto (default: auto), or
                           [ADDR[%IF]/]PORT[-PORT][:PORT[-PORT]],... with ~PORT[-PORT] to exclude some
   -u, --udp-ports SPEC    the same for UDP
   -T, --tcp-ns SPEC       TCP ports of the guest's loopback that lead to the host's

@@ -1,10 +1,10 @@
 //! How pasta(1) writes ports: `[BIND/]ITEM[,ITEM]...`, where an item is `PORT[-PORT][:[ADDR/]PORT[-PORT]]` or
-//! `~PORT[-PORT]`, or one of the words `none`, `auto` and `all`.
+//! `~PORT[-PORT]`, or one of the words `none`, `[BIND/]auto` and `all`.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use crate::config::{IfName, Publish, Transport};
+use crate::config::{BindAt, IfName, Publish, Transport};
 
 /// The ports that are given to clients if the kernel does not say.
 const EPHEMERAL: (u16, u16) = (32_768, 60_999);
@@ -14,8 +14,8 @@ const EPHEMERAL: (u16, u16) = (32_768, 60_999);
 pub(super) enum Spec {
     /// Nothing.
     None,
-    /// Whatever is listened on.
-    Auto,
+    /// Whatever is listened on, bound there.
+    Auto(BindAt),
     /// These.
     Ports(Ports),
 }
@@ -24,7 +24,7 @@ pub(super) enum Spec {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ports {
     /// Where they are bound.
-    pub(super) bind: Bind,
+    pub(super) bind: BindAt,
     /// In the order in which they were written.
     pub(super) pairs: Vec<Pair>,
     /// Only exclusions were given: all that can be had is meant.
@@ -34,7 +34,7 @@ pub(super) struct Ports {
 impl Ports {
     /// What is to be published for them; port 0 is nothing.
     pub(super) fn published(&self, transport: Transport) -> impl Iterator<Item = Publish> {
-        let Bind { address, interface } = self.bind;
+        let BindAt { address, interface } = self.bind;
         let pairs = self.pairs.iter().filter(|pair| pair.from != 0 && pair.to != 0);
         pairs.map(move |pair| Publish {
             host_addr: address,
@@ -58,21 +58,11 @@ pub(super) struct Pair {
     pub(super) target: Option<IpAddr>,
 }
 
-/// Where ports are bound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Bind {
-    /// `None` is everywhere.
-    pub(super) address: Option<IpAddr>,
-    /// `None` is every interface.
-    pub(super) interface: Option<IfName>,
-}
-
 /// Understands `text`; `may_bind` says whether addresses may stand in it, `ephemeral` which ports are left out where
 /// only exclusions are given. `None` if it is not of this form.
 pub(super) fn parse(text: &str, may_bind: bool, ephemeral: Option<(u16, u16)>) -> Option<Spec> {
     match text {
         "none" => return Some(Spec::None),
-        "auto" => return Some(Spec::Auto),
         "" => return None,
         _ => {}
     }
@@ -81,7 +71,10 @@ pub(super) fn parse(text: &str, may_bind: bool, ephemeral: Option<(u16, u16)>) -
     }
     // Behind a colon it is the target's address.
     let bound = text.split_once('/').and_then(|(bind, items)| Some((self::bind(bind)?, items)));
-    let (bind, items) = bound.unwrap_or((Bind::default(), text));
+    let (bind, items) = bound.unwrap_or((BindAt::default(), text));
+    if items == "auto" {
+        return Some(Spec::Auto(bind));
+    }
     let mut wanted = Vec::new();
     let mut excluded = Vec::new();
     for item in items.split(',') {
@@ -106,7 +99,7 @@ pub(super) fn parse(text: &str, may_bind: bool, ephemeral: Option<(u16, u16)>) -
 }
 
 /// `ADDR`, `[ADDR]`, `ADDR%IF` or `%IF`.
-fn bind(text: &str) -> Option<Bind> {
+fn bind(text: &str) -> Option<BindAt> {
     let (address, interface) = match text.split_once('%') {
         Some((address, interface)) => (address, Some(IfName::new(interface)?)),
         None => (text, None),
@@ -115,7 +108,7 @@ fn bind(text: &str) -> Option<Bind> {
         "" if interface.is_some() => None,
         text => Some(self::address(text)?),
     };
-    Some(Bind { address, interface })
+    Some(BindAt { address, interface })
 }
 
 /// One of IPv6 may stand in brackets.
@@ -204,7 +197,10 @@ mod tests {
     #[test]
     fn words_stand_for_themselves() {
         assert_eq!(parse("none", true, None), Some(Spec::None));
-        assert_eq!(parse("auto", false, None), Some(Spec::Auto));
+        assert_eq!(parse("auto", false, None), Some(Spec::Auto(BindAt::default())));
+        let Some(Spec::Auto(at)) = parse("127.0.0.1%lo/auto", true, None) else { panic!("a word") };
+        assert_eq!(shown(at), "127.0.0.1 lo");
+        assert_eq!(parse("127.0.0.1/auto", false, None), None);
     }
 
     #[test]
@@ -260,7 +256,7 @@ mod tests {
         format!("{}>{target}{}", pair.from, pair.to)
     }
 
-    fn shown(bind: Bind) -> String {
+    fn shown(bind: BindAt) -> String {
         let parts =
             [bind.address.map(|address| address.to_string()), bind.interface.map(|name| name.to_string())];
         parts.into_iter().flatten().collect::<Vec<_>>().join(" ")

@@ -11,11 +11,11 @@ use super::naming;
 use super::options::Options;
 use super::ports::{self, Ports, Spec};
 use crate::config::{
-    Alias, Allowance, Attach, Autoconfiguration, Automatic, Config, Container, Exit, Forward, GuestRoute,
-    HostAccess, HostInterface, HostNetwork, Identity, IfName, ImageUse, Ipv4Plan, Ipv6Plan, Life, Lifecycle,
-    LinkKind, LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, MacAddr, Network,
-    NetworkMode, Outbound, Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup, Splicing,
-    Target, Terminal, Transport,
+    Alias, Allowance, Attach, Autoconfiguration, Automatic, BindAt, Config, Container, Exit, Forward,
+    GuestRoute, HostAccess, HostInterface, HostNetwork, Identity, IfName, ImageUse, Ipv4Plan, Ipv6Plan, Life,
+    Lifecycle, LinkKind, LinkSpec, Log, LogFormat, LogLevel, LoopbackForward, MAX_PUBLISHED, MacAddr,
+    Network, NetworkMode, Outbound, Pasta, PastaGuest, Privileges, Protocols, Publish, RootFs, Setup,
+    Splicing, Target, Terminal, Transport,
 };
 
 /// The guest's own network where the host has none.
@@ -309,6 +309,7 @@ fn network(options: &Options, host: &HostNetwork, families: &Families, mtu: Mtu)
             dhcp: !options.no_dhcp && has_gateway,
             dhcpv6: !options.no_dhcpv6,
             router_advertisements: !options.no_ra && !options.config_net,
+            managed: !options.no_dhcpv6,
         },
         encrypted_dns: true,
         gateway_mac: options.mac.unwrap_or(MacAddr::GATEWAY),
@@ -413,7 +414,8 @@ fn container(words: Vec<OsString>, surroundings: &Surroundings) -> Container {
     let shell = surroundings.env.iter().find(|(name, _)| name == "SHELL").map(|(_, shell)| shell.clone());
     let shell = shell.filter(|shell| Path::new(shell).is_absolute());
     let command = if words.is_empty() {
-        vec![shell.unwrap_or_else(|| OsStr::new(DEFAULT_SHELL).into())]
+        // A login shell.
+        vec![shell.unwrap_or_else(|| OsStr::new(DEFAULT_SHELL).into()), "-l".into()]
     } else {
         words
     };
@@ -457,12 +459,12 @@ type Directions = (Vec<Forward>, Vec<LoopbackForward>, Automatic);
 fn ports(options: &Options, host: &HostNetwork, has_ipv6: bool) -> Result<Directions, String> {
     let mut inbound = Vec::new();
     let only = only_family(options, has_ipv6);
-    let mut automatic = Automatic { bind: only, ephemeral: host.ephemeral, ..Automatic::default() };
+    let mut automatic = Automatic { ephemeral: host.ephemeral, ..Automatic::default() };
     for (said, transport) in [(&options.tcp_in, Transport::Tcp), (&options.udp_in, Transport::Udp)] {
         let direction = direction(said, true, host)?;
         match transport {
-            Transport::Tcp => automatic.tcp_in = direction.automatic,
-            Transport::Udp => automatic.udp_in = direction.automatic,
+            Transport::Tcp => (automatic.tcp_in, automatic.tcp_at) = direction.followed_at(only),
+            Transport::Udp => (automatic.udp_in, automatic.udp_at) = direction.followed_at(only),
         }
         for (ports, option) in direction.ports {
             inbound.extend(forwards(&ports, &option, transport, only));
@@ -472,8 +474,8 @@ fn ports(options: &Options, host: &HostNetwork, has_ipv6: bool) -> Result<Direct
     for (said, transport) in [(&options.tcp_out, Transport::Tcp), (&options.udp_out, Transport::Udp)] {
         let direction = direction(said, false, host)?;
         match transport {
-            Transport::Tcp => automatic.tcp_out = direction.automatic,
-            Transport::Udp => automatic.udp_out = direction.automatic,
+            Transport::Tcp => automatic.tcp_out = direction.automatic.is_some(),
+            Transport::Udp => automatic.udp_out = direction.automatic.is_some(),
         }
         let pairs = direction.ports.into_iter().flat_map(|(ports, _)| ports.pairs);
         outbound.extend(pairs.map(|pair| LoopbackForward {
@@ -504,9 +506,18 @@ fn only_family(options: &Options, has_ipv6: bool) -> Option<IpAddr> {
 
 #[derive(Default)]
 struct Direction {
-    automatic: bool,
+    /// Those that follow who listens, and where they are bound.
+    automatic: Option<BindAt>,
     /// With the options that asked for them.
     ports: Vec<(Ports, String)>,
+}
+
+impl Direction {
+    /// Whether it follows who listens, and where it is bound then; `only` is the wildcard.
+    fn followed_at(&self, only: Option<IpAddr>) -> (bool, BindAt) {
+        let at = self.automatic.unwrap_or_default();
+        (self.automatic.is_some(), BindAt { address: at.address.or(only), ..at })
+    }
 }
 
 /// A word cannot stand beside ports or another word; nothing said is `auto`. One that repeats itself, as callers that
@@ -529,7 +540,11 @@ fn direction(said: &[(char, String)], may_bind: bool, host: &HostNetwork) -> Res
     if word.is_some() && !ports.is_empty() {
         return Err(MIXED.to_owned());
     }
-    let automatic = ports.is_empty() && word != Some(Spec::None);
+    let automatic = match word {
+        Some(Spec::Auto(at)) => Some(at),
+        None if ports.is_empty() => Some(BindAt::default()),
+        _ => None,
+    };
     Ok(Direction { automatic, ports })
 }
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::{
-    Alias, Attach, Forward, GuestRoute, HostInterface, HostRoute, LogLevel, MacAddr, PastaGuest, Setup,
-    Splicing, Target, Transport,
+    Alias, Attach, Forward, GuestRoute, HostInterface, HostRoute, IfName, LogLevel, MacAddr, PastaGuest,
+    Setup, Splicing, Target, Transport,
 };
 use std::net::IpAddr;
 use std::path::Path;
@@ -78,7 +78,7 @@ fn rootlesskits_command_line_has_an_address_plan_of_its_own() {
     );
     assert!(network.ipv6.is_none() && network.aliases.is_empty());
     assert!(network.automatic.tcp_in && !network.automatic.udp_in && network.automatic.tcp_out);
-    assert_eq!(network.automatic.bind, Some(ip("0.0.0.0")), "--ipv4-only");
+    assert_eq!(network.automatic.tcp_at.address, Some(ip("0.0.0.0")), "--ipv4-only");
     assert!(network.automatic.loopback_servers, "--host-lo-to-ns-lo");
     let Setup::Given { routes, .. } = &attach.link.setup else { panic!("--config-net") };
     assert_eq!(routes.iter().map(shown).collect::<Vec<_>>(), ["0.0.0.0/0 via 10.0.2.2"]);
@@ -94,13 +94,16 @@ fn the_first_word_that_is_no_option_begins_the_command() {
         assert_eq!(config.log.level, LogLevel::Warn);
     }
     let PastaGuest::Command(config) = settled("--config-net").guest else { panic!("a shell") };
-    assert_eq!(config.container.command, ["/bin/zsh"]);
+    assert_eq!(config.container.command, ["/bin/zsh", "-l"]);
 }
 
 #[test]
 fn without_ports_all_four_directions_are_automatic() {
     let automatic = attached(&settled("1")).network.automatic;
     assert!(automatic.tcp_in && automatic.udp_in && automatic.tcp_out && automatic.udp_out);
+    let bound = attached(&settled("-t ::1/auto -u %eth0/auto 1")).network.automatic;
+    assert!(bound.tcp_in && bound.udp_in && bound.tcp_out);
+    assert_eq!((bound.tcp_at.address, bound.udp_at.interface), (Some(ip("::1")), IfName::new("eth0")));
     let pasta = settled("-t 80 -t 90-91:190-191 -u 53 -T 5432 -U none 1");
     assert_eq!(attached(&pasta).network.automatic, Default::default());
     let publishes: Vec<String> = pasta.inbound.iter().map(|forward| forward.publish.to_string()).collect();

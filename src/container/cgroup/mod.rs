@@ -30,6 +30,8 @@ use crate::error::{Context, Error, Result};
 const LEAF: &str = "rnet-callers";
 /// A container's cgroup is called so, with the number of its rnet.
 const PREFIX: &str = "rnet-container-";
+/// Controllers that count what `rnet stats` shows.
+const COUNTING: [&str; 2] = ["+memory", "+pids"];
 /// How often processes are moved that others may start meanwhile.
 const MOVES: usize = 16;
 /// Processes of ended containers take a moment to be gone.
@@ -64,6 +66,15 @@ pub fn enter_scope(allowance: &Allowance) -> Result<()> {
 /// Whether a limit of the user's processes (RLIMIT_NPROC) can stand in for a cgroup: nothing else is asked for.
 fn falls_back(allowance: &Allowance) -> bool {
     Allowance { processes: None, ..allowance.clone() }.is_unlimited()
+}
+
+/// The directory of the cgroup of the container that the process `pid` is in, if that has one.
+pub(super) fn of_process(pid: i32) -> Option<PathBuf> {
+    let found = place::of_process(pid)?;
+    let is_container = |path: &&Path| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+    };
+    found.ancestors().find(is_container).map(Path::to_owned)
 }
 
 impl Cgroup {
@@ -185,7 +196,10 @@ fn enable(base: &Path, settings: &[Setting]) -> Result<()> {
         make_room(base)?;
     }
     let words: Vec<String> = settings::controllers(settings).iter().map(|name| format!("+{name}")).collect();
-    control(base, &words).context("cannot enable", format!("controllers below {}", base.display()))
+    control(base, &words).context("cannot enable", format!("controllers below {}", base.display()))?;
+    // What is not limited is counted where it can be.
+    COUNTING.iter().for_each(|word| drop(control(base, &[(*word).to_owned()])));
+    Ok(())
 }
 
 /// Moves the processes of `base` to the leaf.

@@ -158,6 +158,12 @@ fn legacy(cgroup: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The directory of the cgroup of the process `pid`.
+pub(super) fn of_process(pid: i32) -> Option<PathBuf> {
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    directory(&cgroup, &fs::read_to_string("/proc/self/mountinfo").ok()?)
+}
+
 /// The directory of this process's cgroup, in whose place that of an rnet's leaf stands for the one above.
 fn own_cgroup(cgroup: &str) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;

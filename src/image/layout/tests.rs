@@ -102,6 +102,7 @@ fn a_configuration_is_read_with_its_gaps() {
     let config = ImageConfig::parse(text.as_bytes()).expect("understood");
     assert_eq!(config.platform, Some(platform("linux/arm64/v8")));
     assert_eq!((config.user.as_str(), config.workdir.as_str()), ("web:1000", "/srv"));
+    assert_eq!(config.stop_signal, "SIGQUIT");
     assert_eq!(config.env, [("A".into(), "1=2".into()), ("B".into(), String::new())]);
     assert_eq!((config.entrypoint, config.command), (vec!["/bin/x".into(), "-y".into()], Vec::new()));
     assert_eq!(config.ports, [(443, Transport::Tcp), (53, Transport::Udp), (80, Transport::Tcp)]);

@@ -39,7 +39,7 @@ fn content_is_read_or_skipped() {
 fn records_hold_any_byte_and_dates_a_fraction() {
     let tar = Tar::new()
         .raw(b'g', &pax(&[("mtime", b"7"), ("SCHILY.xattr.user.all", b"1")]))
-        .raw(b'x', &pax(&[("mtime", b"-1.25"), ("SCHILY.xattr.user.odd", b"a\nb=\0")]))
+        .raw(b'x', &pax(&[("mtime", b"-1.25"), ("uid", b"3000000"), ("SCHILY.xattr.user.odd", b"a\nb=\0")]))
         .file("a", b"")
         .file("b", b"")
         .finish();
@@ -50,6 +50,7 @@ fn records_hold_any_byte_and_dates_a_fraction() {
     assert_eq!(first.attributes, [odd, ("user.all".to_owned(), b"1".to_vec())]);
     let second = reader.next().expect("sound").expect("there");
     assert_eq!((second.modified.seconds, second.attributes.len()), (7, 1));
+    assert_eq!((first.owner, second.owner), (Owner { uid: 3_000_000, gid: 0 }, Owner::default()));
 }
 
 #[test]

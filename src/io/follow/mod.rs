@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token, Waker};
 
 use self::table::{Followed, Reach};
-use crate::config::{Automatic, LoopbackForward, Publish, Transport};
+use crate::config::{Automatic, BindAt, LoopbackForward, Publish, Transport};
 use crate::error::{Context, Result};
 use crate::io::ports::Ports;
 use crate::io::splice::Entrances;
@@ -120,10 +120,10 @@ impl Follower {
             let mut udp = self.guest.bound(Transport::Udp, Reach::Link, &self.ephemeral);
             udp.extend(&tcp);
             udp.retain(|port| !self.entrances.ports(Transport::Udp).contains(port));
-            publish(&self.ports, &mut self.udp_in, &udp, Transport::Udp, &self.automatic);
+            publish(&self.ports, &mut self.udp_in, &udp, Transport::Udp, self.automatic.udp_at);
         }
         if self.automatic.tcp_in {
-            publish(&self.ports, &mut self.tcp_in, &tcp, Transport::Tcp, &self.automatic);
+            publish(&self.ports, &mut self.tcp_in, &tcp, Transport::Tcp, self.automatic.tcp_at);
         }
     }
 
@@ -145,17 +145,11 @@ impl Follower {
     }
 }
 
-fn publish(
-    ports: &Ports,
-    followed: &mut Followed,
-    wanted: &BTreeSet<u16>,
-    transport: Transport,
-    automatic: &Automatic,
-) {
+fn publish(ports: &Ports, followed: &mut Followed, wanted: &BTreeSet<u16>, transport: Transport, at: BindAt) {
     let publish = |port| Publish {
-        host_addr: automatic.bind,
+        host_addr: at.address,
         host_port: Some(port),
-        host_interface: None,
+        host_interface: at.interface,
         guest_addr: None,
         guest_port: port,
         transport,

@@ -7,12 +7,18 @@ use smoltcp::socket::tcp::{self, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, TcpOption, TcpPacket};
 
 use super::device::{Description, FlowDevice};
+use crate::config::Rate;
 use crate::net::packet::{Ethernet, IpPacket};
 use crate::net::{Duration, Instant, Offload, Outbox};
 
 /// Bytes of each of an endpoint's two rings, and so its largest window. Half of it costs up to a seventh of the
 /// throughput over a real link, and twice as much gains nothing: it falls out of the cache.
 const RING_BYTES: usize = 512 * 1024;
+/// The window of a link whose guest may send only so fast is what it sends in this time. All of it may wait in the link,
+/// and what waits for longer than the least timeout of a sender (200 ms in Linux) is sent twice.
+const SLOW_LINK_WINDOW: Duration = Duration::from_millis(100);
+/// The least window: two segments of an Ethernet's, rounded up.
+const LEAST_WINDOW_BYTES: usize = 4096;
 /// A guest that has not answered by then never will: a published connection's SYN, or the answer to its own.
 const GUEST_CONNECT: Duration = Duration::from_secs(30);
 /// How often a half-closed guest is asked whether it still knows the connection. An orphaned FIN_WAIT2 socket
@@ -55,8 +61,9 @@ pub(in crate::net) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(ethernet: &Ethernet, seed: u64, now: Instant) -> Box<Self> {
-        let mut socket = tcp::Socket::new(ring(), ring());
+    /// One whose window is `window_bytes`.
+    pub(super) fn new(ethernet: &Ethernet, window_bytes: usize, seed: u64, now: Instant) -> Box<Self> {
+        let mut socket = tcp::Socket::new(ring(window_bytes), ring(RING_BYTES));
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
@@ -243,8 +250,15 @@ impl Endpoint {
     }
 }
 
-fn ring() -> SocketBuffer<'static> {
-    SocketBuffer::new(vec![0; RING_BYTES])
+fn ring(bytes: usize) -> SocketBuffer<'static> {
+    SocketBuffer::new(vec![0; bytes])
+}
+
+/// The window for guests that may send at `rate`.
+pub(super) fn window_bytes(rate: Option<Rate>) -> usize {
+    let Some(rate) = rate else { return RING_BYTES };
+    let bits = u128::from(rate.bits_per_second) * u128::from(SLOW_LINK_WINDOW.total_millis()) / 1000;
+    usize::try_from(bits / 8).unwrap_or(RING_BYTES).clamp(LEAST_WINDOW_BYTES, RING_BYTES)
 }
 
 fn interface(ethernet: &Ethernet, seed: u64, now: Instant) -> Interface {
