@@ -29,7 +29,7 @@ pub use advertised::{Advertised, SearchList};
 pub use allowance::{Allowance, Swap};
 pub use attach::{
     Attach, GuestRoute, HookCall, HookStage, Lifecycle, MAX_NAME_BYTES, Setup, Target, container_name,
-    is_network_name,
+    is_network_name, name_like,
 };
 pub use containers::{ContainersCall, ListShape, Logs, Since};
 pub use exec::Exec;

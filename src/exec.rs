@@ -12,6 +12,7 @@ use crate::state::{self, Container, Record};
 /// Runs the command of `call`; its exit status by docker's convention, or 0 once one of the background has started.
 pub fn exec(call: &Exec) -> Result<u8> {
     let container = state::find(&call.container)?;
+    container::enter_scope_beside(container.record.state.pid)?;
     if call.detach {
         return container::detach(|foreground| run(call, &container, Some(foreground))).map(|()| 0);
     }

@@ -7,6 +7,8 @@ mod file;
 
 use std::fmt::{self, Write};
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
@@ -26,9 +28,17 @@ pub fn init(log: Log) {
 /// The same to a file, which is made if it is missing.
 pub fn init_file(log: Log, file: &LogFile) -> io::Result<()> {
     let file = BoundedFile::open(file)?;
+    let _ = FILE.set(file.path().to_owned());
     write_to(move || file.clone(), log);
     Ok(())
 }
+
+/// The file that is written to, if it is one.
+pub fn file() -> Option<&'static Path> {
+    FILE.get().map(PathBuf::as_path)
+}
+
+static FILE: OnceLock<PathBuf> = OnceLock::new();
 
 fn write_to(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static, log: Log) {
     let builder = SubscriberBuilder::default()

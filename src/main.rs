@@ -93,7 +93,8 @@ fn report(error: &Error) -> u8 {
 fn surroundings(with_subnets: bool) -> Result<Surroundings> {
     let hostname = nix::unistd::gethostname().context("cannot read", "the host's name")?;
     Ok(Surroundings {
-        env: std::env::vars_os().collect(),
+        // What rnet tells itself is not for the command.
+        env: std::env::vars_os().filter(|(name, _)| name != container::IN_SCOPE).collect(),
         cwd: std::env::current_dir()
             .context("cannot read", "the working directory")
             .map_err(|error| error.hint("it has been removed or closed to you; cd to another"))?,

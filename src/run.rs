@@ -11,12 +11,12 @@ use std::os::fd::BorrowedFd;
 use std::process;
 
 pub use self::keep::run;
-use crate::config::{Config, EtcFiles, LinkKind, LogLevel, NetworkMode, Publish};
+use crate::config::{Config, EtcFiles, LinkKind, LogLevel, NetworkMode, Publish, Restart};
 use crate::container::{self, Connection, Launch, Namespaces, Running};
 use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Error, Result};
 use crate::io::ports::Ports;
-use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::serve::{self, Alarm, FileLimit, Prepared, Serving};
 use crate::state::State;
 use crate::sys::memory;
 use crate::{etc, state};
@@ -145,6 +145,10 @@ impl Preparation<'_> {
             .take_link()
             .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
         let factory = running.take_factory();
+        // A restart executes rnet anew, which then has to make namespaces.
+        if self.config.life.restart == Restart::No {
+            serve::confine_process();
+        }
         let mut serving = prepared.serve(network, spec, link, factory, self.seed, Alarm::Failure)?;
         self.place.map_or(Ok(()), |place| serving.answer_at(place, Some(running.commands())))?;
         Ok(Session { running, network: Carried::Served(Box::new(serving)) })

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::{LinkKind, LinkSpec, LogLevel, Network, Publish};
-use crate::container::Commands;
+use crate::container::{self, Commands};
 use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Context, Error, Result};
 use crate::etc::ResolvConf;
@@ -25,6 +25,7 @@ use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::io::splice::{Entrances, Loopback, Relay};
 use crate::io::stop::Stop;
 use crate::io::worker::Worker;
+use crate::log;
 use crate::net::Instant;
 use crate::sys::factory::Factory;
 use crate::sys::link::LinkFd;
@@ -125,7 +126,7 @@ type Serves = (Stop, JoinHandle<Result<()>>);
 
 fn start_team(team: Vec<Worker>, alarm: Alarm, alive: &PipeWriter) -> Result<Vec<Serves>> {
     let start = |(index, worker): (usize, Worker)| {
-        start(&format!("worker-{index}"), worker.stopper(), alive, move || run(worker, alarm))
+        start(&format!("worker-{index}"), worker.stopper(), alive, confined(move || run(worker, alarm)))
     };
     team.into_iter().enumerate().map(start).collect()
 }
@@ -138,8 +139,8 @@ fn start_entered(
     alive: &PipeWriter,
 ) -> Result<Vec<Serves>> {
     let mut threads = vec![
-        start("loopback", loopback.stopper(), alive, succeeds(|| loopback.run()))?,
-        start("relay", relay.stopper(), alive, succeeds(|| relay.run()))?,
+        start("loopback", loopback.stopper(), alive, confined(succeeds(|| loopback.run())))?,
+        start("relay", relay.stopper(), alive, confined(succeeds(|| relay.run())))?,
     ];
     if network.automatic.any() {
         let follower = Follower::new(network.automatic, ports.clone(), entrances)?;
@@ -153,6 +154,29 @@ fn succeeds(serve: impl FnOnce() + Send + 'static) -> impl FnOnce() -> Result<()
     move || {
         serve();
         Ok(())
+    }
+}
+
+/// `serve`, by a thread that has little else.
+fn confined(
+    serve: impl FnOnce() -> Result<()> + Send + 'static,
+) -> impl FnOnce() -> Result<()> + Send + 'static {
+    || {
+        told(container::confine_thread(log::file()));
+        serve()
+    }
+}
+
+/// Confines this process, which has one thread still and all that it needs of the host but sockets. It will not become
+/// another program.
+pub(crate) fn confine_process() {
+    told(container::confine_for_good());
+}
+
+/// Not every kernel can do it all, and the network works without.
+fn told(confined: Result<()>) {
+    if let Err(error) = confined {
+        tracing::info!("{error}; rnet keeps what it does not need");
     }
 }
 

@@ -19,7 +19,7 @@ use crate::config::{Attach, Network, Target};
 use crate::container::{self, Door, Foreground, Namespaces};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
-use crate::serve::{Alarm, FileLimit, Prepared, Serving};
+use crate::serve::{Alarm, FileLimit, Prepared, Serving, confine_process};
 use crate::sys::factory::Factory;
 use crate::sys::{link, memory, process};
 
@@ -90,6 +90,7 @@ where
     let prepared = Prepared::new(&config.network)?;
     let (Guest { link, watch, factory }, tell) = open(place.as_ref(), &signals)?;
     let vigil = Vigil { signals, exit, watch: watch.filter(|_| !config.lifecycle.outlives_target) };
+    confine_process();
     let mut serving = prepared.serve(&config.network, &config.link, link, factory, seed, Alarm::AnyEnd)?;
     place.map_or(Ok(()), |place| serving.answer_at(place, None))?;
     tell(&mut serving)?;

@@ -9,6 +9,7 @@ mod answer;
 mod request;
 
 use std::io::{self, Read, Write};
+use std::iter;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -19,8 +20,8 @@ use self::request::{Attachment, Environment, Request, Wish};
 use crate::attach;
 use crate::cli::{self, Options, Surroundings};
 use crate::config::{
-    Attach, Ipv4Plan, Ipv6Plan, Lifecycle, Log, LogFormat, LogLevel, MacAddr, Network, Rates, Target,
-    container_name,
+    Attach, IfName, Ipv4Plan, Ipv6Plan, Lifecycle, Log, LogFormat, LogLevel, MAX_NAME_BYTES, MacAddr,
+    Network, Rates, Target, container_name, name_like,
 };
 use crate::container::{self, Namespaces};
 use crate::control;
@@ -29,6 +30,8 @@ use crate::error::{Context, Error, Result};
 use crate::log;
 use crate::sys::netlink::{self, Route};
 
+/// Attachments that are called alike at most.
+const MAX_NAMESAKES: usize = 9;
 /// Longest configuration, in bytes.
 const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -75,10 +78,9 @@ fn carry_out(
             Ok(Some(answer))
         }
         Request::Del { attachment } => {
-            // One that could not be called cannot have been made.
-            let ended =
-                network_name(&attachment).map_or(Ok(false), |name| control::end(&name, &memo(&attachment)));
-            Ok(ended.map(|_| None)?)
+            let name = name_of(&attachment)?;
+            name.map_or(Ok(false), |name| control::end(&name, &memo(&attachment)))?;
+            Ok(None)
         }
         Request::Check { attachment, netns, previous } => {
             check(&attachment, &netns, &previous).map(|()| None)
@@ -97,12 +99,40 @@ impl From<Error> for Failure {
     }
 }
 
-/// What the network of `attachment` is called.
-fn network_name(attachment: &Attachment) -> std::result::Result<String, Failure> {
+/// What the network that was made for `attachment` is called, if there is one.
+fn name_of(attachment: &Attachment) -> Result<Option<String>> {
+    let memo = memo(attachment);
+    Ok(control::memos()?.into_iter().find(|(_, found)| *found == memo).map(|(name, _)| name))
+}
+
+/// What a network for `attachment` is to be called: the first of its possible names that nobody else has.
+fn new_name(attachment: &Attachment) -> Result<String> {
+    if let Some(name) = name_of(attachment)? {
+        return Ok(name);
+    }
+    for name in possible_names(attachment) {
+        if control::is_free(&name)? {
+            return Ok(name);
+        }
+    }
+    Err(Error::new(
+        "cannot make a network for",
+        &attachment.container,
+        "all names that it could have are taken",
+    ))
+}
+
+/// `CONTAINER-IFNAME`, and the same with a number behind it. Different attachments may have the same.
+fn possible_names(attachment: &Attachment) -> impl Iterator<Item = String> {
+    const NUMBER_BYTES: usize = 2;
     let Attachment { container, ifname, .. } = attachment;
-    container_name(&format!("{container}-{ifname}")).map_err(|cause| {
-        Failure::new(Code::Environment, format!("container {container} cannot have a network")).details(cause)
-    })
+    let plain = container_name(&format!("{container}-{ifname}")).unwrap_or_else(|_| {
+        let ifname = name_like(ifname, IfName::MAX_BYTES);
+        let container = name_like(container, MAX_NAME_BYTES - NUMBER_BYTES - 1 - ifname.len());
+        format!("{container}-{ifname}")
+    });
+    let numbered = name_like(&plain, MAX_NAME_BYTES - NUMBER_BYTES);
+    iter::once(plain).chain((2..=MAX_NAMESAKES).map(move |number| format!("{numbered}-{number}")))
 }
 
 fn configuration(
@@ -134,7 +164,7 @@ fn configuration(
         target: Target::Path { netns: netns.to_owned(), userns: None },
         link,
         lifecycle: Lifecycle { detach: true, ..Lifecycle::default() },
-        name: Some(network_name(attachment)?),
+        name: Some(new_name(attachment)?),
         memo: Some(memo(attachment)),
         log: LOG,
     })
@@ -204,7 +234,9 @@ fn collect(network: &str, valid: &[Attachment]) -> std::result::Result<(), Failu
 fn check(attachment: &Attachment, netns: &Path, previous: &Value) -> std::result::Result<(), Failure> {
     let broken = |error: Error| Failure::of(Code::Broken, &error);
     let (mac, addresses) = answer::promised(previous, &attachment.ifname, netns)?;
-    control::ask(&network_name(attachment)?, &Question::Ports).map_err(broken)?;
+    let name = name_of(attachment).map_err(broken)?;
+    let gone = || Failure::new(Code::Broken, format!("{} has no network of rnet's", attachment.container));
+    control::ask(&name.ok_or_else(gone)?, &Question::Ports).map_err(broken)?;
     let namespaces = Namespaces::at(netns, None).map_err(broken)?;
     container::inspect(&namespaces, || as_promised(&attachment.ifname, &mac, &addresses)).map_err(broken)
 }
@@ -229,6 +261,27 @@ fn as_promised(ifname: &str, mac: &str, addresses: &[IpAddr]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_container_and_interface_and_never_too_long() {
+        let names = |container: &str, ifname: &str| -> Vec<String> {
+            let (network, container, ifname) = ("net".into(), container.into(), ifname.into());
+            possible_names(&Attachment { network, container, ifname }).collect()
+        };
+        assert_eq!(
+            names(&"0123456789abcdef".repeat(4), "eth0")[..2],
+            ["0123456789ab-eth0", "0123456789ab-eth0-2"]
+        );
+        assert_eq!(names("a-b", "c")[0], names("a", "b-c")[0], "which is why there are more");
+        assert_eq!(names("box", "net@1")[0], "box-net_1");
+        for container in ["x".repeat(63), "y".repeat(500), format!("{}-eth0", "z".repeat(58))] {
+            let names = names(&container, "eth0.4094");
+            assert!(names.iter().all(|name| crate::config::is_network_name(name)), "{names:?}");
+            assert!(names[0].ends_with("-eth0.4094"), "{names:?}");
+            let different: std::collections::HashSet<_> = names.iter().collect();
+            assert_eq!(different.len(), MAX_NAMESAKES);
+        }
+    }
 
     #[test]
     fn a_given_address_moves_the_plan_with_it() {
@@ -278,17 +331,13 @@ mod tests {
             Attachment { network: "net".to_owned(), container: "box".to_owned(), ifname: "eth0".to_owned() };
         assert_eq!(attachment_in(&memo(&attachment)), Some(attachment.clone()));
         assert_eq!(attachment_in("{}"), None);
-        assert_eq!(network_name(&attachment), Ok("box-eth0".to_owned()));
         let of = |container: &str, ifname: &str| Attachment {
             container: container.to_owned(),
             ifname: ifname.to_owned(),
             ..attachment.clone()
         };
         let (one, other) = (of("a", "b-c"), of("a-b", "c"));
-        assert_eq!(network_name(&one), network_name(&other));
         assert_ne!(memo(&one), memo(&other));
-        let odd = Attachment { ifname: "a@b".to_owned(), ..attachment };
-        assert!(network_name(&odd).is_err());
     }
 
     fn with(ips: &[(&str, Option<u8>)]) -> std::result::Result<Network, &'static str> {

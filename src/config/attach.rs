@@ -45,6 +45,17 @@ pub fn container_name(id: &str) -> Result<String, String> {
     ))
 }
 
+/// What of `id` may be a part of a network's name of at most `bytes`: any other character becomes `_`, and what is too
+/// long is cut. Several may have the same.
+pub fn name_like(id: &str, bytes: usize) -> String {
+    let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.');
+    let begins = id.trim_start_matches(|character: char| !character.is_ascii_alphanumeric());
+    let mut name: String =
+        begins.chars().map(|character| if fits(character) { character } else { '_' }).collect();
+    name.truncate(bytes);
+    if name.is_empty() { "x".to_owned() } else { name }
+}
+
 /// All that `rnet attach` needs, and the front-ends that imitate others.
 #[derive(Clone, Debug)]
 pub struct Attach {

@@ -4,6 +4,9 @@
 //! read-only (the resolver's file is followed there). Read-only does not keep from connecting to a socket below `/run`,
 //! such as a message bus, nor does a file system from abstract ones: that the filter of system calls does, which makes
 //! no unix sockets any more, and starts and reaches no other process.
+//!
+//! That much is asked for by options ([`confine`]). By itself rnet gives up what it does not need once a guest stands
+//! ([`confine_for_good`]), and the threads that read what strangers send more than that ([`confine_thread`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ use nix::unistd::{Gid, Uid, chdir, pivot_root};
 
 use crate::config::Confinement;
 use crate::error::{Context, Error, Result};
+use crate::sys::landlock;
 use crate::sys::mount::Tree;
 use crate::sys::privilege::{self, CAP_NET_BIND_SERVICE};
 use crate::sys::seccomp::{Action, Filter, Rule, Test};
@@ -24,6 +28,8 @@ use crate::sys::seccomp::{Action, Filter, Rule, Test};
 const ROOT: &str = "/tmp";
 /// What remains visible.
 const VISIBLE: [&str; 2] = ["/etc", "/run"];
+/// Where else resolv.conf may be a link to: of systemd, and of WSL.
+const RESOLVERS: [&str; 2] = ["/usr/lib/systemd", "/mnt/wsl"];
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NOTHING: Option<&str> = None;
 
@@ -72,6 +78,9 @@ const FORBIDDEN: &[&str] = &[
     "userfaultfd",
 ];
 
+/// Of these what the rest of rnet needs: signals for the container, and word of the end of processes.
+const NEEDED: [&str; 2] = ["pidfd_open", "pidfd_send_signal"];
+
 /// Flags of clone(2) that make namespaces.
 const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWCGROUP,
@@ -100,11 +109,45 @@ pub fn confine(how: Confinement) -> Result<()> {
         set_dumpable(true).context("cannot show to its user", "this process")?;
     }
     if how.system_calls {
-        forbid_calls().context("cannot install", "a seccomp filter").map_err(|error| {
+        forbid_calls().context("cannot install", FILTER).map_err(|error| {
             error.hint("the kernel needs CONFIG_SECCOMP_FILTER; or go without --enable-seccomp")
         })?;
     }
     Ok(())
+}
+
+/// Takes from this process, whose guest stands, what it never does again: to execute, to enter or make namespaces, to mount,
+/// to look into other processes, and what has often been the way into a kernel. Threads that are started later have no more;
+/// processes that are there already keep what they have. Such calls fail from now on.
+pub fn confine_for_good() -> Result<()> {
+    set_no_new_privs().context("cannot set", "no_new_privs")?;
+    let forbidden: Vec<_> = FORBIDDEN.iter().copied().filter(|call| !NEEDED.contains(call)).collect();
+    let mut rules = vec![Rule::of(&forbidden, Action::REFUSE)];
+    rules.extend(no_namespaces());
+    install(rules).context("cannot install", FILTER)
+}
+
+/// Takes from this thread, which reads what strangers send, all files but those that name the host's DNS servers and `log`,
+/// and the ways to other programs and processes.
+///
+/// It shares its memory with threads that have more; what it cannot do by itself it might have to make them do.
+pub fn confine_thread(log: Option<&Path>) -> Result<()> {
+    set_no_new_privs().context("cannot set", "no_new_privs")?;
+    let resolv_conf = fs::canonicalize(RESOLV_CONF).ok();
+    let mut readable: Vec<&Path> = VISIBLE.into_iter().chain(RESOLVERS).map(Path::new).collect();
+    readable.extend(resolv_conf.as_deref().and_then(Path::parent));
+    match landlock::keep_files(&readable, log.as_slice()) {
+        // Not every kernel can.
+        Err(Errno::ENOSYS | Errno::EOPNOTSUPP) => {}
+        done => done.context("cannot close", "files")?,
+    }
+    forbid_calls().context("cannot install", FILTER)
+}
+
+const FILTER: &str = "a filter of system calls";
+
+fn install(rules: Vec<Rule>) -> nix::Result<()> {
+    Filter::forbidding(rules).compile()?.install()
 }
 
 /// Some calls are the end. What a library may try, as it is also a way to what is needed, fails: sockets to other processes,
@@ -115,15 +158,21 @@ fn forbid_calls() -> nix::Result<()> {
         Rule::of(FORBIDDEN, Action::KILL_PROCESS),
         Rule::of(&["socket"], denied).when(0, Test::Masked(u64::from(u32::MAX)), libc::AF_UNIX as u64),
         Rule::of(&["socketpair"], denied),
-        // Its flags are in memory, where no filter can look. C libraries take clone then, to start threads.
-        Rule::of(&["clone3"], Action::MISSING),
     ];
+    rules.extend(no_namespaces());
+    install(rules)
+}
+
+/// clone(2) makes threads and processes, but no namespaces.
+fn no_namespaces() -> Vec<Rule> {
     let namespace = |flag: libc::c_int| {
         let flag = u64::from(flag as u32);
         Rule::of(&["clone"], Action::REFUSE).when(0, Test::Masked(flag), flag)
     };
-    rules.extend(NAMESPACES.map(namespace));
-    Filter::forbidding(rules).compile()?.install()
+    let mut rules = NAMESPACES.map(namespace).to_vec();
+    // Its flags are in memory, where no filter can look. C libraries take clone then, to start threads.
+    rules.push(Rule::of(&["clone3"], Action::MISSING));
+    rules
 }
 
 /// Gives this process a root of its own with [`VISIBLE`] in it, read-only. What is mounted there on the host later
@@ -191,6 +240,7 @@ mod tests {
     use std::io;
     use std::net::UdpSocket;
     use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::process::Command;
     use std::thread;
 
     #[test]
@@ -209,5 +259,27 @@ mod tests {
         let (refused, further) = confined.join().expect("it lives");
         assert_eq!(refused, [io::ErrorKind::PermissionDenied; 3]);
         further.expect("a thread").expect("it lives").expect("a socket");
+    }
+    #[test]
+    fn threads_that_serve_find_no_files_and_start_nothing() {
+        let confined = thread::spawn(|| {
+            confine_for_good().expect("a kernel with seccomp");
+            let stream = UnixStream::pair().map(drop);
+            let shell = Command::new("/bin/true").status().map(drop).map_err(|error| error.kind());
+            let resolver = fs::read(RESOLV_CONF).map(drop).map_err(|error| error.kind());
+            let served = thread::spawn(|| {
+                confine_thread(None).expect("a kernel with seccomp");
+                let resolver_now = fs::read(RESOLV_CONF).map(drop).map_err(|error| error.kind());
+                (fs::read("/proc/self/environ").is_ok(), resolver_now, UnixStream::pair().is_ok())
+            });
+            (stream.is_ok(), shell, resolver, served.join().expect("it lives"))
+        });
+        let (pair, shell, resolver, served) = confined.join().expect("it lives");
+        assert_eq!((pair, shell), (true, Err(io::ErrorKind::PermissionDenied)));
+        // Where Landlock is missing the files stay.
+        let has_landlock =
+            fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|text| text.contains("landlock"));
+        assert!(!has_landlock || !served.0);
+        assert_eq!((served.1, served.2), (resolver, false));
     }
 }

@@ -4,6 +4,7 @@
 //! Outside a [`Door`] is waited at, a socket in a directory of ours. The one inside comes to it ([`hand_over`]), passes
 //! on the descriptor of its network namespace, and is told how it went.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +22,8 @@ use crate::sys::rights;
 
 const OWN_NET: &str = "/proc/self/ns/net";
 const WHOM: &str = "a hook inside of the container";
+/// Callers that may take their time at once; a further one takes the place of the first.
+const MAX_CALLERS: usize = 16;
 /// How long both sides wait for what the other one does at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -51,9 +54,9 @@ impl Door {
         signals: BorrowedFd<'_>,
         enter: impl Fn(&Namespaces) -> Result<T>,
     ) -> Result<(T, Visitor)> {
+        let mut callers = VecDeque::new();
         loop {
-            self.await_call(process, signals)?;
-            let (caller, _) = self.listener.accept().context("cannot hear from", WHOM)?;
+            let caller = self.await_words(&mut callers, process, signals)?;
             let visitor = Visitor(Channel::new(caller.try_clone().context("cannot hear from", WHOM)?));
             match Self::namespaces(&caller).and_then(|namespaces| enter(&namespaces)) {
                 Ok(made) => return Ok((made, visitor)),
@@ -66,27 +69,42 @@ impl Door {
     }
 
     fn namespaces(caller: &UnixStream) -> Result<Namespaces> {
-        caller.set_read_timeout(Some(PATIENCE)).context("cannot hear from", WHOM)?;
         let net = rights::receive_one(caller).context("cannot hear from", WHOM)?;
         Namespaces::of_descriptor(net, WHOM.into())
     }
 
-    /// Waits until somebody comes; an error if there is no reason to wait any more.
-    fn await_call(&self, process: &OwnedFd, signals: BorrowedFd<'_>) -> Result<()> {
+    /// Lets callers in until one of them, who is none of `callers` any more, says something or leaves; an error if there
+    /// is no reason to wait any more. Who is silent holds up nobody.
+    fn await_words(
+        &self,
+        callers: &mut VecDeque<UnixStream>,
+        process: &OwnedFd,
+        signals: BorrowedFd<'_>,
+    ) -> Result<UnixStream> {
         loop {
-            let fds = [self.listener.as_fd(), process.as_fd(), signals];
-            let mut fds = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let fds = [signals, process.as_fd(), self.listener.as_fd()];
+            let fds = fds.into_iter().chain(callers.iter().map(AsFd::as_fd));
+            let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
                 polled => polled.context("cannot wait for", WHOM)?,
             };
-            let cause = match fds.map(|fd| fd.any() == Some(true)) {
-                [_, _, true] => "a signal came first",
-                [_, true, _] => "the container has ended",
-                [true, ..] => return Ok(()),
-                _ => continue,
-            };
-            return Err(Error::new("cannot wait for", WHOM, cause));
+            let over = |cause| Err(Error::new("cannot wait for", WHOM, cause));
+            match fds.iter().position(|fd| fd.any() == Some(true)) {
+                None => {}
+                Some(0) => return over("a signal came first"),
+                Some(1) => return over("the container has ended"),
+                Some(2) => {
+                    let (caller, _) = self.listener.accept().context("cannot hear from", WHOM)?;
+                    callers.truncate(MAX_CALLERS - 1);
+                    callers.push_front(caller);
+                }
+                Some(index) => {
+                    return callers
+                        .remove(index - 3)
+                        .ok_or_else(|| Error::new("cannot hear from", WHOM, "it left"));
+                }
+            }
         }
     }
 }
@@ -134,6 +152,7 @@ mod tests {
     use nix::unistd::Pid;
     use std::io::{Write, pipe};
     use std::thread;
+    use std::time::Instant;
     use tempfile::TempDir;
 
     #[test]
@@ -163,6 +182,23 @@ mod tests {
         let error = waits.join().expect("no panic").expect_err("ended").to_string();
         assert!(error.contains("a signal came first"), "{error}");
         assert!(!directory.path().join("door").exists());
+    }
+
+    #[test]
+    fn who_says_nothing_holds_up_nobody() {
+        let (directory, door) = door();
+        let path = directory.path().join("door");
+        let (signals, mut signal) = pipe().expect("a pipe");
+        let this = process::watch(Pid::this()).expect("it lives");
+        let silent: Vec<_> =
+            (0..2 * MAX_CALLERS).map(|_| UnixStream::connect(&path).expect("the door is open")).collect();
+        let waits = thread::spawn(move || door.admit(&this, signals.as_fd(), |_| Ok(())).map(drop));
+        let began = Instant::now();
+        hand_over(&path).expect_err("not another namespace");
+        assert!(began.elapsed() < PATIENCE);
+        drop(silent);
+        signal.write_all(b"!").expect("room");
+        waits.join().expect("no panic").expect_err("ended");
     }
 
     #[test]

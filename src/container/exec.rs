@@ -16,6 +16,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::chdir;
 
+use super::cgroup;
 use super::channel::Channel;
 use super::child::{self, Program};
 use super::restrict::{self, Restriction};
@@ -63,6 +64,8 @@ pub struct Entry<'a> {
 /// before.
 pub fn enter(entry: &Entry<'_>) -> Result<Running> {
     let restriction = restrict::prepare(entry.privileges)?;
+    let cgroup = cgroup::of_process(entry.pid);
+    let entry = &Entry { processes: entry.processes.filter(|_| cgroup.is_none()), ..*entry };
     let kinds = kinds(entry.pid)?;
     let caller = Terminal::capture();
     let (signals, mask) = take_signals()?;
@@ -72,6 +75,11 @@ pub fn enter(entry: &Entry<'_>) -> Result<Running> {
     };
     let child = join::spawn_through(inside, theirs, |channel| main(channel, entry, &restriction, &mask));
     let child = child.map_err(|error| if join::has_ended(&entry.process) { gone() } else { error })?;
+    if let Some(cgroup) = cgroup
+        && let Err(error) = cgroup::move_to(&cgroup, child.pid)
+    {
+        tracing::warn!("the command is not limited with its container: {error}");
+    }
     let mut running = Running::new(child, ours, (signals, mask), caller)?;
     running.release()?;
     running.await_ready(false, entry.terminal)?;

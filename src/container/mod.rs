@@ -53,12 +53,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::cgroup::Cgroup;
-pub use self::cgroup::enter_scope;
+pub use self::cgroup::{IN_SCOPE, enter_scope, enter_scope_beside};
 use self::channel::{Channel, Report};
 use self::child::Parts;
 use self::command::Inbox;
 pub use self::command::{Command, Commands};
-pub use self::confine::confine;
+pub use self::confine::{confine, confine_for_good, confine_thread};
 pub use self::detach::{Foreground, detach, let_go};
 pub use self::door::{Door, Visitor, hand_over};
 pub use self::exec::{Entry, enter};

@@ -1,6 +1,6 @@
 //! The asking end.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use serde_json::{Value, from_slice};
 
 use super::protocol::{self, Request};
 use super::{MAX_LINE_BYTES, place};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
 /// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks the network `name`; what it returns. The network's own refusal is an error in its words.
 pub fn ask(name: &str, request: &Request) -> Result<Value> {
@@ -33,10 +33,17 @@ fn converse(mut socket: &UnixStream, name: &str, request: &Request, patience: Du
     tracing::debug!(%name, request = %request.to_json(), "ask");
     let about = format!("the network {name}");
     socket.set_read_timeout(Some(patience)).context("cannot ask", &about)?;
+    socket.set_write_timeout(Some(patience)).context("cannot ask", &about)?;
     socket.write_all(format!("{}\n", request.to_json()).as_bytes()).context("cannot ask", &about)?;
     let mut line = Vec::new();
     let mut reply = BufReader::new(socket).take(MAX_LINE_BYTES);
-    reply.read_until(b'\n', &mut line).context("cannot hear from", &about)?;
+    match reply.read_until(b'\n', &mut line) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            let cause = format!("it has not answered for {} s", patience.as_secs());
+            return Err(Error::new("cannot hear from", about, cause).hint("is it stopped?"));
+        }
+        heard => heard.context("cannot hear from", &about)?,
+    };
     let mut reply: Value =
         from_slice(&line).map_err(std::io::Error::from).context("cannot understand", &about)?;
     protocol::outcome(name, &mut reply)

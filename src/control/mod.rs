@@ -10,7 +10,7 @@ pub mod protocol;
 mod server;
 
 pub use client::{ask, ask_at, ask_within};
-pub use place::{Place, Socket, check, door, end, memos};
+pub use place::{Place, Socket, check, door, end, is_free, memos};
 pub(crate) use place::{RECORD, clear, directories, directory};
 pub use server::{Desk, serve, serve_at};
 

@@ -19,8 +19,10 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, getsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, getsockopt, setsockopt, socket,
+    sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Pid, Uid};
 
 use crate::config::is_network_name;
@@ -43,6 +45,8 @@ const LOCK: &str = ".lock";
 const MAX_SWEPT: usize = 256;
 /// How long a network may take to end before it is ended by force, and that before it counts as failed.
 const ENDING_MS: u16 = 3000;
+/// How long one waits to be let in at a control socket.
+const REACHING_S: i64 = 5;
 
 /// A running network's directory and the socket in it; both go when this is dropped.
 #[derive(Debug)]
@@ -173,6 +177,12 @@ pub fn door(name: &str) -> Result<PathBuf> {
     Ok(base()?.join(name).join(DOOR))
 }
 
+/// Whether a new network may have the name: nobody has it, or one that was killed.
+pub fn is_free(name: &str) -> Result<bool> {
+    let directory = base()?.join(name);
+    Ok(!directory.exists() || (!is_a_containers(&directory) && is_left_over(&directory)))
+}
+
 /// The names of this user's networks that have a memo, those that were killed among them, with what it says.
 pub fn memos() -> Result<Vec<(String, String)>> {
     let base = base()?;
@@ -296,14 +306,14 @@ fn end_process(process: &OwnedFd) -> nix::Result<()> {
 /// Connects to the network `name`.
 pub(super) fn connect(name: &str) -> Result<UnixStream> {
     let socket = base()?.join(name).join(SOCKET);
-    UnixStream::connect(&socket)
+    reach(&socket)
         .context("cannot reach the network", name)
         .map_err(|error| error.hint(format!("{} would be its socket; is it running?", socket.display())))
 }
 
 /// Connects to the network that has a socket at `path`.
 pub(super) fn connect_at(path: &Path) -> Result<UnixStream> {
-    UnixStream::connect(path)
+    reach(path)
         .context("cannot reach the network at", path.display())
         .map_err(|error| error.hint("it is the path that pasta was given with -c; is it running?"))
 }
@@ -394,6 +404,15 @@ fn is_left_over(directory: &Path) -> bool {
     matches!(knock(&directory.join(SOCKET)), Err(Errno::ECONNREFUSED | Errno::ENOENT))
 }
 
+/// Connects to whoever listens at `path`. Where many wait already, as he may be stopped, it is for some time that this
+/// one waits, too.
+fn reach(path: &Path) -> nix::Result<UnixStream> {
+    let client = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&client, sockopt::SendTimeout, &TimeVal::seconds(REACHING_S))?;
+    connect_to(client.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(client.into())
+}
+
 /// Connects to whoever listens at `path` without waiting for him, as he may be stopped: EAGAIN if too many wait
 /// already.
 fn knock(path: &Path) -> nix::Result<OwnedFd> {
@@ -467,6 +486,8 @@ mod tests {
         Place::below(&base, "next", None).expect("a place");
         assert!(stopped.directory.exists());
         assert!(end_below(&base, "stopped", "ours").is_err(), "its process cannot be told");
+        let error = reach(&stopped.directory.join(SOCKET)).expect_err("no room for another");
+        assert_eq!(error, Errno::EAGAIN);
         drop(waits);
     }
 

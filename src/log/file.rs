@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::LogFile;
@@ -20,6 +20,11 @@ impl BoundedFile {
         let mut file = Self { path: Arc::new(std::path::absolute(&file.path)?), max_bytes: file.max_bytes };
         writeln!(file, "pasta {} (rnet, {})", env!("CARGO_PKG_VERSION"), std::process::id())?;
         Ok(file)
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Leaves the younger half, from the beginning of a line.

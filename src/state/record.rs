@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::privileges::Privileges;
 use super::time::Timestamp;
-use crate::config::{self, Identity, Mapping, Overlay, Publish, RootFs};
+use crate::config::{self, Allowance, Identity, Mapping, Overlay, Publish, RootFs, Swap};
 
 /// All that is known of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +134,14 @@ pub struct HostConfig {
     pub restart_policy: RestartPolicy,
     /// Writes to the root are refused.
     pub readonly_rootfs: bool,
+    /// Bytes of memory that it may use; 0 is no limit, as in all that follow.
+    pub memory: u64,
+    /// Memory and swap together; -1 is all swap.
+    pub memory_swap: i64,
+    /// Processors' time, in billionths of one.
+    pub nano_cpus: u64,
+    /// The processors that it may use; empty is all.
+    pub cpuset_cpus: String,
     /// Whose network it is, as `--net` has it.
     pub network_mode: String,
 }
@@ -222,6 +230,7 @@ impl Record {
     /// The record of a container that is about to be made by `config`, and is called `name`.
     pub fn new(config: &config::Config, name: &str) -> Self {
         let container = &config.container;
+        let allowance = &container.allowance;
         Self {
             id: config.life.id.clone(),
             name: name.to_owned(),
@@ -237,9 +246,13 @@ impl Record {
             },
             host_config: HostConfig {
                 auto_remove: config.life.remove,
-                pids_limit: container.allowance.processes,
+                pids_limit: allowance.processes,
                 restart_policy: config.life.restart.into(),
                 readonly_rootfs: container.read_only,
+                memory: allowance.memory_bytes.unwrap_or_default(),
+                memory_swap: memory_and_swap(allowance),
+                nano_cpus: allowance.cpu_quota_us.map_or(0, nano_cpus),
+                cpuset_cpus: allowance.cpus.clone().unwrap_or_default(),
                 network_mode: config.mode.to_string(),
             },
             network_settings: NetworkSettings::new(config),
@@ -374,6 +387,21 @@ fn mounts(container: &config::Container) -> Vec<Mount> {
     binds.chain(memory).collect()
 }
 
+/// Docker counts both together.
+fn memory_and_swap(allowance: &Allowance) -> i64 {
+    match (allowance.memory_bytes, allowance.swap) {
+        (_, Some(Swap::Unlimited)) => -1,
+        (Some(memory), Some(Swap::Bytes(swap))) => {
+            i64::try_from(memory.saturating_add(swap)).unwrap_or(i64::MAX)
+        }
+        _ => 0,
+    }
+}
+
+fn nano_cpus(quota_us: u64) -> u64 {
+    quota_us.saturating_mul(1_000_000_000 / Allowance::CPU_PERIOD_US)
+}
+
 /// The root filesystem as the command line would name it.
 fn rootfs(rootfs: &RootFs) -> String {
     match rootfs {
@@ -426,10 +454,22 @@ mod tests {
             ("/RestartCount", 0.into()),
             ("/NetworkSettings/IPAddress", "".into()),
             ("/HostConfig/AutoRemove", false.into()),
+            ("/HostConfig/Memory", 0.into()),
+            ("/HostConfig/NanoCpus", 0.into()),
+            ("/HostConfig/CpusetCpus", "".into()),
         ] {
             assert_eq!(json.pointer(pointer), Some(&value), "{pointer}");
         }
         assert_eq!(serde_json::from_value::<Record>(json).expect("its own"), record);
+    }
+
+    #[test]
+    fn limits_are_told_in_dockers_units() {
+        let allowance = |swap| Allowance { memory_bytes: Some(100), swap, ..Allowance::default() };
+        assert_eq!(memory_and_swap(&allowance(Some(Swap::Bytes(20)))), 120);
+        assert_eq!(memory_and_swap(&allowance(Some(Swap::Unlimited))), -1);
+        assert_eq!(memory_and_swap(&Allowance::default()), 0);
+        assert_eq!(nano_cpus(50_000), 500_000_000);
     }
 
     #[test]

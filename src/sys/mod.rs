@@ -5,6 +5,7 @@
 
 pub mod datagram;
 pub mod factory;
+pub(crate) mod landlock;
 pub mod link;
 pub mod memory;
 pub(crate) mod mount;

@@ -80,6 +80,36 @@ play_del_leaves_networks_of_others() {
     nothing_left
 }
 
+play_namesakes_have_networks_of_their_own() {
+    local net='{"cniVersion": "1.1.0", "name": "net"}' first
+    space && first=$SPACE
+    plugin ADD "$net" CNI_CONTAINERID=a-b CNI_IFNAME=c >/dev/null
+    space
+    "$RNET" attach --name a-b-c-2 --detach "$SPACE"
+    space
+    plugin ADD "$net" CNI_CONTAINERID=a CNI_IFNAME=b-c >/dev/null
+    "$RNET" port ls a-b-c-3
+    has "$(in_space ip link show b-c)" "UP"
+    is "$(plugin DEL "$net" CNI_CONTAINERID=a CNI_IFNAME=b-c)" ""
+    refuses "$RNET" port ls a-b-c-3 >/dev/null
+    "$RNET" port ls a-b-c
+    SPACE=$first
+    fails 100 plugin ADD "$net" CNI_CONTAINERID=a-b CNI_IFNAME=c >/dev/null
+    is "$(plugin DEL "$net" CNI_CONTAINERID=a-b CNI_IFNAME=c)" ""
+    refuses "$RNET" port ls a-b-c >/dev/null
+}
+
+play_a_stopped_network_is_not_waited_for_long() {
+    local said
+    space
+    "$RNET" attach --name box --pid-file pid --detach "$SPACE"
+    kill -STOP "$(cat pid)"
+    said=$(refuses "$RNET" port ls box)
+    has "$said" "it has not answered for 10 s"
+    kill -CONT "$(cat pid)"
+    "$RNET" port ls box
+}
+
 play_capabilities_count() {
     local result wish
     space

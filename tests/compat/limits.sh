@@ -153,10 +153,13 @@ rnet run -d --rm --net none --name box -m 64m --pids-limit 9 --cpus 0.5 /box sh 
 until grep -q sleep /proc/*/cmdline; do sleep 0.1; done
 rnet stats --no-stream box
 rnet stats --no-stream --json
+echo "further: $(rnet exec box cat /proc/self/cgroup)"
 rnet rm -f box >id
 SCRIPT
     )
     has "$said" "CPU %"
+    has "$said" "further: 0::/
+"
     use=$(grep '^\[{' <<<"$said")
     is "$(jq -c '.[] | [.Name, .MemoryLimitBytes, .Pids, .NetReceivedBytes]' <<<"$use")" '["box",67108864,2,0]'
     is "$(jq '.[] | (.CpuPercent > 30 and .CpuPercent < 60 and .MemoryBytes > 4096)' <<<"$use")" true

@@ -1,11 +1,12 @@
 //! The container: what the command sees of the kernel, how it ends and how it is ended.
 
+use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::lab::{Host, Root};
+use crate::lab::{Host, Root, skip};
 use crate::process::{Process, descendants, is_alive, wait_for};
 
 over_links![main_job];
@@ -28,6 +29,9 @@ over_any_link![
     port_is_free_after_a_kill,
     runs_inside_itself,
     system_calls_are_dockers,
+    system_calls_of_the_machine_are_refused,
+    confinement_shows_inside_and_outside,
+    threads_that_serve_are_confined,
     forbidden_user_namespaces_are_explained,
     streams_stay_apart,
     inherits_no_file_of_rnet,
@@ -83,7 +87,7 @@ fn status_tells_the_signal(host: &Host) {
     let mut sleep = host.start(&[], Root::Busybox, &["sh", "-c", "echo ready; exec sleep 1000"]);
     sleep.wait_for_output("ready");
     let inside = wait_for("the command's process", || {
-        let comm = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let comm = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         descendants(sleep.pid()).into_iter().find(|pid| comm(pid) == "sleep\n")
     });
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(inside), Signal::SIGKILL).expect("it runs");
@@ -215,6 +219,72 @@ libc.syscall(435, 0, 0); print(errno.errorcode[ctypes.get_errno()])";
     }
 }
 
+fn system_calls_of_the_machine_are_refused(host: &Host) {
+    let program = "import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+for name, call in calls.items():
+    ctypes.set_errno(0); libc.syscall(call, -1, 0, 0, 0, 0, 0); print(name, errno.errorcode[ctypes.get_errno()])";
+    if !cfg!(target_arch = "x86_64") {
+        return skip("the numbers are those of x86_64");
+    }
+    let calls = [("keyctl", 250), ("bpf", 321), ("mount", 165), ("kexec_load", 246), ("userfaultfd", 323)];
+    let table: Vec<_> = calls.iter().map(|(name, call)| format!("'{name}': {call}")).collect();
+    let program = format!("calls = {{{}}}\n{program}", table.join(", "));
+    let refused: String = calls.iter().map(|(name, _)| format!("{name} EPERM\n")).collect();
+    assert_eq!(host.python(&[], &program, &[]), refused);
+}
+
+/// As docker's users look at it: from inside, and from the host's /proc.
+fn confinement_shows_inside_and_outside(host: &Host) {
+    const FIELDS: [&str; 6] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"];
+    let fields = |status: &str| {
+        FIELDS.map(|name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+            line.expect("in status").to_owned()
+        })
+    };
+    let last: u32 = host.read("/proc/sys/kernel/cap_last_cap").trim().parse().expect("a number");
+    let all = format!("{:016x}", (1_u64 << (last + 1)) - 1);
+    let (none, docker, all) = ("0000000000000000", "00000000a80425fb", all.as_str());
+    for (options, expected) in [
+        (&[][..], [none, docker, docker, docker, "1", "2"]),
+        (&["--init"], [none, docker, docker, docker, "1", "2"]),
+        (&["--cap-drop", "ALL"], [none, none, none, none, "1", "2"]),
+        (&["--privileged"], [none, all, all, all, "0", "0"]),
+    ] {
+        let mut sh = host.start(options, Root::Busybox, &["sh", "-c", "cat /proc/self/status; read line"]);
+        sh.wait_for_output("nonvoluntary");
+        assert_eq!(fields(&sh.stdout()), expected, "{options:?}");
+        let inside = descendants(sh.pid()).into_iter().filter(|pid| name_of(*pid) != "rnet-sockets");
+        for pid in inside {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+            assert_eq!(fields(&status), expected, "{options:?}: {status}");
+        }
+        sh.write("end\n");
+        assert_eq!(sh.wait().code(), 0);
+    }
+}
+
+fn threads_that_serve_are_confined(host: &Host) {
+    let mut sh = host.start(&[], Root::Busybox, &["sh", "-c", "echo ready; read line"]);
+    sh.wait_for_output("ready");
+    let threads = fs::read_dir(format!("/proc/{}/task", sh.pid())).expect("it runs");
+    for thread in threads.flatten() {
+        let read = |file: &str| fs::read_to_string(thread.path().join(file)).expect("it runs");
+        let (name, status) = (read("comm"), read("status"));
+        // One filter for all that rnet still is, and a further one for those who read packets.
+        let filters = if name.starts_with("rnet-worker") { "2" } else { "1" };
+        assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{name}: {status}");
+        assert!(status.contains(&format!("Seccomp_filters:\t{filters}\n")), "{name}: {status}");
+    }
+    sh.write("end\n");
+    assert_eq!(sh.wait().code(), 0);
+}
+
+fn name_of(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
 fn forbidden_user_namespaces_are_explained(host: &Host) {
     let line = "echo 0 >/proc/sys/user/max_user_namespaces && exec /mnt/rnet run / true";
     let outer = ["/usr/bin/unshare", "--user", "--map-root-user", "/bin/sh", "-c", line];
@@ -266,7 +336,7 @@ fn ends_at_once(host: &Host, signal: Signal, status: i32) {
 fn wait_until_it_runs(process: &Process, command: &str) {
     wait_for(command, || {
         let runs = |pid: &i32| {
-            let cmdline = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             cmdline.starts_with(&format!("{command}\0"))
         };
         descendants(process.pid()).iter().any(runs).then_some(())

@@ -21,6 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 
+pub use self::place::IN_SCOPE;
 use self::place::{Facts, Place};
 use self::settings::Setting;
 use crate::config::Allowance;
@@ -66,6 +67,21 @@ pub fn enter_scope(allowance: &Allowance) -> Result<()> {
 /// Whether a limit of the user's processes (RLIMIT_NPROC) can stand in for a cgroup: nothing else is asked for.
 fn falls_back(allowance: &Allowance) -> bool {
     Allowance { processes: None, ..allowance.clone() }.is_unlimited()
+}
+
+/// Moves the process `pid` to the cgroup at `path`.
+pub(super) fn move_to(path: &Path, pid: Pid) -> Result<()> {
+    fs::write(path.join("cgroup.procs"), pid.to_string())
+        .context("cannot move a process to the cgroup", path.display())
+}
+
+/// Goes on in a scope of the user's systemd, if processes of this one's cgroup may not move to that of the container which
+/// the process `pid` is in, and those of such a scope may. The same holds as for [`enter_scope`].
+pub fn enter_scope_beside(pid: i32) -> Result<()> {
+    match of_process(pid) {
+        Some(cgroup) if Facts::gather().must_move_for(&cgroup) => Err(place::enter_scope()),
+        _ => Ok(()),
+    }
 }
 
 /// The directory of the cgroup of the container that the process `pid` is in, if that has one.
@@ -138,8 +154,7 @@ impl Cgroup {
 
     /// Moves the process `pid` in.
     pub(super) fn take(&self, pid: Pid) -> Result<()> {
-        let path = self.path.join("cgroup.procs");
-        fs::write(&path, pid.to_string()).context("cannot move the container to", self.path.display())
+        move_to(&self.path, pid)
     }
 
     /// Whether the kernel has killed a process in it for want of memory.

@@ -15,8 +15,8 @@ use super::LEAF;
 use crate::error::{Error, Result};
 use crate::sys::mount::user_xattr;
 
-/// Says to an rnet that systemd starts in a scope that it shall not ask for another.
-const IN_SCOPE: &str = "RNET_IN_SCOPE";
+/// The variable that says to an rnet which systemd starts in a scope that it shall not ask for another.
+pub const IN_SCOPE: &str = "RNET_IN_SCOPE";
 /// Set by systemd, from version 251 on, on cgroups that it leaves to whoever is in them.
 const DELEGATED: &std::ffi::CStr = c"user.delegate";
 const SYSTEMD_RUN: &str = "systemd-run";
@@ -82,6 +82,16 @@ impl Facts {
             Some(_) => Err(nothing_delegated()),
             None => Err(no_cgroup2()),
         }
+    }
+
+    /// Whether only a scope lets processes move to the cgroup at `other`: the kernel asks for write access to the cgroup
+    /// that both are in.
+    pub(super) fn must_move_for(&self, other: &Path) -> bool {
+        let common =
+            |own: &PathBuf| other.ancestors().find(|above| own.starts_with(above)).map(Path::to_owned);
+        let may_write = |above: PathBuf| access(&above.join("cgroup.procs"), AccessFlags::W_OK).is_ok();
+        let may_move = self.own.as_ref().and_then(common).is_some_and(may_write);
+        !may_move && self.manager && !self.in_scope
     }
 
     fn ours_to_use(&self) -> bool {
