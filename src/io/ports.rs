@@ -34,6 +34,7 @@ impl Port {
 #[derive(Clone, Debug)]
 pub struct Ports {
     workers: Workers,
+    freebind: bool,
     table: Arc<Mutex<Table>>,
 }
 
@@ -70,10 +71,15 @@ struct Table {
 }
 
 impl Ports {
-    /// The ports of the network that `workers` serve, who have those of `first` already.
-    pub(crate) fn new(workers: Vec<Commands>, first: Vec<Port>) -> Self {
+    /// The ports of the network that `workers` serve, who have those of `first` already. With `freebind` they may be
+    /// bound to addresses that the host does not have.
+    pub(crate) fn new(workers: Vec<Commands>, first: Vec<Port>, freebind: bool) -> Self {
         let last = first.iter().map(|port| port.number).max().unwrap_or(PortNumber(0));
-        Self { workers: Workers(workers), table: Arc::new(Mutex::new(Table { ports: first, last })) }
+        Self {
+            workers: Workers(workers),
+            freebind,
+            table: Arc::new(Mutex::new(Table { ports: first, last })),
+        }
     }
 
     /// The port as it is bound for `publish`.
@@ -96,7 +102,7 @@ impl Ports {
             let there = |port: &&Port| publish.host_port.is_some() && port.is(publish);
             match table.ports.iter().find(there) {
                 Some(port) => done.push(port.clone()),
-                None => bound.push((*publish, host::listen(publish)?)),
+                None => bound.push((*publish, host::listen(publish, self.freebind)?)),
             }
         }
         if table.ports.len() + bound.len() > MAX_PUBLISHED as usize {
