@@ -454,6 +454,8 @@ pub struct Network {
     pub splice: Splicing,
     /// TCP ports may be published beside [`Network::publish`].
     pub publishes_later: bool,
+    /// Whether ports may be bound to addresses that the host does not have yet.
+    pub freebind: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
     /// Ports that are open because somebody listens on them at the other side.
@@ -509,6 +511,7 @@ impl Network {
             publish: Vec::new(),
             splice: Splicing::default(),
             publishes_later: false,
+            freebind: false,
             aliases: [loopback, loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
             automatic: Automatic::default(),

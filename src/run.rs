@@ -186,7 +186,7 @@ impl Preparation<'_> {
         let mut running = self.launch(connection, &etc, &files)?;
         let published = member.plug_in(&taken_link(&mut running)?)?;
         member.watch()?;
-        let ports = Ports::new(Vec::new(), Vec::new());
+        let ports = Ports::new(Vec::new(), Vec::new(), false);
         let beyond = Some(member.beyond()?);
         let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond };
         self.place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
@@ -196,7 +196,7 @@ impl Preparation<'_> {
 
     fn not_served(self, connection: Connection<'_>, etc: &EtcFiles) -> Result<Session> {
         let running = self.launch(connection, etc, &FileLimit::read()?)?;
-        let ports = Ports::new(Vec::new(), Vec::new());
+        let ports = Ports::new(Vec::new(), Vec::new(), false);
         let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond: None };
         self.place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
         Ok(Session { running, network: Carried::Not { ports, _place: self.place } })

@@ -42,7 +42,7 @@ impl Prepared {
     pub fn new(network: &Network) -> Result<Self> {
         let mut resolver = Resolver::new(RESOLV_CONF);
         resolver.refresh(Instant::ZERO);
-        let bind = |publish: &Publish| Ok((*publish, host::listen(publish)?));
+        let bind = |publish: &Publish| Ok((*publish, host::listen(publish, network.freebind)?));
         let listeners = network.publish.iter().map(bind).collect::<Result<_>>()?;
         Ok(Self { resolver, listeners })
     }
@@ -78,7 +78,7 @@ impl Prepared {
             let owner = team[0].owner_of(publish.guest_port);
             team[owner].publish(number, &publish, listeners)?;
         }
-        let ports = Ports::new(team.iter().map(Worker::commands).collect(), first);
+        let ports = Ports::new(team.iter().map(Worker::commands).collect(), first, network.freebind);
         let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
         let mut threads = start_team(team, alarm, &alive)?;
         if let Some(entered) = entered {

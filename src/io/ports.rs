@@ -38,6 +38,8 @@ pub struct Ports {
     workers: Workers,
     /// Whose they are.
     guest: PortId,
+    /// They may be bound to addresses that the host does not have.
+    freebind: bool,
     table: Arc<Mutex<Table>>,
 }
 
@@ -87,18 +89,24 @@ impl Table {
 }
 
 impl Ports {
-    /// The ports of the network that `workers` serve, who have those of `first` already.
-    pub(crate) fn new(workers: Vec<Commands>, first: Vec<Port>) -> Self {
+    /// The ports of the network that `workers` serve, who have those of `first` already. With `freebind` they may be
+    /// bound to addresses that the host does not have.
+    pub(crate) fn new(workers: Vec<Commands>, first: Vec<Port>, freebind: bool) -> Self {
         let last = first.iter().map(|port| port.number.0).max().unwrap_or(0);
         let table = Table { ports: first, last: Arc::new(last.into()) };
-        Self { workers: Workers(workers), guest: PortId(0), table: Arc::new(Mutex::new(table)) }
+        Self { workers: Workers(workers), guest: PortId(0), freebind, table: Arc::new(Mutex::new(table)) }
     }
 
     /// Those of the guest on `guest`, none as yet, of the same workers.
     pub fn of_guest(&self, guest: PortId) -> Self {
         let last = Arc::clone(&self.table().last);
         let table = Table { ports: Vec::new(), last };
-        Self { workers: self.workers.clone(), guest, table: Arc::new(Mutex::new(table)) }
+        Self {
+            workers: self.workers.clone(),
+            guest,
+            freebind: self.freebind,
+            table: Arc::new(Mutex::new(table)),
+        }
     }
 
     /// Publishes what is bound already.
@@ -131,7 +139,7 @@ impl Ports {
             let there = |port: &&Port| publish.host_port.is_some() && port.is(publish);
             match table.ports.iter().find(there) {
                 Some(port) => done.push(port.clone()),
-                None => bound.push((*publish, host::listen(publish)?)),
+                None => bound.push((*publish, host::listen(publish, self.freebind)?)),
             }
         }
         if table.ports.len() + bound.len() > MAX_PUBLISHED as usize {

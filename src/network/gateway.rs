@@ -65,7 +65,7 @@ fn serve(name: &str, seed: u64, foreground: Foreground) -> Result<()> {
         seated: Mutex::new(Vec::new()),
         clients: AtomicUsize::new(0),
         commands: worker.commands(),
-        ports: Ports::new(vec![worker.commands()], Vec::new()),
+        ports: Ports::new(vec![worker.commands()], Vec::new(), false),
         definition,
         wake,
     });
@@ -195,7 +195,7 @@ impl Gateway {
         let (number, lease) = self.leases().add(&join.container, all, wanted)?;
         let mut reserved = Reserved { gateway: self, number, lease, listeners: Vec::new(), port: None };
         for publish in control::protocol::listed(&json!({ "ports": join.ports }))? {
-            reserved.listeners.push((publish, host::listen(&publish)?));
+            reserved.listeners.push((publish, host::listen(&publish, false)?));
         }
         Ok(reserved)
     }

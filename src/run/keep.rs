@@ -28,6 +28,7 @@ pub fn run(config: &Config, seed: u64) -> Result<u8> {
         return keep(config, seed, None);
     }
     state::sweep();
+    container::sweep_layers();
     if !config.life.detach {
         return keep(config, seed, None);
     }
@@ -45,7 +46,7 @@ fn keep(config: &Config, seed: u64, foreground: Option<Foreground>) -> Result<u8
     match (kept, &status) {
         (None, _) => {}
         // One that never was leaves nothing.
-        (Some(kept), Err(_)) if !kept.was_started() => drop(kept),
+        (Some(kept), Err(_)) if !kept.lives() => drop(kept),
         (Some(kept), Err(error)) => kept.end(error.code(), &error.to_string())?,
         (Some(kept), Ok(status)) => kept.end(*status, "")?,
     }
@@ -105,14 +106,21 @@ fn live(
         None if config.life.detach => container::let_go()?,
         None => session.announce(config.log.level),
     }
-    let (mut last, mut interlude) = (true, None);
+    if let Some(kept) = &mut kept {
+        kept.begin_to_live();
+    }
+    let (mut last, mut out_of_memory, mut interlude) = (true, false, None);
     let status = session.finish(|running| {
+        out_of_memory = running.out_of_memory();
         last = running.is_told_to_end();
         interlude = Some(running.interlude()?);
         Ok(())
     });
     if let Some(recorder) = recorder {
         recorder.finish();
+    }
+    if let Some(kept) = &mut kept {
+        kept.change(|record| record.state.oom_killed = out_of_memory)?;
     }
     let status = status?;
     if let (Some(restarting), Some(kept), Some(interlude), false) = (restarting, kept, interlude, last) {
