@@ -39,6 +39,7 @@ pub mod io;
 pub mod layers;
 pub mod log;
 pub mod net;
+pub mod network;
 pub mod oci_hook;
 pub mod pasta;
 pub mod pesto;

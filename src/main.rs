@@ -12,8 +12,8 @@ use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
 use rnet::{
-    attach, cni, container, containers, cp, exec, hello, image, layers, log, oci_hook, pasta, pesto, port,
-    run,
+    attach, cni, container, containers, cp, exec, hello, image, layers, log, network, oci_hook, pasta, pesto,
+    port, run,
 };
 
 fn main() -> ExitCode {
@@ -54,6 +54,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         }
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Pesto(call) => pesto::pesto(&call),
+        Command::Network(command) => network::network(&command, surroundings, seed),
         Command::Exec(call) => {
             log::init(QUIET);
             exec::exec(&call)
