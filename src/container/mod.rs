@@ -60,6 +60,7 @@ use self::child::Parts;
 use self::command::Inbox;
 pub use self::command::{Command, Commands};
 pub use self::confine::{confine, confine_for_good, confine_thread};
+pub use self::copy::{copy_in, copy_out};
 pub use self::detach::{Foreground, detach, let_go};
 pub use self::door::{Door, Visitor, hand_over};
 pub use self::exec::{Entry, Inside, enter};
