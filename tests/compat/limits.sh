@@ -141,8 +141,11 @@ play_remedies_are_named_where_nothing_is_delegated() {
     has "$said" "hint: "
     said=$(machine <<'SCRIPT'
 rnet run --net none --io-weight 50 /box true
+rnet run --net none --pids-limit 99999999 /box true
 SCRIPT
     )
+    has "$said" "cannot write '99999999' to "
+    has "$said" "left:  "
     has "$said" "the controllers io are not delegated to you"
     has "$said" "Delegate=cpu cpuset io memory pids"
 }
