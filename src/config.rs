@@ -39,7 +39,7 @@ pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use layers::{LayersCall, LayersVerb};
 pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
-pub use mode::NetworkMode;
+pub use mode::{Ipv6Choice, Membership, NetworkCommand, NetworkMode, NewNetwork};
 pub use pasta::{
     Automatic, BindAt, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta,
     PastaGuest,
@@ -454,6 +454,8 @@ pub struct Network {
     pub splice: Splicing,
     /// TCP ports may be published beside [`Network::publish`].
     pub publishes_later: bool,
+    /// Whether ports may be bound to addresses that the host does not have yet.
+    pub freebind: bool,
     /// Ports of the guest's loopback that lead to the host's.
     pub loopback_forwards: Vec<LoopbackForward>,
     /// Ports that are open because somebody listens on them at the other side.
@@ -481,6 +483,10 @@ pub struct Network {
     pub gateway_mac: MacAddr,
     /// Idle times.
     pub timeouts: Timeouts,
+    /// Below which its guests' names stand, if they have any; lower case.
+    pub domain: Option<String>,
+    /// Nothing leads out of it but what [`Network::host_access`] opens.
+    pub internal: bool,
     /// Limits of its link, which then has one queue: each worker keeps to them by itself.
     pub rates: Rates,
 }
@@ -505,6 +511,7 @@ impl Network {
             publish: Vec::new(),
             splice: Splicing::default(),
             publishes_later: false,
+            freebind: false,
             aliases: [loopback, loopback6].into_iter().flatten().collect(),
             loopback_forwards: Vec::new(),
             automatic: Automatic::default(),
@@ -519,6 +526,8 @@ impl Network {
             encrypted_dns: false,
             gateway_mac: MacAddr::GATEWAY,
             timeouts: Timeouts::default(),
+            domain: None,
+            internal: false,
             rates: Rates::default(),
         }
     }

@@ -12,7 +12,8 @@ use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink};
 use rnet::{
-    attach, cni, container, containers, exec, hello, image, layers, log, oci_hook, pasta, pesto, port, run,
+    attach, cni, container, containers, exec, hello, image, layers, log, network, oci_hook, pasta, pesto,
+    port, run,
 };
 
 fn main() -> ExitCode {
@@ -50,6 +51,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         }
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Pesto(call) => pesto::pesto(&call),
+        Command::Network(command) => network::network(&command, surroundings, seed),
         Command::Exec(call) => exec::exec(&call),
         Command::Ask(question) => port::ask(&question),
         Command::Image(call) => image::keep(&call),

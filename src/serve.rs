@@ -42,7 +42,7 @@ impl Prepared {
     pub fn new(network: &Network) -> Result<Self> {
         let mut resolver = Resolver::new(RESOLV_CONF);
         resolver.refresh(Instant::ZERO);
-        let bind = |publish: &Publish| Ok((*publish, host::listen(publish)?));
+        let bind = |publish: &Publish| Ok((*publish, host::listen(publish, network.freebind)?));
         let listeners = network.publish.iter().map(bind).collect::<Result<_>>()?;
         Ok(Self { resolver, listeners })
     }
@@ -78,7 +78,7 @@ impl Prepared {
             let owner = team[0].owner_of(publish.guest_port);
             team[owner].publish(number, &publish, listeners)?;
         }
-        let ports = Ports::new(team.iter().map(Worker::commands).collect(), first);
+        let ports = Ports::new(team.iter().map(Worker::commands).collect(), first, network.freebind);
         let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
         let mut threads = start_team(team, alarm, &alive)?;
         if let Some(entered) = entered {
@@ -240,14 +240,14 @@ impl Serving {
     /// Answers requests at `place`, which lasts as long as the network; also those about the `container` whose network
     /// it is.
     pub fn answer_at(&mut self, place: Place, container: Option<Commands>) -> Result<()> {
-        control::serve(&place, Desk { ports: self.ports.clone(), container })?;
+        control::serve(&place, Desk { ports: self.ports.clone(), container, beyond: None })?;
         self.control = Some(place);
         Ok(())
     }
 
     /// The same at a path that somebody has chosen.
     pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
-        control::serve_at(&socket, Desk { ports: self.ports.clone(), container: None })?;
+        control::serve_at(&socket, Desk { ports: self.ports.clone(), container: None, beyond: None })?;
         self.further = Some(socket);
         Ok(())
     }

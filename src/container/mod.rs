@@ -70,6 +70,7 @@ pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
 pub(crate) use self::storage::remove_layer;
+pub use self::storage::sweep_layers;
 use self::supervise::Action;
 use self::terminal::{Console, Key, Terminal};
 pub use self::usage::{Usage, usage};

@@ -187,7 +187,7 @@ fn image_in(file: &mut File, cache: &Cache, path: &Path) -> Result<Option<Source
             return Ok(None);
         }
         file.rewind()?;
-        watch.tell("uncompressing", path.display(), file.metadata()?.len());
+        watch.tell("uncompressing", path, file.metadata()?.len());
         let mut plain = cache.scratch()?;
         let input = decompressed(BufReader::with_capacity(READ_BYTES, watch.over(file)))?;
         io::copy(&mut input.take(MAX_BYTES), &mut plain)?;
@@ -202,9 +202,7 @@ fn image_in(file: &mut File, cache: &Cache, path: &Path) -> Result<Option<Source
 fn tree_of(cache: &Cache, source: &Source, image: Image, path: &Path) -> Result<Found> {
     let lease = cache.tree(image.tree(), &path.display().to_string(), |root| {
         let mut watch = Watch::begin()?;
-        image
-            .unpack(source, path.display(), root, &mut watch)
-            .map_err(|cause| watch.judge(unusable(path)(cause)))
+        image.unpack(source, path, root, &mut watch).map_err(|cause| watch.judge(unusable(path)(cause)))
     })?;
     Ok((lease, Some(image.config)))
 }
@@ -226,7 +224,7 @@ fn unpack_root(
     watch: &mut Watch,
 ) -> io::Result<Summary> {
     file.rewind()?;
-    watch.tell("unpacking", path.display(), file.metadata()?.len());
+    watch.tell("unpacking", path, file.metadata()?.len());
     let mut unpacking = Unpacking::new(root)?;
     let mut input = Digesting::new(watch.over(file));
     unpacking.root(decompressed(BufReader::with_capacity(READ_BYTES, &mut input))?)?;
@@ -238,7 +236,7 @@ fn unpack_root(
 fn digest(file: &mut File, path: &Path) -> Result<Digest> {
     let mut watch = Watch::begin()?;
     let digest = file.rewind().and_then(|()| file.metadata()).and_then(|metadata| {
-        watch.tell("reading", path.display(), metadata.len());
+        watch.tell("reading", path, metadata.len());
         Digesting::new(watch.over(file)).finish()
     });
     digest.map(|(digest, _)| digest).map_err(|cause| watch.judge(unusable(path)(cause)))

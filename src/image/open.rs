@@ -3,7 +3,6 @@
 //! What a digest names is refused if it is anything else. An index leads to at most [`MAX_INDEXES`] further ones, an
 //! image has at most [`MAX_LAYERS`] layers.
 
-use std::fmt::Display;
 use std::io::{self, BufReader};
 use std::path::Path;
 
@@ -68,16 +67,16 @@ impl Image {
         Digest::of(lines.collect::<String>().as_bytes())
     }
 
-    /// Unpacks all layers, one over the other, into `root`, an empty directory.
+    /// Unpacks all layers, one over the other, into `root`, an empty directory. `path` is for whoever waits.
     pub(super) fn unpack(
         &self,
         source: &Source,
-        what: impl Display,
+        path: &Path,
         root: &Path,
         watch: &mut Watch,
     ) -> io::Result<Summary> {
         let lengths = self.layers.iter().map(|layer| Ok(source.open(&layer.name)?.1));
-        watch.tell("unpacking", what, lengths.sum::<io::Result<u64>>().unwrap_or_default());
+        watch.tell("unpacking", path, lengths.sum::<io::Result<u64>>().unwrap_or_default());
         let mut unpacking = Unpacking::new(root)?;
         for layer in &self.layers {
             layer.unpack(source, &mut unpacking, watch).map_err(in_blob(&layer.name))?;

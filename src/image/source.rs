@@ -3,10 +3,12 @@
 //! An archive is at most [`MAX_MEMBERS`] files; of documents at most [`MAX_DOCUMENT_BYTES`] are read.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::name::Name;
 use super::tar::{Kind, Reader};
@@ -49,13 +51,14 @@ pub(super) enum Format {
 impl Source {
     /// Looks into an archive, uncompressed. `None` if there is anything in it that images do not have.
     pub(super) fn of_archive(file: &File) -> io::Result<Option<Self>> {
-        let mut members = HashMap::new();
+        let (mut members, mut links) = (HashMap::new(), Vec::new());
         let mut at = 0;
         loop {
             let mut positioned = file;
             positioned.seek(SeekFrom::Start(at))?;
             let mut reader = Reader::new(BufReader::with_capacity(HEADER_BYTES, positioned));
             let Some(entry) = reader.next()? else {
+                follow(&links, &mut members);
                 return Ok(Some(Self::Archive { file: file.try_clone()?, members }));
             };
             let name = Name::of(&entry.path).filter(belongs_to_image);
@@ -66,7 +69,10 @@ impl Source {
                 let extent = Extent { offset: at + reader.position(), length: entry.size };
                 members.insert(name.path(), extent);
             }
-            if members.len() > MAX_MEMBERS {
+            if entry.kind == Kind::Symlink {
+                links.push((name.path(), beside(&name.path(), OsStr::from_bytes(&entry.link))));
+            }
+            if members.len() + links.len() > MAX_MEMBERS {
                 return Err(io::Error::other(format!("it holds more than {MAX_MEMBERS} files")));
             }
             let next = reader.position().checked_add(reader.stored()).and_then(|size| at.checked_add(size));
@@ -118,6 +124,29 @@ impl Source {
             Self::Archive { members, .. } => members.contains_key(Path::new(name)),
         }
     }
+}
+
+/// Gives links the files that they lead to: docker keeps a layer that two images share once.
+fn follow(links: &[(PathBuf, PathBuf)], members: &mut HashMap<PathBuf, Extent>) {
+    for (name, target) in links {
+        if let Some(extent) = members.get(target).copied() {
+            members.entry(name.clone()).or_insert(extent);
+        }
+    }
+}
+
+/// Where `link` leads from the place of `name`, by names alone.
+fn beside(name: &Path, link: &OsStr) -> PathBuf {
+    let mut place = name.parent().map(Path::to_owned).unwrap_or_default();
+    for part in Path::new(link).components() {
+        match part {
+            Component::Normal(part) => place.push(part),
+            Component::ParentDir => drop(place.pop()),
+            Component::RootDir => place = PathBuf::new(),
+            Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    place
 }
 
 /// Whether an archive that begins like this may be one of an image.
@@ -191,11 +220,18 @@ mod tests {
 
     #[test]
     fn files_are_found_in_any_order() {
-        let tar =
-            Tar::new().file("blobs/a", &[1; 700]).file("blobs/b", b"text").file("blobs/a", b"again").finish();
+        let tar = Tar::new()
+            .link(b'2', "blobs/l", "../blobs/./b")
+            .file("blobs/a", &[1; 700])
+            .file("blobs/b", b"text")
+            .file("blobs/a", b"again")
+            .link(b'2', "blobs/out", "../../etc/passwd")
+            .finish();
         let source = looked_into(&tar).expect("an image's");
         assert_eq!(source.document("blobs/b").expect("there"), b"text");
         assert_eq!(source.document("blobs/a").expect("there"), b"again");
+        assert_eq!(source.document("blobs/l").expect("linked"), b"text");
+        assert!(source.document("blobs/out").is_err());
         assert!(source.document("blobs/c").expect_err("not there").to_string().contains("missing"));
     }
 }

@@ -4,8 +4,8 @@
 //! done can be removed before it ends.
 
 use std::env;
-use std::fmt::Display;
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
@@ -19,6 +19,9 @@ const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Si
 const REDRAWN_EVERY: Duration = Duration::from_millis(100);
 /// What takes less is over before anybody looks.
 const SHOWN_AFTER: Duration = Duration::from_millis(300);
+/// Widths that make a line of less than 80 characters.
+const BAR_CHARS: usize = 20;
+const NAME_CHARS: usize = 20;
 /// Exit status of a command that a signal has ended, less the signal's number.
 const SIGNALLED: u8 = 128;
 
@@ -52,11 +55,11 @@ impl Watch {
         Ok(Self { signals, before, caught: None, bar: None })
     }
 
-    /// Tells from now on that `doing` is done to `what`, of which there are so many bytes; on a terminal only.
-    pub(super) fn tell(&mut self, doing: &str, what: impl Display, total_bytes: u64) {
+    /// Tells from now on that `doing` is done to the file `path`, of which there are so many bytes; on a terminal only.
+    pub(super) fn tell(&mut self, doing: &str, path: &Path, total_bytes: u64) {
         self.bar = None;
         if is_for_people() {
-            let text = format!("rnet: {doing} {}", printable(&what.to_string()));
+            let text = format!("rnet: {doing} {}", short_name(path));
             let due = Instant::now() + SHOWN_AFTER;
             self.bar = Some(Bar { text, total_bytes, done_bytes: 0, due, drawn: false });
         }
@@ -129,11 +132,11 @@ impl Bar {
     }
 
     fn line(&self) -> String {
-        let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
         // 100 is for when it is over.
         let percent = (self.done_bytes.saturating_mul(100) / self.total_bytes.max(1)).min(99);
-        let (done, total) = (mebibytes(self.done_bytes.min(self.total_bytes)), mebibytes(self.total_bytes));
-        format!("{}: {percent} %, {done} of {total} MiB", self.text)
+        let (filled, mebibytes) = (percent as usize * BAR_CHARS / 100, self.total_bytes.div_ceil(1 << 20));
+        let (full, empty) = ("#".repeat(filled), "-".repeat(BAR_CHARS - filled));
+        format!("{} [{full}{empty}] {percent} % of {mebibytes} MiB", self.text)
     }
 }
 
@@ -156,9 +159,10 @@ fn write(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Without what would steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).collect()
+/// The end of a path, without what would steer a terminal, and not so long that a line would wrap.
+fn short_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    name.chars().filter(|character| !character.is_control()).take(NAME_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -175,14 +179,15 @@ mod tests {
             drawn: false,
         };
         bar.advance(50 << 20);
-        assert_eq!(bar.line(), "rnet: unpacking a.tar: 25 %, 50 of 200 MiB");
+        assert_eq!(bar.line(), "rnet: unpacking a.tar [#####---------------] 25 % of 200 MiB");
         bar.advance(500 << 20);
-        assert_eq!(bar.line(), "rnet: unpacking a.tar: 99 %, 200 of 200 MiB");
+        assert_eq!(bar.line(), "rnet: unpacking a.tar [###################-] 99 % of 200 MiB");
         assert!(!bar.drawn);
     }
 
     #[test]
-    fn what_is_shown_steers_no_terminal() {
-        assert_eq!(printable("a\x1b[2J\r\nb"), "a[2Jb");
+    fn names_neither_steer_the_terminal_nor_fill_it() {
+        assert_eq!(short_name(Path::new("/x/a\x1b[2J\r\nb")), "a[2Jb");
+        assert_eq!(short_name(Path::new(&"long".repeat(10))), "longlonglonglonglong");
     }
 }

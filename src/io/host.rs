@@ -111,11 +111,13 @@ pub fn reset(stream: TcpStream) -> io::Result<()> {
 }
 
 /// Binds the sockets of a published port: one, or without an address one for each family that the host has, at
-/// the same port.
-pub fn listen(publish: &Publish) -> Result<Vec<Listener>> {
+/// the same port. With `freebind` the address need not be the host's (ip(7), IP_FREEBIND).
+pub fn listen(publish: &Publish, freebind: bool) -> Result<Vec<Listener>> {
     let port = publish.host_port.unwrap_or(0);
     let bound = match publish.host_addr {
-        Some(address) => bind(publish, SocketAddr::new(address, port)).map(|listener| vec![listener]),
+        Some(address) => {
+            bind(publish, SocketAddr::new(address, port), freebind).map(|listener| vec![listener])
+        }
         None if port != 0 => bind_wildcards(publish, port),
         None => bind_random(publish),
     };
@@ -209,7 +211,7 @@ fn bind_wildcards(publish: &Publish, port: u16) -> std::result::Result<Vec<Liste
     let wildcards = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     for wildcard in wildcards {
         let port = listeners.first().map_or(port, |first: &Listener| first.address().port());
-        match bind(publish, SocketAddr::new(wildcard, port)) {
+        match bind(publish, SocketAddr::new(wildcard, port), false) {
             Ok(listener) => listeners.push(listener),
             Err(failure) if failure.is(Errno::EAFNOSUPPORT) || failure.is(Errno::EADDRNOTAVAIL) => {
                 missing = Some(failure);
@@ -235,16 +237,16 @@ fn bind_random(publish: &Publish) -> std::result::Result<Vec<Listener>, Failure>
     result
 }
 
-fn bind(publish: &Publish, address: SocketAddr) -> std::result::Result<Listener, Failure> {
+fn bind(publish: &Publish, address: SocketAddr, freebind: bool) -> std::result::Result<Listener, Failure> {
     let listener = match publish.transport {
-        Transport::Tcp => bind_tcp(address, publish.host_interface),
-        Transport::Udp => bind_udp(address, publish.host_interface),
+        Transport::Tcp => bind_tcp(address, publish.host_interface, freebind),
+        Transport::Udp => bind_udp(address, publish.host_interface, freebind),
     };
     listener.map_err(|cause| Failure { address, cause })
 }
 
 /// SO_REUSEADDR lets a container start again while connections of its forerunner are in TIME_WAIT.
-fn bind_tcp(address: SocketAddr, interface: Option<IfName>) -> io::Result<Listener> {
+fn bind_tcp(address: SocketAddr, interface: Option<IfName>, freebind: bool) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     stream::tune(&socket)?;
     socket.set_reuse_address(true)?;
@@ -254,6 +256,10 @@ fn bind_tcp(address: SocketAddr, interface: Option<IfName>) -> io::Result<Listen
     if let Some(interface) = interface {
         bind_interface(&socket, interface)?;
     }
+    if freebind {
+        // For IPv6 too.
+        socket.set_freebind_v4(true)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from_std(socket.into());
@@ -262,8 +268,8 @@ fn bind_tcp(address: SocketAddr, interface: Option<IfName>) -> io::Result<Listen
 }
 
 /// Without SO_REUSEADDR, which for UDP would let two programs take the same port.
-fn bind_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<Listener> {
-    let socket = UdpSocket::from(datagram::open_published_udp(address, interface)?);
+fn bind_udp(address: SocketAddr, interface: Option<IfName>, freebind: bool) -> io::Result<Listener> {
+    let socket = UdpSocket::from(datagram::open_published_udp(address, interface, freebind)?);
     let address = socket.local_addr()?;
     let socket = OwnedFd::from(socket);
     Ok(Listener::Udp { socket, address })
@@ -277,7 +283,7 @@ mod tests {
     #[test]
     fn a_random_port_has_one_number_in_both_families() {
         for transport in [Transport::Tcp, Transport::Udp] {
-            let listeners = listen(&publish(None, None, transport)).expect("free ports");
+            let listeners = listen(&publish(None, None, transport), false).expect("free ports");
             let port = listeners[0].address().port();
             assert_ne!(port, 0);
             assert!(listeners.iter().all(|listener| listener.address().port() == port));
@@ -288,18 +294,32 @@ mod tests {
     #[test]
     fn a_conflict_names_the_address_and_who_holds_it() {
         for transport in [Transport::Tcp, Transport::Udp] {
-            let held = listen(&publish(Some(Ipv4Addr::LOCALHOST), None, transport)).expect("a free port");
+            let held =
+                listen(&publish(Some(Ipv4Addr::LOCALHOST), None, transport), false).expect("a free port");
             let port = held[0].address().port();
-            let error =
-                listen(&publish(Some(Ipv4Addr::LOCALHOST), Some(port), transport)).expect_err("conflict");
+            let error = listen(&publish(Some(Ipv4Addr::LOCALHOST), Some(port), transport), false)
+                .expect_err("conflict");
             let text = error.to_string();
             let pid = std::process::id();
             assert!(text.contains(&format!("127.0.0.1:{port}/{transport}")), "{text}");
             assert!(text.contains("os error 98") && text.contains(&format!("pid {pid}")), "{text}");
 
             let error =
-                listen(&publish(None, Some(port), transport)).expect_err("the wildcard conflicts too");
+                listen(&publish(None, Some(port), transport), false).expect_err("the wildcard conflicts too");
             assert!(error.to_string().contains(&format!("pid {pid}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_nobody_is_bound_if_asked_for() {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            for address in [IpAddr::from([192, 0, 2, 77]), "2001:db8::77".parse().expect("an address")] {
+                let foreign = Publish { host_addr: Some(address), ..publish(None, None, transport) };
+                let error = listen(&foreign, false).expect_err("nobody has it");
+                assert!(error.to_string().contains("ip address"), "{error}");
+                let listeners = listen(&foreign, true).expect("it may come");
+                assert_eq!(listeners[0].address().ip(), address);
+            }
         }
     }
 
@@ -313,7 +333,7 @@ mod tests {
     #[test]
     fn what_a_published_port_accepts_is_kept_alive_too() {
         let publish = publish(Some(Ipv4Addr::LOCALHOST), None, Transport::Tcp);
-        let listeners = listen(&publish).expect("a free port");
+        let listeners = listen(&publish, false).expect("a free port");
         let Listener::Tcp { socket, address } = &listeners[0] else { panic!("not UDP") };
         let _client = std::net::TcpStream::connect(address).expect("connected");
         let (accepted, _) = socket.accept().expect("at hand");

@@ -59,19 +59,28 @@ mod option {
 /// choose. An IPv6 one is for IPv6 only. Datagrams up to 65,507 bytes are sent, in fragments where the known path MTU
 /// asks for it.
 pub fn open_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<OwnedFd> {
-    let fd = open_published_udp(address, interface)?;
+    let fd = open_published_udp(address, interface, false)?;
     queue_errors(&fd, Family::of(address.ip()))?;
     Ok(fd)
 }
 
 /// The same for a port that many clients share: ICMP errors about those that have gone are ignored. Queued, they
-/// would take the room of the datagrams that arrive (both count against SO_RCVBUF).
-pub fn open_published_udp(address: SocketAddr, interface: Option<IfName>) -> io::Result<OwnedFd> {
+/// would take the room of the datagrams that arrive (both count against SO_RCVBUF). With `freebind` the address need
+/// not be the host's (ip(7), IP_FREEBIND).
+pub fn open_published_udp(
+    address: SocketAddr,
+    interface: Option<IfName>,
+    freebind: bool,
+) -> io::Result<OwnedFd> {
     let fd = open_unbound_udp(Family::of(address.ip()))?;
     // Before Linux 5.0 there is none: every datagram comes alone.
     let _ = setsockopt(&fd, sockopt::UdpGroSegment, &true);
     if let Some(interface) = interface {
         setsockopt(&fd, sockopt::BindToDevice, &interface.as_str().into())?;
+    }
+    if freebind {
+        // For IPv6 too.
+        setsockopt(&fd, sockopt::IpFreebind, &true)?;
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(fd)
@@ -306,7 +315,8 @@ mod tests {
 
     #[test]
     fn clients_that_have_gone_do_not_close_a_published_port() {
-        let published = open_published_udp(SocketAddr::from(([127, 0, 0, 1], 0)), None).map(UdpSocket::from);
+        let published =
+            open_published_udp(SocketAddr::from(([127, 0, 0, 1], 0)), None, false).map(UdpSocket::from);
         let published = published.expect("loopback");
         let address = published.local_addr().expect("bound");
         for _ in 0..3000 {

@@ -4,6 +4,7 @@
 original=podman
 unlike podman a_damaged_blob_is_refused_and_nothing_stays "podman has the layer already, as buildah has made it"
 unlike podman a_compressed_docker_archive_runs "podman 4.3 loads only what is not compressed"
+unlike podman zstd_layers_are_unpacked "podman loads archives, and no directories"
 unlike podman a_directory_is_an_image_too "podman runs what it has pulled, and no directories"
 
 # bud ARGUMENT...: buildah as it works without kernel help.
@@ -91,6 +92,33 @@ play_a_directory_is_an_image_too() {
     is "$(run_image ./layout:second)" "again /work first second third"
     has "$(refuses run_image ./layout)" "first, second"
     has "$(refuses run_image ./layout:third)" "nothing called third"
+}
+
+play_zstd_layers_are_unpacked() {
+    image /mnt/rootfs
+    bud push -q --compression-format zstd box oci:layout:box
+    [ "$(file_magic layout)" = 28b52ffd ] || skip "this buildah does not compress by zstd"
+    is "$(run_image ./layout:box)" "hello /work first second third"
+}
+
+# file_magic LAYOUT: the first bytes of its largest blob.
+file_magic() { find "$1/blobs/sha256" -type f -size +100k -exec xxd -l 4 -p {} \;; }
+
+play_the_variant_for_this_machine_is_taken() {
+    image /mnt/rootfs
+    bud manifest create many >/dev/null
+    bud manifest add many box >/dev/null
+    bud config --arch s390x --env WORD=foreign "$BOX"
+    bud commit -q "$BOX" foreign >/dev/null
+    bud manifest add many foreign >/dev/null
+    bud manifest push -q --all many oci-archive:many.tar:many
+    is "$(run_image ./many.tar)" "hello /work first second third"
+    if [ "$UNDER_TEST" = rnet ]; then
+        options=(--platform linux/s390x)
+        has "$(run_image ./many.tar 2>&1)" "the image is for linux/s390x"
+        options=(--platform linux/arm/v7)
+        has "$(refuses run_image ./many.tar)" "linux/arm/v7"
+    fi
 }
 
 play_a_docker_archive_runs() {

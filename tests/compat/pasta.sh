@@ -336,6 +336,15 @@ play_datagrams_of_the_guests_loopback_lead_to_the_hosts() {
     refuses comes_back 127.0.0.1 7004 hello in_space >/dev/null
 }
 
+unlike pasta ports_are_bound_to_addresses_that_may_come "version 2023-03 has no --freebind"
+play_ports_are_bound_to_addresses_that_may_come() {
+    space
+    has "$(refuses "$PROGRAM" -t 192.0.2.77/7001 -u none -T none -U none "$SPACE")" "Cannot assign requested address"
+    timeout 20 "$PROGRAM" --freebind -t 192.0.2.77/7001 -u 2001:db8::77/7001 -T none -U none "$SPACE"
+    has "$(ss -ltnH)" 192.0.2.77:7001
+    has "$(ss -lunH)" "[2001:db8::77]:7001"
+}
+
 play_a_descriptor_names_the_namespace() {
     answers 127.0.0.1 7002 loopback
     space

@@ -57,7 +57,7 @@ connect it via pasta.
       --dns-host ADDR     with the help of this server (default: all of the host's)
       --no-tcp, --no-udp, --no-icmp, --no-dhcp, --no-dhcpv6, --no-ndp, --no-ra
                           switch this off
-      --freebind          no effect
+      --freebind          bind ports to addresses that the host does not have, too
       --no-map-gw         the gateway's address does not mean the host's loopback
   -4, --ipv4-only         IPv4 only
   -6, --ipv6-only         IPv6 only
@@ -277,6 +277,7 @@ pub(super) struct Options {
     pub(super) no_dhcpv6: bool,
     pub(super) no_ra: bool,
     pub(super) no_splice: bool,
+    pub(super) freebind: bool,
     pub(super) host_lo_to_ns_lo: bool,
     pub(super) ipv4_only: bool,
     pub(super) ipv6_only: bool,
@@ -412,7 +413,7 @@ impl Options {
             Is::DhcpDns => self.dhcp_dns = true,
             Is::DhcpSearch => self.dhcp_search = true,
             Is::RunAs => self.without_effect.push("--runas: rnet keeps the user it has"),
-            Is::Freebind => self.without_effect.push("--freebind: addresses must be the host's"),
+            Is::Freebind => self.freebind = true,
             // Nothing is different without them.
             _ => {}
         }

@@ -312,6 +312,7 @@ fn network(options: &Options, host: &HostNetwork, families: &Families, mtu: Mtu)
             managed: !options.no_dhcpv6,
         },
         encrypted_dns: true,
+        freebind: options.freebind,
         gateway_mac: options.mac.unwrap_or(MacAddr::GATEWAY),
         ..Network::new(ipv4, ipv6)
     }

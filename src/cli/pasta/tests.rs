@@ -208,11 +208,12 @@ fn sockets_inside_are_wanted_for_tcp_ports_now_or_later() {
 
 #[test]
 fn what_has_no_effect_is_said() {
-    for line in ["--dhcp-search -S a..b", "--runas 1000:1000", "--freebind"] {
+    for line in ["--dhcp-search -S a..b", "--runas 1000:1000"] {
         let request = request(&format!("-t none -u none -T none -U none {line} 1")).expect("accepted");
         assert_eq!(request.notes.len(), 1, "{line}");
     }
-    for line in ["-e", "--netns-only", "-D none", "--config-net --no-copy-routes"] {
+    assert!(attached(&settled("--freebind 1")).network.freebind);
+    for line in ["-e", "--netns-only", "--freebind", "-D none", "--config-net --no-copy-routes"] {
         assert!(
             request(&format!("-t none -u none -T none -U none {line} 1")).expect("accepted").notes.is_empty(),
             "{line}"
