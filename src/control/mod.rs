@@ -11,7 +11,7 @@ mod server;
 
 pub use client::{ask, ask_at, ask_within};
 pub use place::{Place, Socket, check, door, end, is_free, memos};
-pub(crate) use place::{RECORD, clear, directories, directory};
+pub(crate) use place::{RECORD, clear, directories, directory, listens};
 pub use server::{Desk, serve, serve_at};
 
 /// Longest line either way, in bytes: about [`MAX_PUBLISHED`] ports of up to 512 bytes each, or about as many flows as
