@@ -15,7 +15,7 @@ use crate::config::{Config, Restart};
 use crate::container::{self, Foreground, Pause};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
-use crate::state::{Kept, Record};
+use crate::state::{Kept, NetworkSettings, Record};
 use crate::{attach, image, state, sys};
 
 /// Runs the command of `config` in a container that is on record; its exit status by docker's convention. In the
@@ -140,6 +140,9 @@ fn describe(kept: &mut Kept, config: &Config, session: &Session) -> Result<()> {
     kept.made(session.running.pid())?;
     kept.change(|record| {
         record.settle(config);
+        if let Some((network, mac)) = session.joined() {
+            record.network_settings = NetworkSettings::of(&network, mac);
+        }
         for (publish, address) in session.published() {
             record.network_settings.listens(&publish, address);
         }

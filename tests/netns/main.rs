@@ -29,6 +29,7 @@ mod life;
 mod link;
 mod many;
 mod modes;
+mod network;
 mod outbound;
 mod policy;
 mod published;
