@@ -39,7 +39,7 @@ pub use image::{CacheCall, ImageUse, Platform, TreeName};
 pub use layers::{LayersCall, LayersVerb};
 pub use life::{Life, Restart, Resumed};
 pub use limits::{Limit, Resource};
-pub use mode::NetworkMode;
+pub use mode::{Ipv6Choice, Membership, NetworkCommand, NetworkMode, NewNetwork};
 pub use pasta::{
     Automatic, BindAt, Forward, HostInterface, HostNetwork, HostRoute, LogFile, LoopbackForward, Pasta,
     PastaGuest,
@@ -483,6 +483,10 @@ pub struct Network {
     pub gateway_mac: MacAddr,
     /// Idle times.
     pub timeouts: Timeouts,
+    /// Below which its guests' names stand, if they have any; lower case.
+    pub domain: Option<String>,
+    /// Nothing leads out of it but what [`Network::host_access`] opens.
+    pub internal: bool,
     /// Limits of its link, which then has one queue: each worker keeps to them by itself.
     pub rates: Rates,
 }
@@ -522,6 +526,8 @@ impl Network {
             encrypted_dns: false,
             gateway_mac: MacAddr::GATEWAY,
             timeouts: Timeouts::default(),
+            domain: None,
+            internal: false,
             rates: Rates::default(),
         }
     }

@@ -114,8 +114,10 @@ fn resolv_conf(config: &Config, host: &ResolvConf) -> String {
     for server in network.dns_addresses() {
         push(&mut text, format_args!("nameserver {server}\n"));
     }
-    if !host.search.is_empty() {
-        push(&mut text, format_args!("search {}\n", host.search));
+    let domains = network.domain.as_deref().into_iter().chain([host.search.as_str()]);
+    let search: Vec<&str> = domains.filter(|search| !search.is_empty()).collect();
+    if !search.is_empty() {
+        push(&mut text, format_args!("search {}\n", search.join(" ")));
     }
     if !host.options.is_empty() {
         push(&mut text, format_args!("options {}\n", host.options));

@@ -38,6 +38,7 @@ pub mod io;
 pub mod layers;
 pub mod log;
 pub mod net;
+pub mod network;
 pub mod oci_hook;
 pub mod pasta;
 pub mod pesto;

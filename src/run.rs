@@ -11,13 +11,17 @@ use std::os::fd::BorrowedFd;
 use std::process;
 
 pub use self::keep::run;
-use crate::config::{Config, EtcFiles, LinkKind, LogLevel, NetworkMode, Publish, Restart};
+use crate::config::{
+    Config, EtcFiles, LinkKind, LogLevel, MacAddr, Membership, Network, NetworkMode, Publish, Restart,
+};
 use crate::container::{self, Connection, Launch, Namespaces, Running};
 use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Error, Result};
 use crate::io::ports::Ports;
+use crate::network::Member;
 use crate::serve::{self, Alarm, FileLimit, Prepared, Serving};
 use crate::state::State;
+use crate::sys::link::LinkFd;
 use crate::sys::memory;
 use crate::{etc, state};
 
@@ -31,6 +35,13 @@ pub struct Session {
 enum Carried {
     /// All that passes goes through here.
     Served(Box<Serving>),
+    /// All that passes goes through the gateway of a network with a name.
+    Beyond {
+        member: Box<Member>,
+        published: Vec<(Publish, Vec<SocketAddr>)>,
+        ports: Ports,
+        _place: Option<Place>,
+    },
     /// Nothing: others carry it, or nobody. What it is called leads to an empty list of ports.
     Not { ports: Ports, _place: Option<Place> },
 }
@@ -52,17 +63,29 @@ impl Session {
 
     /// The published ports with the addresses that they got.
     pub fn published(&self) -> Vec<(Publish, SocketAddr)> {
+        if let Carried::Beyond { published, .. } = &self.network {
+            let each = published.iter();
+            return each.flat_map(|(publish, at)| at.iter().map(|address| (*publish, *address))).collect();
+        }
         let ports = self.ports().list().into_iter();
         ports
             .flat_map(|port| port.addresses.into_iter().map(move |address| (port.publish, address)))
             .collect()
     }
 
+    /// The network with a name that it is in, as it is to it, and its station.
+    fn joined(&self) -> Option<(Network, Option<MacAddr>)> {
+        match &self.network {
+            Carried::Beyond { member, .. } => Some((member.network(), member.mac())),
+            Carried::Served(_) | Carried::Not { .. } => None,
+        }
+    }
+
     /// The published ports; more can be added if rnet carries the network.
     pub fn ports(&self) -> &Ports {
         match &self.network {
             Carried::Served(serving) => serving.ports(),
-            Carried::Not { ports, .. } => ports,
+            Carried::Beyond { ports, .. } | Carried::Not { ports, .. } => ports,
         }
     }
 
@@ -70,7 +93,7 @@ impl Session {
     pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
         match &mut self.network {
             Carried::Served(serving) => serving.answer_at_path(socket),
-            Carried::Not { .. } => Ok(()),
+            Carried::Beyond { .. } | Carried::Not { .. } => Ok(()),
         }
     }
 
@@ -78,7 +101,7 @@ impl Session {
     pub fn link(&self) -> Option<LinkKind> {
         match &self.network {
             Carried::Served(serving) => Some(serving.link()),
-            Carried::Not { .. } => None,
+            Carried::Beyond { .. } | Carried::Not { .. } => None,
         }
     }
 
@@ -102,7 +125,7 @@ impl Session {
                 let drained = self.running.wait_unless_told_to_end(serving.drain());
                 drained.and(serving.stop())
             }
-            Carried::Not { .. } => Ok(()),
+            Carried::Beyond { .. } | Carried::Not { .. } => Ok(()),
         };
         ended(&self.running)?;
         served.and(status)
@@ -124,6 +147,7 @@ impl Preparation<'_> {
         let config = self.config;
         match &config.mode {
             NetworkMode::User => self.served(),
+            NetworkMode::Named(membership) => self.joined(membership),
             NetworkMode::None => self.not_served(Connection::Alone, &etc::files_alone(config)),
             NetworkMode::Host => self.not_served(Connection::Hosts, &files::of_host(config)),
             NetworkMode::Container(whose) => {
@@ -141,9 +165,7 @@ impl Preparation<'_> {
         let prepared = Prepared::new(network)?;
         let etc = etc::files(self.config, prepared.resolv_conf());
         let mut running = self.launch(Connection::Linked { link: spec, network }, &etc, &files)?;
-        let link = running
-            .take_link()
-            .ok_or_else(|| Error::new("cannot take over", "the guest's link", "the container kept it"))?;
+        let link = taken_link(&mut running)?;
         let factory = running.take_factory();
         // A restart executes rnet anew, which then has to make namespaces.
         if self.config.life.restart == Restart::No {
@@ -154,10 +176,31 @@ impl Preparation<'_> {
         Ok(Session { running, network: Carried::Served(Box::new(serving)) })
     }
 
+    fn joined(self, membership: &Membership) -> Result<Session> {
+        let files = FileLimit::read()?;
+        let member = Member::join(self.config, membership)?;
+        let config = member.configured(self.config);
+        let prepared = Prepared::new(&config.network)?;
+        let etc = etc::files(&config, prepared.resolv_conf());
+        let connection = Connection::Linked { link: &config.link, network: &config.network };
+        let mut running = self.launch(connection, &etc, &files)?;
+        let published = member.plug_in(&taken_link(&mut running)?)?;
+        if config.life.restart == Restart::No {
+            serve::confine_process();
+        }
+        member.watch()?;
+        let ports = Ports::new(Vec::new(), Vec::new(), false);
+        let beyond = Some(member.beyond()?);
+        let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond };
+        self.place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
+        let network = Carried::Beyond { member: Box::new(member), published, ports, _place: self.place };
+        Ok(Session { running, network })
+    }
+
     fn not_served(self, connection: Connection<'_>, etc: &EtcFiles) -> Result<Session> {
         let running = self.launch(connection, etc, &FileLimit::read()?)?;
         let ports = Ports::new(Vec::new(), Vec::new(), false);
-        let desk = Desk { ports: ports.clone(), container: Some(running.commands()) };
+        let desk = Desk { ports: ports.clone(), container: Some(running.commands()), beyond: None };
         self.place.iter().try_for_each(|place| control::serve(place, desk.clone()))?;
         Ok(Session { running, network: Carried::Not { ports, _place: self.place } })
     }
@@ -170,6 +213,11 @@ impl Preparation<'_> {
         files.raise()?;
         Ok(running)
     }
+}
+
+fn taken_link(running: &mut Running) -> Result<LinkFd> {
+    let kept = || Error::new("cannot take over", "the guest's link", "the container kept it");
+    running.take_link().ok_or_else(kept)
 }
 
 /// The first process of the container `whose`, or the process of that number.

@@ -158,7 +158,7 @@ fn succeeds(serve: impl FnOnce() + Send + 'static) -> impl FnOnce() -> Result<()
 }
 
 /// `serve`, by a thread that has little else.
-fn confined(
+pub(crate) fn confined(
     serve: impl FnOnce() -> Result<()> + Send + 'static,
 ) -> impl FnOnce() -> Result<()> + Send + 'static {
     || {
@@ -240,14 +240,14 @@ impl Serving {
     /// Answers requests at `place`, which lasts as long as the network; also those about the `container` whose network
     /// it is.
     pub fn answer_at(&mut self, place: Place, container: Option<Commands>) -> Result<()> {
-        control::serve(&place, Desk { ports: self.ports.clone(), container })?;
+        control::serve(&place, Desk { ports: self.ports.clone(), container, beyond: None })?;
         self.control = Some(place);
         Ok(())
     }
 
     /// The same at a path that somebody has chosen.
     pub fn answer_at_path(&mut self, socket: Socket) -> Result<()> {
-        control::serve_at(&socket, Desk { ports: self.ports.clone(), container: None })?;
+        control::serve_at(&socket, Desk { ports: self.ports.clone(), container: None, beyond: None })?;
         self.further = Some(socket);
         Ok(())
     }

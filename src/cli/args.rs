@@ -17,7 +17,7 @@ use super::image::{ImageArgs, ImageVerb};
 use super::layers::LayerVerb;
 use super::life::LifeArgs;
 use super::mounts::{self, MountSpec};
-use super::network::ModeArgs;
+use super::network::{ModeArgs, NetworkVerb};
 use super::terminal::TerminalArgs;
 use super::values::{self, EnvSpec, OutboundSpec, PublishSpec, VolumeSpec, Workers};
 use crate::config::{HookStage, Ipv4Plan, Ipv6Plan, LinkKind, LogFormat, MacAddr, Tmpfs};
@@ -53,6 +53,12 @@ pub(super) enum CommandArgs {
     Port {
         #[command(subcommand)]
         verb: PortVerb,
+    },
+    /// Make, list and remove networks for several containers.
+    #[command(after_help = NETWORK_EXAMPLES)]
+    Network {
+        #[command(subcommand)]
+        verb: NetworkVerb,
     },
     /// List what flows through a running network.
     Flows {
@@ -148,6 +154,13 @@ Examples:
   rnet run --name box ./rootfs httpd -f &  rnet port add box 8080:80
   rnet port ls box
   rnet port rm box 8080:80";
+
+const NETWORK_EXAMPLES: &str = "\
+Examples:
+  rnet network create shop
+  rnet run --net shop --name db ./rootfs postgres
+  rnet run --net shop --name web -p 8080:80 ./rootfs httpd    # finds db by its name
+  rnet network inspect shop";
 
 const IMAGE_EXAMPLES: &str = "\
 `rnet run` unpacks an archive or image into ~/.cache/rnet/images once. What is removed here is unpacked again when it is

@@ -14,10 +14,6 @@ const ABSENT: &[Absent] = &[
         "images are not pulled; `skopeo copy docker://NAME oci-archive:image.tar` fetches one for ROOTFS",
     ),
     (&["--group-add"], "the command has the groups that the container's /etc/group gives to its --user"),
-    (
-        &["--ip", "--ip6", "--network-alias"],
-        "every container has a network of its own, whose addresses --cidr and --cidr6 choose",
-    ),
     (&["--expose"], "publish a port with --publish, and those that an image exposes with --publish-all"),
     (&["--add-host"], "for a name of its own bind a file with --volume ./hosts:/etc/hosts"),
     (

@@ -36,7 +36,8 @@ use ipnet::IpNet;
 
 pub use self::options::{Options, named};
 use crate::config::{
-    Attach, CacheCall, Config, ContainersCall, Exec, HookCall, LayersCall, LogLevel, Publish, Slirp4netns,
+    Attach, CacheCall, Config, ContainersCall, Exec, HookCall, LayersCall, LogLevel, NetworkCommand, Publish,
+    Slirp4netns,
 };
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
@@ -72,6 +73,8 @@ pub enum Command {
     Attach(Request<Attach>),
     /// `rnet port`, `rnet flows`: ask a running network.
     Ask(Question),
+    /// `rnet network`: do something about networks that have a name.
+    Network(NetworkCommand),
     /// `rnet exec`: run a further command in a container.
     Exec(Box<Exec>),
     /// `rnet image`: show or free what has been unpacked.
@@ -228,6 +231,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         CommandArgs::Port { verb } => {
             settle::port(verb).map(Command::Ask).map_err(|cause| mistake("port", &cause))
         }
+        CommandArgs::Network { verb } => Ok(Command::Network(network::verb(verb))),
         CommandArgs::Flows { network, json } => {
             Ok(Command::Ask(Question { network, topic: Topic::Flows, json }))
         }

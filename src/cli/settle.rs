@@ -37,7 +37,7 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request, String> {
     let mut notes = Vec::new();
     let mut network = network(&args.network, surroundings, &mut notes)?;
-    super::network::check(&args.mode.net, &args.traffic, &mut notes)?;
+    let mode = super::network::settle(args.mode, &args.network, &args.traffic, &mut notes)?;
     traffic(args.traffic, &mut network)?;
     network.splice = splicing(args.no_splice);
     let mut words = args.words.into_iter();
@@ -47,7 +47,7 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
     // A network without a name hardly gets further ports, and starts quicker.
     network.publishes_later = name.is_some();
     let hostname = args.hostname.unwrap_or_else(|| match rootfs {
-        _ if args.mode.net == NetworkMode::Host => surroundings.hostname.clone(),
+        _ if mode == NetworkMode::Host => surroundings.hostname.clone(),
         RootFs::HostCopy | RootFs::Host => surroundings.hostname.clone(),
         RootFs::Directory(_) | RootFs::Overlay(_) | RootFs::Empty => life.short_id().to_owned(),
     });
@@ -73,10 +73,15 @@ pub(super) fn run(args: RunArgs, surroundings: &Surroundings) -> Result<Request,
         identity,
         allowance: allowance::settle(args.allowance)?,
     };
+    let mac_given = args.network.mac_address.is_some();
     let mut request = request(&args.network, network, container, &args.log, surroundings, notes);
     request.config.name = name;
     request.config.life = life;
-    request.config.mode = args.mode.net;
+    if matches!(mode, NetworkMode::Named(_)) && !mac_given {
+        // The network chooses.
+        request.config.link.mac = None;
+    }
+    request.config.mode = mode;
     request.config.image = image;
     Ok(request)
 }

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use nix::unistd::{chdir, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use super::channel::{Channel, Report};
 use crate::error::{Context, Error, Result};
@@ -49,7 +49,13 @@ pub(super) fn with_stderr<T>(stderr: Option<BorrowedFd<'_>>, work: impl FnOnce()
 /// No thread may have been started before.
 pub fn detach(work: impl FnOnce(Foreground) -> Result<u8>) -> Result<()> {
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let child = process::fork(|| background(theirs, work)).context("cannot start", "a background process")?;
+    let foregrounds = ours.as_fd().as_raw_fd();
+    let child = process::fork(|| {
+        // So that a foreground that was killed shows when all stands.
+        let _ = close(foregrounds);
+        background(theirs, work)
+    });
+    let child = child.context("cannot start", "a background process")?;
     match ours.receive().context("cannot hear from", "the background process")? {
         Some(Report::Ready) => Ok(()),
         Some(Report::Failed(error)) => {

@@ -8,7 +8,7 @@
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in
 //! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
-//! [`confine`] takes from rnet itself what serving a network does not need.
+//! [`confine`], [`confine_for_good`] and [`confine_thread`] take from rnet itself what serving a network does not need.
 //!
 //! Unless more is asked for ([`config::Identity`]) one id is mapped: the caller is root inside, and everyone else nobody.
 //! Linux 5.12 is needed.
@@ -70,6 +70,7 @@ pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
 pub(crate) use self::storage::remove_layer;
+pub use self::storage::sweep_layers;
 use self::supervise::Action;
 use self::terminal::{Console, Key, Terminal};
 pub use self::usage::{Usage, usage};

@@ -173,6 +173,12 @@ fn bases() -> Vec<PathBuf> {
     candidates.into_iter().flatten().collect()
 }
 
+/// Removes what containers have left that were killed, wherever it may be. No thread may have been started.
+pub fn sweep_layers() {
+    let existing = bases().into_iter().filter(|base| base.is_dir());
+    existing.filter_map(|base| own_directory(&base).ok()).for_each(|base| sweep(&base));
+}
+
 /// Removes directories of processes that are gone: nobody holds their locks.
 fn sweep(base: &Path) {
     let entries = fs::read_dir(base).into_iter().flatten().flatten();

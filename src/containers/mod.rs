@@ -12,11 +12,13 @@ mod stats;
 use std::io::{self, Write};
 
 use crate::config::ContainersCall;
+use crate::container;
 use crate::error::{Context, Error, Result};
 use crate::state::{self, Container};
 
 /// Carries `call` out; the exit status.
 pub fn carry_out(call: &ContainersCall) -> Result<u8> {
+    container::sweep_layers();
     match call {
         ContainersCall::List { all, shape } => list::list(*all, *shape),
         ContainersCall::Inspect { names } => list::inspect(names),

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, from_slice};
@@ -47,4 +48,28 @@ fn converse(mut socket: &UnixStream, name: &str, request: &Request, patience: Du
     let mut reply: Value =
         from_slice(&line).map_err(std::io::Error::from).context("cannot understand", &about)?;
     protocol::outcome(name, &mut reply)
+}
+
+/// The way to another process that answers for a network. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Beyond(Arc<Mutex<UnixStream>>);
+
+impl Beyond {
+    /// The one at the other end of `socket`, on which nothing else is being said.
+    pub fn new(socket: UnixStream) -> Self {
+        Self(Arc::new(Mutex::new(socket)))
+    }
+
+    /// Its whole reply.
+    pub(super) fn ask(&self, request: &Request) -> Result<Value> {
+        const WHOM: &str = "the network's gateway";
+        // One question at a time; one that failed leaves nothing that would stand in the way of the next.
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.set_read_timeout(Some(PATIENCE)).context("cannot ask", WHOM)?;
+        (&*socket).write_all(format!("{}\n", request.to_json()).as_bytes()).context("cannot ask", WHOM)?;
+        let mut line = Vec::new();
+        let read = BufReader::new(&*socket).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
+        read.context("cannot hear from", WHOM)?;
+        from_slice(&line).map_err(std::io::Error::from).context("cannot understand", WHOM)
+    }
 }

@@ -9,10 +9,11 @@ mod place;
 pub mod protocol;
 mod server;
 
-pub use client::{ask, ask_at, ask_within};
+pub use client::{Beyond, ask, ask_at, ask_within};
 pub use place::{Place, Socket, check, door, end, is_free, memos};
-pub(crate) use place::{RECORD, clear, directories, directory};
+pub(crate) use place::{RECORD, clear, directories, directory, reach_network};
 pub use server::{Desk, serve, serve_at};
+pub(crate) use server::{answer, is_own};
 
 /// Longest line either way, in bytes: about [`MAX_PUBLISHED`] ports of up to 512 bytes each, or about as many flows as
 /// are told.

@@ -6,7 +6,7 @@
 //! chosen: [`Socket`].
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -39,6 +39,8 @@ const MEMO: &str = "memo";
 const MAX_MEMO_BYTES: u64 = 64 * 1024;
 /// What says that a directory is a container's ([`crate::state`]), and then also stays when nobody listens there.
 pub(crate) const RECORD: &str = "container.json";
+/// Directory of the gateways of networks with names; nothing else is called so.
+const NETWORKS: &str = ".networks";
 /// Held while directories are made and removed.
 const LOCK: &str = ".lock";
 /// Left-over directories that one start removes at most.
@@ -60,6 +62,14 @@ impl Place {
     /// [`end`].
     pub fn new(name: &str, memo: Option<&str>) -> Result<Self> {
         Self::below(&base()?, name, memo)
+    }
+
+    /// The place of the gateway of the network with the name `name`, which only one may have. Containers of that name are
+    /// elsewhere.
+    pub(crate) fn of_network(name: &str) -> Result<Self> {
+        let base = base()?;
+        make_private(&base)?;
+        Self::below(&base.join(NETWORKS), name, None)
     }
 
     fn below(base: &Path, name: &str, memo: Option<&str>) -> Result<Self> {
@@ -126,7 +136,7 @@ impl Place {
     }
 
     /// The listening socket.
-    pub(super) fn listener(&self) -> io::Result<UnixListener> {
+    pub(crate) fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
 }
@@ -303,6 +313,17 @@ fn end_process(process: &OwnedFd) -> nix::Result<()> {
     Err(Errno::ETIMEDOUT)
 }
 
+/// Connects to the gateway of the network with the name `name`; `None` if it has none.
+pub(crate) fn reach_network(name: &str) -> Result<Option<UnixStream>> {
+    let socket = base()?.join(NETWORKS).join(name).join(SOCKET);
+    match UnixStream::connect(&socket) {
+        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()) => {
+            Ok(None)
+        }
+        reached => reached.map(Some).context("cannot reach the gateway at", socket.display()),
+    }
+}
+
 /// Connects to the network `name`.
 pub(super) fn connect(name: &str) -> Result<UnixStream> {
     let socket = base()?.join(name).join(SOCKET);
@@ -381,7 +402,8 @@ fn lock(base: &Path, how: FlockArg) -> Result<Flock<File>> {
 /// Removes what networks have left that were killed.
 fn sweep(base: &Path) {
     let Ok(entries) = fs::read_dir(base) else { return };
-    let directories = entries.flatten().filter(|entry| entry.file_name() != OsStr::new(LOCK));
+    let is_ours = |name: OsString| name != OsStr::new(LOCK) && name != OsStr::new(NETWORKS);
+    let directories = entries.flatten().filter(|entry| is_ours(entry.file_name()));
     let left =
         directories.map(|entry| entry.path()).filter(|path| !is_a_containers(path) && is_left_over(path));
     left.take(MAX_SWEPT).for_each(|directory| remove(&directory));

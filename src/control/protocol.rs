@@ -12,7 +12,7 @@
 //! `guest_addr`; PORT also the `number` and the `addresses` that it listens on. A failure is `{"error": {"text":
 //! ...}}`. Members that are not known are ignored.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde_json::{Map, Value, from_slice, json};
@@ -97,6 +97,21 @@ pub(super) fn outcome(name: &str, reply: &mut Value) -> Result<Value, Error> {
 /// What is published, by a network's answer to [`Request::Ports`].
 pub fn listed(answer: &Value) -> Result<Vec<Publish>, Error> {
     wanted(answer).map_err(|cause| Error::new("cannot understand", "the network's ports", cause))
+}
+
+/// The ports of a network, as [`Request::Ports`] is answered.
+pub fn listing(ports: &[Port]) -> Value {
+    Value::Array(ports.iter().map(port).collect())
+}
+
+/// What a [`listing`] says: what is published, and where it is listened on.
+pub fn addresses(listing: &Value) -> Result<Vec<(Publish, Vec<SocketAddr>)>, Error> {
+    let publishes = listed(&json!({ "ports": listing }))?;
+    let addresses = listing.as_array().into_iter().flatten().map(|port| {
+        let addresses = port.get("addresses").and_then(Value::as_array).into_iter().flatten();
+        addresses.filter_map(|address| address.as_str()?.parse().ok()).collect()
+    });
+    Ok(publishes.into_iter().zip(addresses).collect())
 }
 
 /// Ports of a network.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Uid;
 
+use super::client::Beyond;
 use super::protocol::{self, Request};
 use super::{MAX_LINE_BYTES, Place, Socket};
 use crate::container::Commands;
@@ -30,6 +31,8 @@ pub struct Desk {
     pub ports: Ports,
     /// The container whose network it is, if it is one of rnet's.
     pub container: Option<Commands>,
+    /// Who answers for its ports and traffic instead, if it is not this process that serves the network.
+    pub beyond: Option<Beyond>,
 }
 
 /// Answers at `place` for what is on the `desk`, for as long as this process lives.
@@ -77,7 +80,7 @@ fn accept(listener: &UnixListener, desk: &Desk) {
 }
 
 /// Whether the peer runs as the same user, or as root.
-fn is_own(client: &UnixStream) -> bool {
+pub(crate) fn is_own(client: &UnixStream) -> bool {
     let peer = getsockopt(client, sockopt::PeerCredentials).map(|peer| Uid::from_raw(peer.uid()));
     peer.is_ok_and(|peer| peer == Uid::effective() || peer.is_root())
 }
@@ -103,8 +106,15 @@ fn reply(mut client: &UnixStream, value: &serde_json::Value) -> io::Result<()> {
     client.write_all(format!("{value}\n").as_bytes())
 }
 
-fn answer(line: &[u8], Desk { ports, container }: &Desk) -> serde_json::Value {
-    let result = match Request::parse(line) {
+/// The reply to a request.
+pub(crate) fn answer(line: &[u8], Desk { ports, container, beyond }: &Desk) -> serde_json::Value {
+    let request = Request::parse(line);
+    if let (Some(beyond), Ok(request)) = (beyond, &request)
+        && !matches!(request, Request::Container(_))
+    {
+        return beyond.ask(request).unwrap_or_else(|error| protocol::failed(&error));
+    }
+    let result = match request {
         Ok(Request::Ports) => Ok(protocol::ports(&ports.list())),
         Ok(Request::Publish(wanted)) => ports.add(&wanted).map(|ports| protocol::ports(&ports)),
         Ok(Request::Unpublish(unwanted)) => ports.remove(&unwanted).map(|()| serde_json::json!({})),

@@ -11,10 +11,12 @@ use std::time::Duration;
 use mio::Waker;
 
 use super::host::Listener;
+use super::link::Link;
+use super::worker::Guest;
 use crate::config::Publish;
 use crate::error::{Error, Result};
 use crate::net::gateway::FlowReport;
-use crate::net::{Counters, Shard};
+use crate::net::{Counters, PortId, Shard};
 
 /// Commands obeyed in one turn.
 pub(super) const COMMANDS_PER_TURN: usize = 64;
@@ -31,9 +33,19 @@ pub struct PortNumber(pub u64);
 #[derive(Debug)]
 pub(super) enum Command {
     /// Serve a published port.
-    Publish { number: PortNumber, publish: Publish, listeners: Vec<Listener>, done: SyncSender<Result<()>> },
+    Publish {
+        number: PortNumber,
+        port: PortId,
+        publish: Publish,
+        listeners: Vec<Listener>,
+        done: SyncSender<Result<()>>,
+    },
     /// Close a published port. Established connections stay.
     Unpublish { number: PortNumber, done: SyncSender<()> },
+    /// Serve a guest.
+    Attach { guest: Box<Guest>, done: SyncSender<Result<(PortId, Vec<String>)>> },
+    /// Leave a guest.
+    Detach { port: PortId, done: SyncSender<Option<Link>> },
     /// Tell what goes on.
     Look { told: SyncSender<Snapshot> },
 }
@@ -80,8 +92,25 @@ impl Commands {
     }
 
     /// Has the worker serve `listeners`, which are bound for `publish`.
-    pub fn publish(&self, number: PortNumber, publish: Publish, listeners: Vec<Listener>) -> Result<()> {
-        self.ask(|done| Command::Publish { number, publish, listeners, done })?
+    pub(super) fn publish(
+        &self,
+        port: PortId,
+        number: PortNumber,
+        publish: Publish,
+        listeners: Vec<Listener>,
+    ) -> Result<()> {
+        self.ask(|done| Command::Publish { number, port, publish, listeners, done })?
+    }
+
+    /// Has the worker serve `guest`, if it is one [of guests](super::worker::Worker::of_guests); its port, and those of
+    /// its names that others keep.
+    pub fn attach(&self, guest: Guest) -> Result<(PortId, Vec<String>)> {
+        self.ask(|done| Command::Attach { guest: Box::new(guest), done })?
+    }
+
+    /// Has the worker leave the guest on `port`; its link is closed on return.
+    pub fn detach(&self, port: PortId) -> Result<()> {
+        self.ask(|done| Command::Detach { port, done }).map(drop)
     }
 
     /// Has the worker close the port `number`; it is free on return.

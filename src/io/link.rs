@@ -34,6 +34,17 @@ const TCP_CHECKSUM_OFFSET: u16 = 16;
 /// Where it is in a UDP header (RFC 768).
 const UDP_CHECKSUM_OFFSET: u16 = 6;
 
+/// A frame with the link's own header.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'b> {
+    /// The header and the frame.
+    pub whole: &'b [u8],
+    /// How long the header is.
+    pub header_bytes: usize,
+    /// What it says.
+    pub offload: RxOffload,
+}
+
 /// A guest's link, or one queue of it; nonblocking.
 #[derive(Debug)]
 pub struct Link {
@@ -71,7 +82,13 @@ impl Link {
     /// frame that the link cannot express (BIG TCP, segmentation unknown to the kernel's header) and a call that was
     /// interrupted come as an empty one. An error means that the link is gone.
     pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], RxOffload)>> {
-        let lost = Ok(Some((&[][..], RxOffload::default())));
+        let received = self.receive(buffer)?;
+        Ok(received.map(|Received { whole, header_bytes, offload }| (&whole[header_bytes..], offload)))
+    }
+
+    /// As [`Self::read`], with the link's own header, so that the frame can be passed to another link as it is.
+    pub fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<Received<'b>>> {
+        let lost = Ok(Some(Received { whole: &[], header_bytes: 0, offload: RxOffload::default() }));
         let len = match read(&self.fd, buffer) {
             // Only a socket has an end of its own.
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -83,14 +100,16 @@ impl Link {
             Err(Errno::EAGAIN) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
-        let Some((header, frame)) = buffer[..len].split_at_checked(self.header_bytes()) else {
+        let header_bytes = self.header_bytes();
+        let whole = &buffer[..len];
+        let Some((header, frame)) = whole.split_at_checked(header_bytes) else {
             return lost;
         };
         let offload = header.first_chunk().map(decode).unwrap_or_default();
         if let Some(capture) = &mut self.capture {
             capture.frame(frame);
         }
-        Ok(Some((frame, offload)))
+        Ok(Some(Received { whole, header_bytes, offload }))
     }
 
     /// Sends `frame`, which stands behind [`HEADROOM`] bytes that this link may overwrite.
@@ -99,18 +118,31 @@ impl Link {
     /// follow (a congested veth says ENOBUFS), so a caller should also try again after a millisecond. Any other
     /// error concerns this frame only, which is lost; EIO means that the guest's interface is down.
     pub fn write(&mut self, frame: &mut [u8], offload: TxOffload) -> io::Result<()> {
+        let whole = self.with_header(frame, offload)?;
+        self.pass(whole)
+    }
+
+    /// `frame` behind the link's own header, which is put into its [`HEADROOM`].
+    pub fn with_header<'f>(&self, frame: &'f mut [u8], offload: TxOffload) -> io::Result<&'f [u8]> {
         let header_bytes = self.header_bytes();
         if frame.len() < HEADROOM + ETHERNET_BYTES || (header_bytes == 0 && offload != TxOffload::None) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let bytes = &mut frame[HEADROOM - header_bytes..];
+        let whole = &mut frame[HEADROOM - header_bytes..];
         if header_bytes > 0 {
-            bytes[..VNET_HEADER_BYTES].copy_from_slice(&encode(offload));
+            whole[..VNET_HEADER_BYTES].copy_from_slice(&encode(offload));
         }
-        match write(&self.fd, bytes) {
+        Ok(whole)
+    }
+
+    /// Sends a frame with its header, as [`Self::receive`] of a link with the same [`Self::has_header`] or
+    /// [`Self::with_header`] gave it. Errors are those of [`Self::write`].
+    pub fn pass(&mut self, whole: &[u8]) -> io::Result<()> {
+        match write(&self.fd, whole) {
             Ok(_) => {
+                let header_bytes = self.header_bytes();
                 if let Some(capture) = &mut self.capture {
-                    capture.frame(&frame[HEADROOM..]);
+                    capture.frame(&whole[header_bytes..]);
                 }
                 Ok(())
             }
@@ -122,6 +154,11 @@ impl Link {
     /// Is over at once, as everything in the guest's namespace is, which takes the link's interface with it.
     pub fn abandon(self) {
         tun::leave_to_namespace(&self.fd);
+    }
+
+    /// Whether its frames have the virtio-net header in front.
+    pub fn has_header(&self) -> bool {
+        self.header_bytes() > 0
     }
 
     fn header_bytes(&self) -> usize {

@@ -3,12 +3,14 @@
 //! A port is bound here, by the thread that asks, so that it hears the cause of a failure; then every worker is told.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::command::{Commands, PortNumber, Snapshot};
 use super::host::{self, Listener};
 use crate::config::{MAX_PUBLISHED, Publish};
 use crate::error::{Error, Result};
+use crate::net::PortId;
 
 /// A published port and where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,9 @@ impl Port {
 #[derive(Clone, Debug)]
 pub struct Ports {
     workers: Workers,
+    /// Whose they are.
+    guest: PortId,
+    /// They may be bound to addresses that the host does not have.
     freebind: bool,
     table: Arc<Mutex<Table>>,
 }
@@ -43,10 +48,16 @@ pub struct Ports {
 struct Workers(Vec<Commands>);
 
 impl Workers {
-    fn publish(&self, number: PortNumber, publish: &Publish, listeners: Vec<Listener>) -> Result<()> {
+    fn publish(
+        &self,
+        guest: PortId,
+        number: PortNumber,
+        publish: &Publish,
+        listeners: Vec<Listener>,
+    ) -> Result<()> {
         let owner = self.0.first().and_then(|first| self.0.get(first.owner_of(publish.guest_port)));
         let nobody = || Error::new("cannot publish", publish, "rnet does not carry the container's network");
-        owner.ok_or_else(nobody)?.publish(number, *publish, listeners)
+        owner.ok_or_else(nobody)?.publish(guest, number, *publish, listeners)
     }
 
     fn unpublish(&self, number: PortNumber) -> Result<()> {
@@ -67,19 +78,45 @@ impl Workers {
 #[derive(Debug)]
 struct Table {
     ports: Vec<Port>,
-    last: PortNumber,
+    /// The last number, of all guests of the same workers.
+    last: Arc<AtomicU64>,
+}
+
+impl Table {
+    fn next_number(&self) -> PortNumber {
+        PortNumber(self.last.fetch_add(1, Ordering::Relaxed) + 1)
+    }
 }
 
 impl Ports {
     /// The ports of the network that `workers` serve, who have those of `first` already. With `freebind` they may be
     /// bound to addresses that the host does not have.
     pub(crate) fn new(workers: Vec<Commands>, first: Vec<Port>, freebind: bool) -> Self {
-        let last = first.iter().map(|port| port.number).max().unwrap_or(PortNumber(0));
+        let last = first.iter().map(|port| port.number.0).max().unwrap_or(0);
+        let table = Table { ports: first, last: Arc::new(last.into()) };
+        Self { workers: Workers(workers), guest: PortId(0), freebind, table: Arc::new(Mutex::new(table)) }
+    }
+
+    /// Those of the guest on `guest`, none as yet, of the same workers.
+    pub fn of_guest(&self, guest: PortId) -> Self {
+        let last = Arc::clone(&self.table().last);
+        let table = Table { ports: Vec::new(), last };
         Self {
-            workers: Workers(workers),
-            freebind,
-            table: Arc::new(Mutex::new(Table { ports: first, last })),
+            workers: self.workers.clone(),
+            guest,
+            freebind: self.freebind,
+            table: Arc::new(Mutex::new(table)),
         }
+    }
+
+    /// Publishes what is bound already.
+    pub(crate) fn take(&self, publish: &Publish, listeners: Vec<Listener>) -> Result<Port> {
+        let mut table = self.table();
+        let number = table.next_number();
+        let port = Self::describe(number, publish, &listeners);
+        self.workers.publish(self.guest, number, publish, listeners)?;
+        table.ports.push(port.clone());
+        Ok(port)
     }
 
     /// The port as it is bound for `publish`.
@@ -111,10 +148,9 @@ impl Ports {
         }
         let before = table.ports.len();
         for (publish, listeners) in bound {
-            let number = PortNumber(table.last.0 + 1);
+            let number = table.next_number();
             let port = Self::describe(number, &publish, &listeners);
-            table.last = number;
-            if let Err(error) = self.workers.publish(number, &publish, listeners) {
+            if let Err(error) = self.workers.publish(self.guest, number, &publish, listeners) {
                 // One that was only late may serve it yet; one that cannot hear this serves nothing.
                 let added = table.ports.drain(before..).map(|port| port.number);
                 for number in added.chain([number]) {

@@ -2,8 +2,9 @@
 //!
 //! A query goes to one of the host's servers from a socket of its own, and on to the next when that does not
 //! answer, fails or declines; the server that answered last is asked first from then on. Messages pass as they
-//! are (EDNS included): nothing is cached and no name is interpreted. An answer counts only from a server that
+//! are (EDNS included): nothing is cached. An answer counts only from a server that
 //! was asked, with the query's identifier and question (RFC 5452 section 9).
+//! Only what guests are called is answered here (`names`).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -46,7 +47,7 @@ type QueryKey = (PortId, SocketAddr, [u8; 2]);
 /// A query being answered.
 #[derive(Debug)]
 pub(super) struct DnsFlow {
-    port: PortId,
+    pub(super) port: PortId,
     mac: MacAddr,
     guest: SocketAddr,
     /// The forwarder as the guest addressed it.
@@ -222,11 +223,15 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>, guest: SocketA
     let Some(query) = Query::parse(payload) else {
         return core.counters.drop(DropReason::Malformed);
     };
+    let forwarder = SocketAddr::new(packet.ip.destination, PORT);
+    if let Some(answer) = core.answer_name(&query.bytes, query.question_end) {
+        return udp::deliver(core, (packet.port, packet.mac, guest), forwarder, icmp::HOP_LIMIT, &answer);
+    }
     let flow = DnsFlow {
         port: packet.port,
         mac: packet.mac,
         guest,
-        forwarder: SocketAddr::new(packet.ip.destination, PORT),
+        forwarder,
         query,
         first: core.dns.preferred,
         attempt: 0,
@@ -363,6 +368,11 @@ pub(super) fn failed(core: &mut Core, id: FlowId, error: IcmpError) {
         Some(Flow::Dns(flow)) if flow.is_waiting_for(error.to) => ask_next(core, id),
         _ => core.counters.drop(DropReason::NoFlow),
     }
+}
+
+/// The link of a query is gone.
+pub(super) fn cut(core: &mut Core, id: FlowId) {
+    finish(core, id);
 }
 
 /// The server that was asked last has not answered in time, or the list of servers has changed.

@@ -14,6 +14,7 @@ use smoltcp::wire::{Icmpv4Message, Icmpv6Message, IpProtocol, UdpPacket};
 
 use super::counters::Counters;
 use super::dns::{DnsFlow, Forwarder};
+use super::names::Names;
 use super::nat::{Notices, Refused};
 use super::outbox::{ETHERNET_BYTES, Outbox};
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, EthernetFrame, IpPacket};
@@ -21,6 +22,7 @@ use super::ping::PingFlow;
 use super::policy::{self, Service, Splice};
 use super::reassembly::Reassembly;
 use super::steer::Shard;
+use super::switch::{Seat, Stations, Way};
 use super::table::{FlowId, FlowKey, Table};
 use super::tcp::{self, HostStream, Refusal, Spares, TcpFlow};
 use super::udp::{Clients, PublishedFlow, UdpFlow};
@@ -33,6 +35,10 @@ use crate::config::{MacAddr, Network, Transport};
 
 /// Flows of all protocols at once; each costs at least one file descriptor of the host.
 const MAX_FLOWS: usize = 65_536;
+/// Guests of one network; each costs a link, and every frame to all goes to each.
+pub const MAX_SEATS: usize = 1024;
+/// Flows of an unplugged link that are ended in one go: fewer operations than the outbox keeps room for.
+const CLEARED_AT_ONCE: usize = 2;
 /// Where DHCP servers listen (RFC 2131 section 4.1, RFC 8415 section 7.2).
 const DHCP_V4_SERVER: u16 = 67;
 const DHCP_V6_SERVER: u16 = 547;
@@ -64,6 +70,8 @@ pub(super) struct Core {
     pub(super) published: Vec<Option<Published>>,
     pub(super) udp_clients: Clients,
     pub(super) dns: Forwarder,
+    names: Names,
+    stations: Stations,
     pub(super) notices: Notices,
 }
 
@@ -80,6 +88,20 @@ pub(super) struct Published {
 pub(super) struct Port {
     pub(super) station: Station,
     pub(super) offload: Offload,
+    pub(super) place: Place,
+}
+
+/// Whose port it is.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// The only guest's.
+    Only,
+    /// One guest's among others.
+    Seat(Box<Seat>),
+    /// Nobody's, once these flows have ended.
+    Left(Vec<FlowId>),
+    /// Nobody's.
+    Free,
 }
 
 /// The guest's station on a link. Its address may change, and then does so for all gateways that share the link,
@@ -139,6 +161,18 @@ pub struct FlowReport {
 }
 
 impl Flow {
+    /// The guest's link; `None` if the kernel carries it.
+    fn port(&self) -> Option<PortId> {
+        match self {
+            Self::Tcp(flow) => Some(flow.ethernet.port),
+            Self::Udp(flow) => Some(flow.port),
+            Self::UdpPublished(flow) => Some(flow.port),
+            Self::Ping(flow) => Some(flow.port),
+            Self::Dns(flow) => Some(flow.port),
+            Self::Spliced => None,
+        }
+    }
+
     fn bytes(&self) -> Option<(u64, u64)> {
         match self {
             Self::Tcp(flow) => Some((flow.to_host_bytes, flow.to_guest_bytes)),
@@ -176,10 +210,81 @@ impl Gateway {
         let core = &mut self.core;
         // Links are few: a network's containers.
         let port = PortId(u16::try_from(core.ports.len()).unwrap_or(u16::MAX));
-        core.ports.push(Port { station, offload });
+        core.ports.push(Port { station, offload, place: Place::Only });
         let ethernet = core.ethernet(port, mac);
         core.refusals.push(Refusal::new(&ethernet, core.now));
         port
+    }
+
+    /// Plugs in the link of a guest among others, which are to be told apart by [`Self::switch`]. `None` if there are
+    /// too many, or somebody has the station.
+    pub fn add_seat(&mut self, seat: Seat, offload: Offload) -> Option<PortId> {
+        let core = &mut self.core;
+        let is_free = |port: &Port| matches!(port.place, Place::Free);
+        let index = core.ports.iter().position(is_free).unwrap_or(core.ports.len());
+        let port = PortId(u16::try_from(index).ok().filter(|_| index < MAX_SEATS)?);
+        let mac = seat.mac;
+        if mac == core.network.gateway_mac || !core.stations.add(mac, port) {
+            return None;
+        }
+        let added = Port { station: mac.into(), offload, place: Place::Seat(Box::new(seat)) };
+        match core.ports.get_mut(index) {
+            Some(free) => *free = added,
+            None => core.ports.push(added),
+        }
+        let refusal = Refusal::new(&core.ethernet(port, mac), core.now);
+        match core.refusals.get_mut(index) {
+            Some(free) => *free = refusal,
+            None => core.refusals.push(refusal),
+        }
+        Some(port)
+    }
+
+    /// Unplugs such a link: from now on nothing goes there, and it has no name. Its published ports must have been
+    /// closed. [`Self::clear_seat`] is to be called until it is done.
+    pub fn remove_seat(&mut self, port: PortId) {
+        let core = &mut self.core;
+        core.stations.remove(port);
+        core.names.forget(port);
+        let flows = core.table.iter().filter(|(_, flow)| flow.port() == Some(port)).map(|(id, _)| id);
+        core.ports[usize::from(port.0)].place = Place::Left(flows.collect());
+    }
+
+    /// Ends some of the flows of a link that was unplugged; whether that were all. May be called while
+    /// [`Outbox::has_room`].
+    pub fn clear_seat(&mut self, port: PortId) -> bool {
+        let place = &mut self.core.ports[usize::from(port.0)].place;
+        let Place::Left(flows) = place else { return true };
+        let some = flows.split_off(flows.len().saturating_sub(CLEARED_AT_ONCE));
+        let is_clear = flows.is_empty();
+        if is_clear {
+            *place = Place::Free;
+        }
+        for id in some {
+            self.core.cut(id);
+        }
+        is_clear
+    }
+
+    /// Gives the guest on `port` a name, `alone` one that nobody else may have. `false` if somebody keeps it.
+    pub fn give_name(&mut self, name: &str, port: PortId, alone: bool) -> bool {
+        self.core.names.give(name, port, alone)
+    }
+
+    /// Where a frame goes that came from one guest among others; what is for the gateway is to be given to
+    /// [`Self::handle_frame`].
+    pub fn switch(&mut self, port: PortId, frame: &[u8]) -> Way {
+        let core = &mut self.core;
+        let Place::Seat(seat) = &core.ports[usize::from(port.0)].place else { return Way::Nowhere };
+        let way = core.stations.way(port, seat, frame);
+        if matches!(way, Ok(Way::Port(_) | Way::Nowhere) | Err(_)) {
+            core.counters.frames_in += 1;
+            core.counters.bytes_in += frame.len() as u64;
+        }
+        way.unwrap_or_else(|reason| {
+            core.counters.drop(reason);
+            Way::Nowhere
+        })
     }
 
     /// Takes one frame from a guest. May be called while [`Outbox::has_room`]. What it gives back belongs to
@@ -438,6 +543,8 @@ impl Core {
             published: Vec::new(),
             udp_clients: Clients::new(),
             dns: Forwarder::default(),
+            names: Names::default(),
+            stations: Stations::default(),
             notices: Notices::new(shard),
         }
     }
@@ -446,6 +553,33 @@ impl Core {
     pub(super) fn ethernet(&self, port: PortId, to: MacAddr) -> Ethernet {
         let offload = self.ports[usize::from(port.0)].offload;
         Ethernet { port, from: self.network.gateway_mac, to, offload, mtu: self.network.mtu }
+    }
+
+    /// The network as it is to the guest on `port`.
+    pub(super) fn network_of(&self, port: PortId) -> &Network {
+        match &self.ports[usize::from(port.0)].place {
+            Place::Seat(seat) => &seat.network,
+            Place::Only | Place::Left(_) | Place::Free => &self.network,
+        }
+    }
+
+    /// What the forwarder itself says to a query, if that is about what a guest is called.
+    pub(super) fn answer_name(&self, query: &[u8], question_end: usize) -> Option<Vec<u8>> {
+        self.names.answer(query, question_end, &self.network, |port| {
+            let network = self.network_of(port);
+            (network.ipv4.map(|plan| plan.guest), network.ipv6.map(|plan| plan.guest))
+        })
+    }
+
+    /// Ends a flow whose link is gone.
+    fn cut(&mut self, id: FlowId) {
+        match self.table.get(id) {
+            Some(Flow::Tcp(_)) => tcp::cut(self, id),
+            Some(Flow::Udp(_) | Flow::UdpPublished(_)) => udp::expire(self, id),
+            Some(Flow::Ping(_)) => ping::expire(self, id),
+            Some(Flow::Dns(_)) => dns::cut(self, id),
+            Some(Flow::Spliced) | None => {}
+        }
     }
 
     /// The gateway's address in the family of `like`.
@@ -496,7 +630,10 @@ impl Core {
 
     /// Published connections go where the guest's addresses were last heard from: its station may change.
     fn learn_station(&mut self, port: PortId, mac: MacAddr, source: IpAddr) {
-        let station = &self.ports[usize::from(port.0)].station;
+        let Port { station, place, .. } = &self.ports[usize::from(port.0)];
+        if !matches!(place, Place::Only) {
+            return;
+        }
         if policy::is_guest(&self.network, source) || station.mac().is_group() {
             station.learn(mac);
         }
@@ -638,7 +775,7 @@ impl Core {
 
     fn dhcp_v4(&mut self, packet: &FromGuest<'_>, message: &[u8]) -> Result<(), DropReason> {
         let plan = self.network.ipv4.ok_or(DropReason::Unsupported)?;
-        let reply = dhcp::reply_v4(&self.network, message).ok_or(DropReason::Unsupported)?;
+        let reply = dhcp::reply_v4(self.network_of(packet.port), message).ok_or(DropReason::Unsupported)?;
         let mac = if reply.destination.ip().is_broadcast() { MacAddr::BROADCAST } else { packet.mac };
         let from = SocketAddr::from((plan.gateway, DHCP_V4_SERVER));
         let to = SocketAddr::from(reply.destination);
@@ -649,7 +786,7 @@ impl Core {
     }
 
     fn dhcp_v6(&mut self, packet: &FromGuest<'_>, message: &[u8], port: u16) -> Result<(), DropReason> {
-        let reply = dhcp::reply_v6(&self.network, message).ok_or(DropReason::Unsupported)?;
+        let reply = dhcp::reply_v6(self.network_of(packet.port), message).ok_or(DropReason::Unsupported)?;
         let from = SocketAddr::from((neighbor::LINK_LOCAL, DHCP_V6_SERVER));
         let to = SocketAddr::new(packet.ip.source, port);
         self.ethernet(packet.port, packet.mac).udp(&mut self.outbox, from, to, icmp::HOP_LIMIT, &reply);

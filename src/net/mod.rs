@@ -17,6 +17,7 @@ mod dns;
 mod fixture;
 pub mod gateway;
 pub mod icmp;
+mod names;
 mod nat;
 pub mod neighbor;
 pub mod outbox;
@@ -25,6 +26,7 @@ mod ping;
 pub mod policy;
 pub mod reassembly;
 pub mod steer;
+pub mod switch;
 pub mod table;
 pub mod tcp;
 #[cfg(test)]
@@ -32,6 +34,7 @@ mod testing;
 mod udp;
 
 pub use counters::{Counters, DropReason};
+pub use names::MAX_NAMES;
 pub use outbox::{Outbox, TxOffload};
 pub use steer::Shard;
 pub use table::{FlowId, FlowKey};

@@ -167,7 +167,7 @@ pub(super) fn log_denied(
             ?reason,
             "refused; --allow-host would open it"
         ),
-        DenyReason::NotUnicast | DenyReason::NoSuchService => {
+        DenyReason::NotUnicast | DenyReason::NoSuchService | DenyReason::NoWayOut => {
             tracing::info!(protocol, %guest, destination = %to, ?reason, "refused")
         }
     }

@@ -20,7 +20,7 @@ const ECHO_HEADER_BYTES: usize = 8;
 /// One guest address and identifier.
 #[derive(Debug)]
 pub(super) struct PingFlow {
-    port: PortId,
+    pub(super) port: PortId,
     mac: MacAddr,
     guest: IpAddr,
     ident: u16,
@@ -88,7 +88,7 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
         return core.counters.drop(DropReason::Checksum);
     }
     let destination = SocketAddr::new(packet.ip.destination, 0);
-    match policy::route(&core.network, destination) {
+    match policy::route(core.network_of(packet.port), destination) {
         Verdict::Connect(target) => outward(core, packet, &echo, target),
         Verdict::Dns | Verdict::DnsServer(_) => core.counters.drop(DropReason::Unsupported),
         Verdict::Deny(reason) => {

@@ -30,6 +30,8 @@ pub enum DenyReason {
     LinkLocal,
     /// Broadcast, multicast, unspecified or reserved space: not one station.
     NotUnicast,
+    /// The network is internal.
+    NoWayOut,
     /// An address of the guest's own network that nobody has, or a port that the gateway does not serve.
     NoSuchService,
 }
@@ -52,6 +54,9 @@ pub fn route(network: &Network, to: SocketAddr) -> Verdict {
     let opens = |alias: &Alias| network.host_access.loopback || !alias.host.is_loopback();
     if network.host_access.allowed.contains(&target) || alias.is_some_and(opens) {
         return Verdict::Connect(target);
+    }
+    if network.internal {
+        return Verdict::Deny(DenyReason::NoWayOut);
     }
     match denied(network, target.ip()) {
         Some(reason) => Verdict::Deny(reason),

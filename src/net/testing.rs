@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smoltcp::wire::IpProtocol;
 
 use super::fixture::{self, GUEST_MAC};
-use super::gateway::{Core, FromGuest, Port};
+use super::gateway::{Core, FromGuest, Place, Port};
 use super::packet::{IpHeader, IpPacket};
 use super::table::Table;
 use super::{FlowId, HostOp, Instant, Offload, Outbox, PortId, RxOffload, Shard, dns, ping, udp};
@@ -84,7 +84,7 @@ impl Bench {
         change(&mut network);
         let mut core = Core::new(Arc::new(network), Shard::WHOLE, 0x5eed, Instant::ZERO);
         core.table = Table::new(MAX_FLOWS);
-        core.ports.push(Port { station: GUEST_MAC.into(), offload: Offload::None });
+        core.ports.push(Port { station: GUEST_MAC.into(), offload: Offload::None, place: Place::Only });
         Self { core }
     }
 

@@ -35,7 +35,7 @@ const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 /// One guest socket.
 #[derive(Debug)]
 pub(super) struct UdpFlow {
-    port: PortId,
+    pub(super) port: PortId,
     mac: MacAddr,
     guest: SocketAddr,
     /// Whom the guest first sent to, to quote it should the host socket not open.
@@ -49,7 +49,7 @@ pub(super) struct UdpFlow {
 #[derive(Debug)]
 pub(super) struct PublishedFlow {
     publish: PublishId,
-    port: PortId,
+    pub(super) port: PortId,
     client: SocketAddr,
     /// The host address that the client last sent to; answers leave from it.
     host: IpAddr,
@@ -120,7 +120,7 @@ pub(super) fn from_guest(core: &mut Core, packet: &FromGuest<'_>) {
     if let Some(flow) = core.table.find(&to_client) {
         return to_published_client(core, packet, &datagram, flow);
     }
-    match policy::route(&core.network, datagram.destination) {
+    match policy::route(core.network_of(packet.port), datagram.destination) {
         Verdict::Connect(target) => outward(core, packet, &datagram, target),
         Verdict::Dns => {
             for payload in datagram.payloads() {
@@ -325,7 +325,8 @@ fn admit(
     if core.udp_clients.len() >= core.shard.part(MAX_CLIENTS) {
         return Err(DropReason::Limit);
     }
-    let (way, other) = policy::inbound(&core.network, client, published.service).ok_or(DropReason::NoFlow)?;
+    let (way, other) = policy::inbound(core.network_of(published.port), client, published.service)
+        .ok_or(DropReason::NoFlow)?;
     let (port, guest) = (published.port, way.guest);
     let remote = free_remote(core, port, way).ok_or(DropReason::Limit)?;
     let flow = PublishedFlow { publish, port, client, host, guest, remote, other };

@@ -15,7 +15,7 @@ use crate::config::{Config, Restart};
 use crate::container::{self, Foreground};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
-use crate::state::{Kept, Record};
+use crate::state::{Kept, NetworkSettings, Record};
 use crate::{attach, image, state, sys};
 
 /// Runs the command of `config` in a container that is on record; its exit status by docker's convention. In the
@@ -28,6 +28,7 @@ pub fn run(config: &Config, seed: u64) -> Result<u8> {
         return keep(config, seed, None);
     }
     state::sweep();
+    container::sweep_layers();
     if !config.life.detach {
         return keep(config, seed, None);
     }
@@ -45,7 +46,7 @@ fn keep(config: &Config, seed: u64, foreground: Option<Foreground>) -> Result<u8
     match (kept, &status) {
         (None, _) => {}
         // One that never was leaves nothing.
-        (Some(kept), Err(_)) if !kept.was_started() => drop(kept),
+        (Some(kept), Err(_)) if !kept.lives() => drop(kept),
         (Some(kept), Err(error)) => kept.end(error.code(), &error.to_string())?,
         (Some(kept), Ok(status)) => kept.end(*status, "")?,
     }
@@ -105,14 +106,21 @@ fn live(
         None if config.life.detach => container::let_go()?,
         None => session.announce(config.log.level),
     }
-    let (mut last, mut interlude) = (true, None);
+    if let Some(kept) = &mut kept {
+        kept.begin_to_live();
+    }
+    let (mut last, mut out_of_memory, mut interlude) = (true, false, None);
     let status = session.finish(|running| {
+        out_of_memory = running.out_of_memory();
         last = running.is_told_to_end();
         interlude = Some(running.interlude()?);
         Ok(())
     });
     if let Some(recorder) = recorder {
         recorder.finish();
+    }
+    if let Some(kept) = &mut kept {
+        kept.change(|record| record.state.oom_killed = out_of_memory)?;
     }
     let status = status?;
     if let (Some(restarting), Some(kept), Some(interlude), false) = (restarting, kept, interlude, last) {
@@ -126,6 +134,9 @@ fn describe(kept: &mut Kept, config: &Config, session: &Session) -> Result<()> {
     kept.made(session.running.pid())?;
     kept.change(|record| {
         record.settle(config);
+        if let Some((network, mac)) = session.joined() {
+            record.network_settings = NetworkSettings::of(&network, mac);
+        }
         for (publish, address) in session.published() {
             record.network_settings.listens(&publish, address);
         }

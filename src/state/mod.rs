@@ -55,6 +55,8 @@ pub struct Kept {
     record: Record,
     directory: PathBuf,
     lock: Flock<File>,
+    /// From then on a failure is a part of its life.
+    lives: bool,
     ended: bool,
 }
 
@@ -70,6 +72,7 @@ impl Kept {
             record: Record::new(config, &place.name()),
             lock: lock.context("cannot lock", failed())?,
             directory,
+            lives: false,
             ended: false,
         };
         if config.life.detach {
@@ -92,7 +95,7 @@ impl Kept {
         let record = read(&directory).ok_or_else(|| {
             Error::new("cannot go on with the container", place.name(), "its record is gone")
         })?;
-        let mut kept = Self { record, directory, lock, ended: false };
+        let mut kept = Self { record, directory, lock, lives: true, ended: false };
         kept.change(|record| {
             record.resume(Record::new(config, &place.name()));
             record.rnet.keeper = Process::own();
@@ -132,9 +135,14 @@ impl Kept {
         })
     }
 
-    /// Whether its command has ever been started: from then on a failure is a part of its life.
-    pub fn was_started(&self) -> bool {
-        self.record.state.started_at != Timestamp::default()
+    /// Whether its start has succeeded.
+    pub fn lives(&self) -> bool {
+        self.lives
+    }
+
+    /// Says that its start has succeeded in all respects.
+    pub fn begin_to_live(&mut self) {
+        self.lives = true;
     }
 
     /// Says that the command has ended with `code`, and of what else went wrong; removes all if nothing is to be kept.
@@ -149,7 +157,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if !self.ended && (self.record.host_config.auto_remove || !self.was_started()) {
+        if !self.ended && (self.record.host_config.auto_remove || !self.lives) {
             remove(&self.directory);
         }
     }

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::privileges::Privileges;
 use super::time::Timestamp;
-use crate::config::{self, Allowance, Identity, Mapping, Overlay, Publish, RootFs, Swap};
+use crate::config::{
+    self, Allowance, Identity, MacAddr, Mapping, Network, NetworkMode, Overlay, Publish, RootFs, Swap,
+};
 
 /// All that is known of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -344,17 +346,24 @@ impl From<config::Restart> for RestartPolicy {
 }
 
 impl NetworkSettings {
+    /// Those of `config`; one that is to join a network with a name has none as yet.
     fn new(config: &config::Config) -> Self {
-        if !config.mode.is_carried() {
-            return Self::default();
+        match config.mode {
+            NetworkMode::User => Self::of(&config.network, config.link.mac),
+            NetworkMode::Named(_) | NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) => {
+                Self::default()
+            }
         }
-        let network = &config.network;
+    }
+
+    /// Those of a guest of `network`, without ports.
+    pub fn of(network: &Network, mac: Option<MacAddr>) -> Self {
         Self {
             ports: BTreeMap::new(),
             ip_address: network.ipv4.map(|plan| plan.guest.to_string()).unwrap_or_default(),
             global_ipv6_address: network.ipv6.map(|plan| plan.guest.to_string()).unwrap_or_default(),
             gateway: network.ipv4.map(|plan| plan.gateway.to_string()).unwrap_or_default(),
-            mac_address: config.link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            mac_address: mac.map(|mac| mac.to_string()).unwrap_or_default(),
         }
     }
 

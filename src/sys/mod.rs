@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod packet;
 pub(crate) mod privilege;
 pub(crate) mod process;
+pub mod program;
 pub(crate) mod pty;
 pub(crate) mod rights;
 pub(crate) mod seccomp;

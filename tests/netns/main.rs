@@ -16,6 +16,7 @@ mod stream;
 
 mod attach;
 mod bulk;
+mod crash;
 mod datagram;
 mod dns;
 mod exec;
@@ -28,6 +29,7 @@ mod life;
 mod link;
 mod many;
 mod modes;
+mod network;
 mod outbound;
 mod policy;
 mod published;

@@ -116,7 +116,7 @@ fn what_a_mode_cannot_have_is_refused(host: &Host) {
 
 /// A container that serves on port 80, and the process id of its command.
 fn first(host: &Host) -> (Process, i32) {
-    let serve = "echo up; while :; do echo the first | nc -l -p 80; done";
+    let serve = "echo up; nc -ll -p 80 -e echo the first";
     let mut first = host.start(&["-h", "first", "--name", "first"], Root::Busybox, &["sh", "-c", serve]);
     first.wait_for_output("up\n");
     let pid = *descendants(first.pid()).first().expect("a command");

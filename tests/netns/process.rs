@@ -92,6 +92,11 @@ impl Process {
         stdin.write_all(text.as_bytes()).expect("the program reads");
     }
 
+    /// Ends the program's standard input.
+    pub(crate) fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
     /// Waits until standard output contains `text`; fails at once if the program ends without it.
     pub(crate) fn wait_for_output(&mut self, text: &str) {
         wait_for(&format!("{text:?} from the guest"), || {

@@ -1,15 +1,18 @@
 //! A thread that lives in its own network and mount namespaces and runs closures there.
 //!
 //! Sockets belong to the namespace in which they were made, so only making them must happen inside. Programs
-//! started inside die with the thread (`setpriv --pdeathsig`), and the namespaces vanish with the last of both.
+//! started inside die with the thread (`setpriv --pdeathsig`, or by SIGKILL at its end), and the namespaces vanish with the
+//! last of both.
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::gettid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, gettid};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -57,8 +60,24 @@ impl Space {
     }
 }
 
+impl Space {
+    /// Kills what has made itself independent of the thread that started it.
+    fn clear(&self) {
+        let namespace = |path: String| fs::read_link(path).ok();
+        let Some(ours) = namespace(format!("/proc/self/task/{}/ns/mnt", self.tid)) else { return };
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        for pid in pids.filter(|pid| *pid != Pid::this().as_raw()) {
+            if namespace(format!("/proc/{pid}/ns/mnt")).as_ref() == Some(&ours) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 impl Drop for Space {
     fn drop(&mut self) {
+        self.clear();
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

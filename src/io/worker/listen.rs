@@ -30,6 +30,8 @@ pub(super) struct Published {
     /// `None` once it is closed; the place waits for another.
     pub(super) listener: Option<Listener>,
     pub(super) service: Service,
+    /// The guest's.
+    pub(super) port: PortId,
     pub(super) readable: bool,
     pub(super) resting_until: Option<Instant>,
     /// Clients wait because the host is out of file descriptors, and the log says so.
@@ -40,16 +42,34 @@ pub(super) struct Published {
 impl Worker {
     /// Serves the port `number`, for which `listeners` are bound; all of them or, after an error, none.
     pub fn publish(&mut self, number: PortNumber, publish: &Publish, listeners: Vec<Listener>) -> Result<()> {
-        let added = listeners.into_iter().try_for_each(|listener| self.listen(number, publish, listener));
+        self.publish_for(PortId(0), number, publish, listeners)
+    }
+
+    /// The same for the guest on `port`.
+    pub(super) fn publish_for(
+        &mut self,
+        port: PortId,
+        number: PortNumber,
+        publish: &Publish,
+        listeners: Vec<Listener>,
+    ) -> Result<()> {
+        let added =
+            listeners.into_iter().try_for_each(|listener| self.listen(port, number, publish, listener));
         if added.is_err() {
             self.unpublish(number);
         }
         added
     }
 
-    fn listen(&mut self, number: PortNumber, publish: &Publish, mut listener: Listener) -> Result<()> {
+    fn listen(
+        &mut self,
+        port: PortId,
+        number: PortNumber,
+        publish: &Publish,
+        mut listener: Listener,
+    ) -> Result<()> {
         let service = Service { addr: publish.guest_addr, port: publish.guest_port };
-        let id = self.gateway.publish(publish.transport, service, PortId(0));
+        let id = self.gateway.publish(publish.transport, service, port);
         let index = id.0 as usize;
         let token = special(LISTENER_TOKENS, index);
         if let Err(error) = register_listener(self.poll.registry(), &mut listener, token) {
@@ -60,6 +80,7 @@ impl Worker {
             number,
             listener: Some(listener),
             service,
+            port,
             readable: true,
             resting_until: None,
             exhausted: false,
@@ -82,7 +103,7 @@ impl Worker {
         self.close_listeners(|_| true);
     }
 
-    fn close_listeners(&mut self, which: impl Fn(&Published) -> bool) {
+    pub(super) fn close_listeners(&mut self, which: impl Fn(&Published) -> bool) {
         for (index, published) in self.listeners.iter_mut().enumerate() {
             if !which(published) || published.listener.take().is_none() {
                 continue;
@@ -143,7 +164,8 @@ impl Worker {
 
     /// Serves a client here, or has it served where its connection belongs.
     fn accepted(&mut self, index: usize, stream: TcpStream, address: SocketAddr, now: Instant) {
-        let client = Client { stream, address, port: PortId(0), service: self.listeners[index].service };
+        let Published { port, service, .. } = self.listeners[index];
+        let client = Client { stream, address, port, service };
         let owner = self.shard.of_tcp(client.service.port, address.port());
         if owner == self.shard.index() {
             self.admit(client, now);

@@ -14,6 +14,7 @@
 
 mod datagrams;
 mod exchange;
+mod guests;
 mod listen;
 mod moderation;
 mod splices;
@@ -36,6 +37,8 @@ use nix::sys::prctl::set_timerslack;
 
 use self::datagrams::Source;
 use self::exchange::{Exchange, Parcel, Settled};
+pub use self::guests::Guest;
+use self::guests::Waiting;
 use self::listen::Published;
 use self::moderation::Moderation;
 use super::command::{COMMANDS_PER_TURN, Command, Commands, MAX_FLOWS_TOLD, Snapshot};
@@ -92,7 +95,12 @@ pub struct Worker {
     shard: Shard,
     gateway: Gateway,
     exchange: Exchange,
+    /// By port.
     links: Vec<LinkPort>,
+    /// Its guests are several, and come and go.
+    has_seats: bool,
+    /// Ports of guests that have left some flows behind.
+    leaving: Vec<PortId>,
     listeners: Vec<Published>,
     sockets: Sockets,
     splices: Splices,
@@ -117,7 +125,10 @@ pub struct Worker {
 }
 
 struct LinkPort {
-    link: Link,
+    /// `None` once its guest has left.
+    link: Option<Link>,
+    /// What it has yet to take; that of an only guest stays in the outbox.
+    waiting: Waiting,
     readable: bool,
     blocked: bool,
     /// When it first refused the frame that it was offered last.
@@ -132,6 +143,27 @@ struct LinkPort {
 }
 
 impl LinkPort {
+    fn new(link: Link, rates: &Rates, now: Instant) -> Self {
+        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now));
+        Self {
+            link: Some(link),
+            waiting: Waiting::default(),
+            readable: true,
+            blocked: false,
+            refuses_since: None,
+            gone: false,
+            to_guest: bucket(rates.to_guest),
+            from_guest: bucket(rates.from_guest),
+            held_until: None,
+        }
+    }
+
+    /// The guest has left.
+    fn leave(&mut self) -> Option<Link> {
+        (self.gone, self.blocked, self.waiting) = (true, false, Waiting::default());
+        self.link.take()
+    }
+
     /// When the next frame may be read, if one waits; `None` if there is none, or nobody to ask any more.
     fn reads_at(&self, now: Instant) -> Option<Instant> {
         let held = self.from_guest.as_ref().and_then(|bucket| bucket.opens_at(now));
@@ -202,6 +234,8 @@ impl Worker {
             gateway,
             exchange: Exchange::default(),
             links: Vec::new(),
+            has_seats: false,
+            leaving: Vec::new(),
             listeners: Vec::new(),
             sockets: Sockets::default(),
             splices: Splices::new(SPLICE_TOKENS),
@@ -229,18 +263,7 @@ impl Worker {
         let token = special(LINK_TOKENS, self.links.len());
         self.poll.registry().register(&mut link, token, BOTH).context("cannot poll", "the guest's link")?;
         debug_assert_eq!(usize::from(port.0), self.links.len());
-        let now = now(self.clock);
-        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now));
-        self.links.push(LinkPort {
-            link,
-            readable: true,
-            blocked: false,
-            refuses_since: None,
-            gone: false,
-            to_guest: bucket(self.rates.to_guest),
-            from_guest: bucket(self.rates.from_guest),
-            held_until: None,
-        });
+        self.links.push(LinkPort::new(link, &self.rates, now(self.clock)));
         Ok(())
     }
 
@@ -259,9 +282,11 @@ impl Worker {
             let Ok(command) = self.inbox.try_recv() else { return };
             // Whoever has lost patience hears nothing.
             let _ = match command {
-                Command::Publish { number, publish, listeners, done } => {
-                    done.send(self.publish(number, &publish, listeners)).ok()
+                Command::Publish { number, port, publish, listeners, done } => {
+                    done.send(self.publish_for(port, number, &publish, listeners)).ok()
                 }
+                Command::Attach { guest, done } => done.send(self.attach(*guest)).ok(),
+                Command::Detach { port, done } => done.send(self.detach(port)).ok(),
                 Command::Unpublish { number, done } => {
                     self.unpublish(number);
                     done.send(()).ok()
@@ -311,7 +336,7 @@ impl Worker {
             }
             self.turn();
             if self.orders.says_drain() && self.has_drained() {
-                self.links.into_iter().for_each(|port| port.link.abandon());
+                self.links.into_iter().filter_map(|port| port.link).for_each(Link::abandon);
                 return Ok(());
             }
         }
@@ -319,7 +344,12 @@ impl Worker {
 
     /// Whether nothing is left to do because the guest's end of every link is gone.
     fn is_cut_off(&self) -> bool {
-        self.drains_until.is_none() && self.links.iter().all(|port| port.gone)
+        self.drains_until.is_none() && self.is_alone()
+    }
+
+    /// Whether there is no guest, and none will come.
+    fn is_alone(&self) -> bool {
+        !self.has_seats && self.links.iter().all(|port| port.gone)
     }
 
     /// Whether the team has nothing more to deliver, or no more time for it. Asked first, it begins to drain.
@@ -372,7 +402,8 @@ impl Worker {
         let sources = !self.readable.is_empty()
             || reads.is_some_and(|at| at <= now)
             || self.listeners.iter().any(|port| port.readable && port.resting_until.is_none());
-        let pending = self.links.iter().all(|port| port.gone)
+        let pending = self.is_alone()
+            || !self.leaving.is_empty()
             || (sources && passes)
             || (self.exchange.is_readable() && self.empties_inbox())
             || !self.outcomes.is_empty()
@@ -447,6 +478,10 @@ impl Worker {
 
     fn turn(&mut self) {
         self.flush();
+        if self.has_seats {
+            self.catch_up();
+            self.clear_seats();
+        }
         self.read_links();
         self.read_inbox();
         self.exchange.tell();
@@ -484,14 +519,19 @@ impl Worker {
                 if port.reads_at(now).is_none_or(|at| at > now) {
                     break;
                 }
-                match port.link.read(&mut self.frame) {
-                    Ok(Some((frame, offload))) => {
+                let Some(link) = &mut port.link else { break };
+                match link.receive(&mut self.frame) {
+                    Ok(Some(received)) => {
+                        let frame = &received.whole[received.header_bytes..];
                         if let Some(bucket) = &mut port.from_guest {
                             bucket.pass(frame.len(), now);
                         }
                         self.moderation.other_work();
                         let port = PortId(index as u16);
-                        feed(&mut self.gateway, &mut self.exchange, port, frame, offload, now);
+                        let (gateway, links) = (&mut self.gateway, &mut self.links);
+                        if !self.has_seats || guests::switch(gateway, links, port, &received, now) {
+                            feed(gateway, &mut self.exchange, port, frame, received.offload, now);
+                        }
                     }
                     Ok(None) => port.readable = false,
                     Err(error) => {
@@ -569,6 +609,11 @@ impl Worker {
         self.gateway.outbox().clear_payload();
         while let Some((port, frame, offload)) = self.gateway.outbox().front_frame() {
             let port = &mut self.links[usize::from(port.0)];
+            if self.has_seats {
+                port.deliver(frame, offload, now(self.clock));
+                self.gateway.outbox().pop_frame();
+                continue;
+            }
             let bytes = frame.len() - HEADROOM;
             if let Some(bucket) = &port.to_guest {
                 port.held_until = bucket.opens_at(now(self.clock));
@@ -576,7 +621,8 @@ impl Worker {
                     return;
                 }
             }
-            match port.link.write(frame, offload) {
+            let Some(link) = &mut port.link else { return };
+            match link.write(frame, offload) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if port.may_still_take_it(now(self.clock)) {
                         port.blocked = true;

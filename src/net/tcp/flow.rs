@@ -15,7 +15,7 @@ const SERVICE_BYTES: usize = 512 * 1024;
 
 /// A TCP connection between the guest and the host.
 pub(in crate::net) struct TcpFlow {
-    pub(super) ethernet: Ethernet,
+    pub(in crate::net) ethernet: Ethernet,
     pub(super) stage: Stage,
     /// The published connection's other way to the guest, if the first is refused.
     pub(super) fallback: Option<Inbound>,

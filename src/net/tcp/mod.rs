@@ -117,7 +117,7 @@ fn segment_of_flow(core: &mut Core, id: FlowId, packet: &FromGuest<'_>) {
 /// Decides about a new connection from the guest.
 fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr, remote: SocketAddr) {
     let ethernet = core.ethernet(packet.port, packet.mac);
-    let (target, dns_attempt) = match policy::route(&core.network, remote) {
+    let (target, dns_attempt) = match policy::route(core.network_of(packet.port), remote) {
         Verdict::Connect(target) => (target, None),
         Verdict::Dns => {
             core.outbox.op(HostOp::RefreshResolvers);
@@ -265,7 +265,7 @@ pub(super) fn accepted(
     service: Service,
     client: SocketAddr,
 ) -> Option<FlowId> {
-    let (way, fallback) = policy::inbound(&core.network, client, service)?;
+    let (way, fallback) = policy::inbound(core.network_of(port), client, service)?;
     let ethernet = core.ethernet(port, core.station(port));
     let (key, source) = free_key(core, port, way)?;
     let endpoint = opening_endpoint(core, &ethernet, source, way.guest, fallback.is_some())?;
@@ -392,6 +392,16 @@ fn end(core: &mut Core, id: FlowId, how: Release) {
     if let Stage::Open(endpoint) = flow.stage {
         core.spares.put(endpoint, core.now);
     }
+}
+
+/// The link of the flow `id` is gone.
+pub(super) fn cut(core: &mut Core, id: FlowId) {
+    if let Some(Flow::Tcp(flow)) = core.table.get(id)
+        && matches!(flow.stage, Stage::Connecting { .. })
+    {
+        core.connecting -= 1;
+    }
+    end(core, id, Release::Reset);
 }
 
 /// Notes what the poll said of the flow's host socket.
