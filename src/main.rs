@@ -10,7 +10,7 @@ use rnet::cli::{self, Command, Note, RANDOM_BYTES, Request, Surroundings};
 use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
-use rnet::sys::{memory, netlink};
+use rnet::sys::{memory, netlink, program};
 use rnet::{
     attach, cni, container, containers, exec, hello, image, layers, log, network, oci_hook, pasta, pesto,
     port, run,
@@ -39,6 +39,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Run(request) => {
             // Before anything is said or opened: it starts rnet anew.
             container::enter_scope(&request.config.container.allowance)
+                .and_then(|()| leave_file())
                 .inspect_err(|_| log::init(request.config.log))?;
             run::run(&prepare(request.config.log, request), seed)
         }
@@ -52,7 +53,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Pesto(call) => pesto::pesto(&call),
         Command::Network(command) => network::network(&command, surroundings, seed),
-        Command::Exec(call) => exec::exec(&call),
+        Command::Exec(call) => leave_file().and_then(|()| exec::exec(&call)),
         Command::Ask(question) => port::ask(&question),
         Command::Image(call) => image::keep(&call),
         Command::Containers(call) => containers::carry_out(&call),
@@ -62,6 +63,11 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
     }
+}
+
+/// What runs in a container shall not come near the file of this program.
+fn leave_file() -> Result<()> {
+    program::leave_file(&std::env::args_os().collect::<Vec<_>>())
 }
 
 /// Starts logging, and says what was decided before it could be said.

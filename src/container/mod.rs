@@ -8,7 +8,7 @@
 //!
 //! [`Namespaces`] that exist already are entered by a short-lived child instead ([`join`]), and [`detach`] goes on in
 //! the background. Where they cannot be entered from outside, a [`Door`] is waited at for whoever is inside.
-//! [`confine`] takes from rnet itself what serving a network does not need.
+//! [`confine`], [`confine_for_good`] and [`confine_thread`] take from rnet itself what serving a network does not need.
 //!
 //! Unless more is asked for ([`config::Identity`]) one id is mapped: the caller is root inside, and everyone else nobody.
 //! Linux 5.12 is needed.

@@ -290,22 +290,23 @@ fn read(record: &[u8]) -> Option<Owned> {
     Some(Owned { path: Path::new("/").join(OsStr::from_bytes(parts.next()?)), uid, gid })
 }
 
-/// What tells a file from another one, and from itself when it was different; `None` for one that is being changed.
-/// `wanted` is what is looked for in it.
+/// What tells a file from another one, and from itself when it was different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(String);
+
+impl Stamp {
+    pub(super) fn of(file: &Metadata) -> Self {
+        let (changed, modified) = ((file.ctime(), file.ctime_nsec()), (file.mtime(), file.mtime_nsec()));
+        Self(format!("{}:{} {} {changed:?} {modified:?}", file.dev(), file.ino(), file.size()))
+    }
+}
+
+/// What a file with these looks is remembered by; `None` for one that may be changing. `wanted` is what is looked for in
+/// it.
 pub(super) fn identity(file: &Metadata, wanted: &str) -> Option<Digest> {
     let changed = UNIX_EPOCH + Duration::from_secs(file.ctime().max(file.mtime()).try_into().unwrap_or(0));
     let settled = SystemTime::now().duration_since(changed).is_ok_and(|age| age > SETTLED_AFTER);
-    let text = format!(
-        "{}:{} {} {}.{} {}.{} {wanted}",
-        file.dev(),
-        file.ino(),
-        file.size(),
-        file.mtime(),
-        file.mtime_nsec(),
-        file.ctime(),
-        file.ctime_nsec()
-    );
-    settled.then(|| Digest::of(text.as_bytes()))
+    settled.then(|| Digest::of(format!("{} {wanted}", Stamp::of(file).0).as_bytes()))
 }
 
 fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {

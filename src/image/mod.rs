@@ -29,8 +29,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use self::apply::Machine;
-use self::cache::Cache;
 pub use self::cache::Lease;
+use self::cache::{Cache, Stamp};
 use self::compression::{Compression, decompressed};
 use self::digest::{Digest, Digesting};
 pub use self::keep::keep;
@@ -67,6 +67,8 @@ struct Wanted {
 
 /// A tree, and for an image its configuration.
 type Found = (Lease, Option<ImageConfig>);
+/// A digest of a tree, the text of an image's configuration, and what they stand for.
+type Sighted = (Digest, Option<String>, Found);
 
 /// Unpacks what `config` names as root filesystem, unless that is a directory of files already.
 ///
@@ -117,9 +119,9 @@ fn found(path: &Path, platform: &Platform) -> Result<Option<Found>> {
     }
     let source = Source::Directory(place);
     match (source.format(), &wanted.name) {
-        (Some(format), _) => {
-            let image = Image::find(&source, format, &wanted).map_err(unusable(path)).map_err(failed)?;
-            tree_of(&Cache::open()?, &source, image, path).map(Some)
+        (Some(_), _) => {
+            let (.., found) = of_image(&Cache::open()?, &source, path, &wanted).map_err(failed)?;
+            Ok(Some(found))
         }
         (None, None) => Ok(None),
         (None, Some(_)) => Err(failed(unusable(path)(io::Error::other("the directory is no image")))),
@@ -152,24 +154,38 @@ fn of_file(place: &Path, path: &Path, wanted: &Wanted) -> Result<Found> {
         return Ok((lease, config.map_err(|cause| failed(io::Error::other(cause)))?));
     }
     let (digest, config, found) = match image_in(&mut file, &cache, path)? {
-        Some(source) => {
-            let format = source.format().ok_or_else(|| failed(io::Error::other("the image has no index")))?;
-            let image = Image::find(&source, format, wanted).map_err(&failed)?;
-            let (digest, config) = (image.tree(), image.config_text.clone());
-            (digest, Some(config), tree_of(&cache, &source, image, path)?)
-        }
+        Some(source) => of_image(&cache, &source, path, wanted)?,
         None if wanted.name.is_some() => {
             return Err(failed(io::Error::other("it is a root filesystem, in which no image has a name")));
         }
-        None => {
-            let digest = digest(&mut file, path)?;
-            (digest, None, (root_of(&cache, &mut file, digest, path)?, None))
-        }
+        None => of_root(&cache, &mut file, &Stamp::of(&metadata), path)?,
     };
     if let Some(identity) = identity {
         cache.remember(identity, digest, config);
     }
     Ok(found)
+}
+
+/// An image's tree and configuration; also what to remember of it.
+fn of_image(cache: &Cache, source: &Source, path: &Path, wanted: &Wanted) -> Result<Sighted> {
+    let format = source.format().ok_or_else(|| unusable(path)(io::Error::other("it is no image")))?;
+    let image = Image::find(source, format, wanted).map_err(unusable(path))?;
+    let lease = cache.tree(image.tree(), &path.display().to_string(), |root| {
+        let mut watch = Watch::begin()?;
+        image.unpack(source, path, root, &mut watch).map_err(|cause| watch.judge(unusable(path)(cause)))
+    })?;
+    Ok((image.tree(), Some(image.config_text), (lease, Some(image.config))))
+}
+
+/// The tree of an archive that is a root filesystem, and has the looks `before`; also what to remember of it.
+fn of_root(cache: &Cache, file: &mut File, before: &Stamp, path: &Path) -> Result<Sighted> {
+    let digest = digest(file, path)?;
+    let lease = cache.tree(digest, &path.display().to_string(), |root| {
+        let mut watch = Watch::begin()?;
+        let unpacked = unpack_root(file, before, path, root, &mut watch);
+        unpacked.map_err(|cause| watch.judge(unusable(path)(cause)))
+    })?;
+    Ok((digest, None, (lease, None)))
 }
 
 /// The image that `file` is; `None` if it is a root filesystem. A compressed one is uncompressed into the cache, into a
@@ -198,27 +214,10 @@ fn image_in(file: &mut File, cache: &Cache, path: &Path) -> Result<Option<Source
         .map_err(|cause| watch.judge(unusable(path)(cause)))
 }
 
-/// The tree of an image.
-fn tree_of(cache: &Cache, source: &Source, image: Image, path: &Path) -> Result<Found> {
-    let lease = cache.tree(image.tree(), &path.display().to_string(), |root| {
-        let mut watch = Watch::begin()?;
-        image.unpack(source, path, root, &mut watch).map_err(|cause| watch.judge(unusable(path)(cause)))
-    })?;
-    Ok((lease, Some(image.config)))
-}
-
-/// The tree of a root filesystem whose archive has that digest.
-fn root_of(cache: &Cache, file: &mut File, digest: Digest, path: &Path) -> Result<Lease> {
-    cache.tree(digest, &path.display().to_string(), |root| {
-        let mut watch = Watch::begin()?;
-        let unpacked = unpack_root(file, digest, path, root, &mut watch);
-        unpacked.map_err(|cause| watch.judge(unusable(path)(cause)))
-    })
-}
-
+/// Unpacks a root filesystem, whose archive had the looks `before` when its digest was taken.
 fn unpack_root(
     file: &mut File,
-    digest: Digest,
+    before: &Stamp,
     path: &Path,
     root: &Path,
     watch: &mut Watch,
@@ -226,10 +225,11 @@ fn unpack_root(
     file.rewind()?;
     watch.tell("unpacking", path, file.metadata()?.len());
     let mut unpacking = Unpacking::new(root)?;
-    let mut input = Digesting::new(watch.over(file));
-    unpacking.root(decompressed(BufReader::with_capacity(READ_BYTES, &mut input))?)?;
-    // It may have been changed since its digest was taken.
-    input.verify(digest)?;
+    let input = watch.over(&mut *file);
+    unpacking.root(decompressed(BufReader::with_capacity(READ_BYTES, input))?)?;
+    if Stamp::of(&file.metadata()?) != *before {
+        return Err(io::Error::other("it was changed meanwhile"));
+    }
     unpacking.finish()
 }
 

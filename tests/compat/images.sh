@@ -5,6 +5,7 @@ original=podman
 unlike podman a_damaged_blob_is_refused_and_nothing_stays "podman has the layer already, as buildah has made it"
 unlike podman a_compressed_docker_archive_runs "podman 4.3 loads only what is not compressed"
 unlike podman zstd_layers_are_unpacked "podman loads archives, and no directories"
+unlike podman exposed_ports_are_published_on_request "it runs without a network here"
 unlike podman a_directory_is_an_image_too "podman runs what it has pulled, and no directories"
 
 # bud ARGUMENT...: buildah as it works without kernel help.
@@ -80,6 +81,20 @@ play_the_images_user_has_its_files() {
     is "$(run_image ./box.tar)" "$(printf '%s\n' 1000 100 /home/web mine more 1000:100:755 0:100:2755 0:0:777)"
     options=(--user 0)
     is "$(run_image ./box.tar 'id -u; echo $HOME')" "$(printf '0\n/root')"
+}
+
+play_exposed_ports_are_published_on_request() {
+    image /mnt/rootfs
+    bud config --entrypoint '["/bin/sh","-c","echo up; nc -l -p 7000 -e /bin/told"]' --cmd '' "$BOX"
+    bud commit -q "$BOX" box >/dev/null
+    bud push -q box oci-archive:box.tar:box
+    options=(--publish-all --name web)
+    run_image ./box.tar >said &
+    becomes_text up cat said
+    local port
+    port=$(/mnt/bin/rnet port ls web | sed -n 's/^7000.tcp -> 0.0.0.0:\([0-9]*\)$/\1/p')
+    has "$(asks 127.0.0.1 "$port")" "hello /work"
+    wait %1
 }
 
 play_a_directory_is_an_image_too() {

@@ -65,6 +65,9 @@ rnet run --net none --memory 100m --memory-swap 100m /box sh -c '
 echo "small: $?"
 rnet run --net none --memory 100m --memory-swap 100m /box dd if=/dev/zero of=/dev/null bs=110M count=1
 echo "large: $?"
+rnet run -d --net none --name hog --memory 100m --memory-swap 100m /box dd if=/dev/zero of=/dev/null bs=110M count=1
+echo "waited: $(rnet wait hog)"
+rnet inspect hog
 SCRIPT
     )
     has "$said" "104857600
@@ -74,6 +77,9 @@ SCRIPT
     has "$said" "small: 0"
     has "$said" "large: 137"
     has "$said" "the memory that --memory allows"
+    has "$said" "waited: 137"
+    has "$said" '"OOMKilled": true'
+    has "$said" '"Memory": 104857600'
     has "$said" "left:  "
 }
 
@@ -141,8 +147,11 @@ play_remedies_are_named_where_nothing_is_delegated() {
     has "$said" "hint: "
     said=$(machine <<'SCRIPT'
 rnet run --net none --io-weight 50 /box true
+rnet run --net none --pids-limit 99999999 /box true
 SCRIPT
     )
+    has "$said" "cannot write '99999999' to "
+    has "$said" "left:  "
     has "$said" "the controllers io are not delegated to you"
     has "$said" "Delegate=cpu cpuset io memory pids"
 }

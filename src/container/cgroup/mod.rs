@@ -121,15 +121,12 @@ impl Cgroup {
 
     fn make_in(base: &Path, settings: &[Setting]) -> Result<Self> {
         let path = base.join(format!("{PREFIX}{}", process::id()));
-        let failed = || format!("the cgroup {}", path.display());
-        let _guard = guard(base).context("cannot lock", base.display())?;
+        let guard = guard(base).context("cannot lock", base.display())?;
         sweep(base);
-        enable(base, settings)?;
-        DirBuilder::new().create(&path).context("cannot make", failed())?;
-        let Some(lock) = lock(&path) else {
-            return Err(Error::new("cannot lock", failed(), "somebody else has"));
-        };
-        let cgroup = Self { path, _lock: lock };
+        let made = enable(base, settings).and_then(|()| make_locked(&path)).inspect_err(|_| restore(base));
+        // What is made is dropped on the way of an error, for which the guard is taken again.
+        drop(guard);
+        let cgroup = Self { _lock: made?, path };
         settings.iter().try_for_each(|setting| cgroup.set(setting))?;
         Ok(cgroup)
     }
@@ -180,6 +177,12 @@ impl Drop for Cgroup {
 /// Keeps others from changing what is below `base`.
 fn guard(base: &Path) -> io::Result<Flock<File>> {
     Flock::lock(File::open(base)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+fn make_locked(path: &Path) -> Result<Flock<File>> {
+    let target = || format!("the cgroup {}", path.display());
+    DirBuilder::new().create(path).context("cannot make", target())?;
+    lock(path).ok_or_else(|| Error::new("cannot lock", target(), "somebody else has"))
 }
 
 /// Locks the cgroup at `path`, unless its rnet has.
