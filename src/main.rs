@@ -10,7 +10,7 @@ use rnet::cli::{self, Command, Note, RANDOM_BYTES, Request, Surroundings};
 use rnet::config::{Log, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
-use rnet::sys::{memory, netlink};
+use rnet::sys::{memory, netlink, program};
 use rnet::{
     attach, cni, container, containers, exec, hello, image, layers, log, network, oci_hook, pasta, pesto,
     port, run,
@@ -39,6 +39,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Run(request) => {
             // Before anything is said or opened: it starts rnet anew.
             container::enter_scope(&request.config.container.allowance)
+                .and_then(|()| leave_file())
                 .inspect_err(|_| log::init(request.config.log))?;
             run::run(&prepare(request.config.log, request), seed)
         }
@@ -52,7 +53,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Pesto(call) => pesto::pesto(&call),
         Command::Network(command) => network::network(&command, surroundings, seed),
-        Command::Exec(call) => exec::exec(&call),
+        Command::Exec(call) => leave_file().and_then(|()| exec::exec(&call)),
         Command::Ask(question) => port::ask(&question),
         Command::Image(call) => image::keep(&call),
         Command::Containers(call) => containers::carry_out(&call),
@@ -62,6 +63,11 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
     }
+}
+
+/// What runs in a container shall not come near the file of this program.
+fn leave_file() -> Result<()> {
+    program::leave_file(&std::env::args_os().collect::<Vec<_>>())
 }
 
 /// Starts logging, and says what was decided before it could be said.
@@ -91,8 +97,8 @@ fn report(error: &Error) -> u8 {
     error.code()
 }
 
-/// What the environment says; of the host's networks only `with_subnets`, as it takes a while to ask.
-fn surroundings(with_subnets: bool) -> Result<Surroundings> {
+/// What the environment says; of the host's networks and cores only for who `chooses` by them, as it takes a while to ask.
+fn surroundings(chooses: bool) -> Result<Surroundings> {
     let hostname = nix::unistd::gethostname().context("cannot read", "the host's name")?;
     Ok(Surroundings {
         // What rnet tells itself is not for the command.
@@ -101,10 +107,10 @@ fn surroundings(with_subnets: bool) -> Result<Surroundings> {
             .context("cannot read", "the working directory")
             .map_err(|error| error.hint("it has been removed or closed to you; cd to another"))?,
         hostname: hostname.to_string_lossy().into_owned(),
-        cores: std::thread::available_parallelism().map_or(1, Into::into),
+        cores: if chooses { std::thread::available_parallelism().map_or(1, Into::into) } else { 1 },
         stdin_is_tty: std::io::stdin().is_terminal(),
         // What cannot be read cannot be kept clear of; the guest's network still works.
-        host_subnets: if with_subnets { netlink::host_subnets().unwrap_or_default() } else { Vec::new() },
+        host_subnets: if chooses { netlink::host_subnets().unwrap_or_default() } else { Vec::new() },
         random: random()?,
     })
 }

@@ -4,6 +4,7 @@
 //! Nothing here decides anything; callers elsewhere are safe code over typed functions.
 
 pub mod datagram;
+pub mod diag;
 pub mod factory;
 pub(crate) mod landlock;
 pub mod link;
@@ -14,6 +15,7 @@ pub mod netlink;
 pub mod packet;
 pub(crate) mod privilege;
 pub(crate) mod process;
+pub mod program;
 pub(crate) mod pty;
 pub(crate) mod rights;
 pub(crate) mod seccomp;

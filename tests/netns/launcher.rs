@@ -12,6 +12,7 @@ use crate::process::{Process, descendants, is_alive, wait_for};
 over_links![main_job];
 over_any_link![
     is_root_and_pid_one_among_its_own,
+    its_own_program_is_out_of_reach,
     sees_no_ipc_and_sets_its_hostname,
     status_is_that_of_the_command,
     status_tells_why_a_command_did_not_start,
@@ -58,6 +59,15 @@ fn is_root_and_pid_one_among_its_own(host: &Host) {
     assert_eq!(lines[..3], ["0", "0", "1"], "{seen}");
     assert!(lines[3].starts_with("1 ") && lines[3].ends_with("sh"), "{seen}");
     assert!(lines.len() <= 6, "foreign processes: {seen}");
+}
+
+/// Root inside is its owner outside.
+fn its_own_program_is_out_of_reach(host: &Host) {
+    let inside = "readlink /proc/1/exe; chmod 4711 /proc/1/exe; chmod 4711 /proc/self/fd/* 2>/dev/null; true";
+    let outside =
+        "cp /mnt/rnet ~/own && ~/own run --init --privileged /mnt/rootfs sh -c \"$0\" && stat -c %a ~/own";
+    let seen = host.start_as_user(&["sh", "-c", outside, inside]).wait().success();
+    assert_eq!(seen, "/memfd:rnet (deleted)\n755\n");
 }
 
 fn sees_no_ipc_and_sets_its_hostname(host: &Host) {
