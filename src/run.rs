@@ -193,6 +193,9 @@ impl Preparation<'_> {
         let connection = Connection::Linked { link: &config.link, network: &config.network };
         let mut running = self.launch(connection, &etc, &files)?;
         let published = member.plug_in(&taken_link(&mut running)?)?;
+        if config.life.restart == Restart::No {
+            serve::confine_process();
+        }
         member.watch()?;
         let ports = Ports::new(Vec::new(), Vec::new(), false);
         let beyond = Some(member.beyond()?);

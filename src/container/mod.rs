@@ -54,7 +54,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use self::cgroup::Cgroup;
-pub use self::cgroup::{IN_SCOPE, enter_scope, enter_scope_beside};
+pub use self::cgroup::{IN_SCOPE, enter_scope, enter_scope_beside, sweep_cgroups};
 use self::channel::{Channel, Report};
 use self::child::Parts;
 use self::command::Inbox;

@@ -19,6 +19,7 @@ use crate::state::{self, Container};
 /// Carries `call` out; the exit status.
 pub fn carry_out(call: &ContainersCall) -> Result<u8> {
     container::sweep_layers();
+    container::sweep_cgroups();
     match call {
         ContainersCall::List { all, shape } => list::list(*all, *shape),
         ContainersCall::Inspect { names } => list::inspect(names),

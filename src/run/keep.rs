@@ -29,6 +29,7 @@ pub fn run(config: &Config, seed: u64) -> Result<u8> {
     }
     state::sweep();
     container::sweep_layers();
+    container::sweep_cgroups();
     if !config.life.detach {
         return keep(config, seed, None);
     }
