@@ -346,6 +346,10 @@ fn profiles_decide_about_system_calls(rootfs: &Path) -> Outcome {
         expect(&out, 0, "Seccomp:\t2\n")?;
         assert!(String::from_utf8_lossy(&out.stderr).contains("Operation not permitted"), "{out:?}");
     }
+    fs::write(&file, r#"{"defaultAction": "SCMP_ACT_ERRNO"}"#)?;
+    let out = run(&[&rootfs, "--seccomp", &path(&file), "--", "true"])?;
+    expect(&out, 125, "")?;
+    assert!(String::from_utf8_lossy(&out.stderr).contains("it lets no command start"), "{out:?}");
     fs::write(&file, "{\n\"defaultAction\": 1}")?;
     let out = run(&[&rootfs, "--seccomp", &path(&file), "--", "true"])?;
     expect(&out, 125, "")?;

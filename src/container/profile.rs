@@ -336,6 +336,19 @@ mod tests {
     }
 
     #[test]
+    fn whether_a_command_can_start_shows() {
+        let may_start = |default: &str, action: &str, args: &str| {
+            let rule = format!(r#"{{"names": ["execve"], "action": "SCMP_ACT_{action}", "args": [{args}]}}"#);
+            filter(&format!(r#"{{"defaultAction": "SCMP_ACT_{default}", "syscalls": [{rule}]}}"#))
+                .may_allow("execve")
+        };
+        let some = r#"{"index": 0, "value": 0, "op": "SCMP_CMP_NE"}"#;
+        assert!(may_start("ERRNO", "ALLOW", "") && may_start("ERRNO", "TRACE", some));
+        assert!(may_start("ALLOW", "KILL", some) && may_start("LOG", "LOG", ""));
+        assert!(!may_start("ALLOW", "ERRNO", "") && !may_start("KILL", "TRAP", some));
+    }
+
+    #[test]
     fn rules_count_where_their_selection_says() {
         let all = ["mkdir", "sfx"];
         let none: [&str; 0] = [];

@@ -64,7 +64,13 @@ fn profile(path: &Path, capabilities: Capabilities) -> Result<Filter> {
         return Err(Error::new(OPERATION, path.display(), "it is longer than 1 MiB"));
     }
     let host = profile::Host { capabilities, kernel: kernel() };
-    profile::parse(&text, host).map_err(|cause| Error::new(OPERATION, path.display(), cause))
+    let filter = profile::parse(&text, host).map_err(|cause| Error::new(OPERATION, path.display(), cause))?;
+    // Nobody could tell: reporting takes system calls, too.
+    match filter.may_allow("execve") {
+        true => Ok(filter),
+        false => Err(Error::new(OPERATION, path.display(), "it lets no command start")
+            .hint("a rule has to allow execve, and whatever else the command does")),
+    }
 }
 
 /// The first two numbers of its release; one that cannot be read is the newest.
@@ -75,11 +81,16 @@ fn kernel() -> (u32, u32) {
 }
 
 fn compile(filter: &Filter) -> Result<Program> {
-    filter.compile().context("cannot make", "the filter of system calls").map_err(|error| {
-        error.hint(format!(
-            "a profile may come to {MAX_INSTRUCTIONS} instructions of the kernel's at most; --security-opt \
-             seccomp=unconfined goes without"
-        ))
+    filter.compile().map_err(|errno| {
+        let cause = match errno {
+            Errno::E2BIG => {
+                format!("it comes to more than the {MAX_INSTRUCTIONS} instructions that the kernel takes")
+            }
+            Errno::ENOSYS => "the system calls of this kind of machine are not known".to_owned(),
+            _ => std::io::Error::from(errno).to_string(),
+        };
+        Error::new("cannot make", "the filter of system calls", cause)
+            .hint("another profile, or none: --security-opt seccomp=unconfined")
     })
 }
 

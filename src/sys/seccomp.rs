@@ -100,6 +100,10 @@ impl Action {
     pub(crate) const fn trace(message: u16) -> Self {
         Self(libc::SECCOMP_RET_TRACE | message as u32)
     }
+
+    const fn is_trace(self) -> bool {
+        self.0 & libc::SECCOMP_RET_ACTION_FULL == libc::SECCOMP_RET_TRACE
+    }
 }
 
 impl Rule {
@@ -206,6 +210,14 @@ impl Filter {
     pub(crate) fn forbidding(rules: Vec<Rule>) -> Self {
         let (otherwise, newer) = (Action::ALLOW, Action::ALLOW);
         Self { rules, otherwise, newer, with_32_bit: false, speculate: true, log: false }
+    }
+
+    /// Whether `call` can succeed with some arguments.
+    pub(crate) fn may_allow(&self, call: &str) -> bool {
+        let mut about = self.rules.iter().filter(|rule| rule.calls.iter().any(|name| name == call));
+        let permits = |action: Action| [Action::ALLOW, Action::LOG].contains(&action) || action.is_trace();
+        let decided = about.clone().any(|rule| rule.conditions.is_empty());
+        about.any(|rule| permits(rule.action)) || (!decided && permits(self.otherwise))
     }
 
     /// The filter for this machine. E2BIG if it has more than [`MAX_INSTRUCTIONS`], ENOSYS if the machine is unknown.
