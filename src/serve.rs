@@ -158,7 +158,7 @@ fn succeeds(serve: impl FnOnce() + Send + 'static) -> impl FnOnce() -> Result<()
 }
 
 /// `serve`, by a thread that has little else.
-fn confined(
+pub(crate) fn confined(
     serve: impl FnOnce() -> Result<()> + Send + 'static,
 ) -> impl FnOnce() -> Result<()> + Send + 'static {
     || {

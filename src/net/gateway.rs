@@ -224,7 +224,7 @@ impl Gateway {
         let index = core.ports.iter().position(is_free).unwrap_or(core.ports.len());
         let port = PortId(u16::try_from(index).ok().filter(|_| index < MAX_SEATS)?);
         let mac = seat.mac;
-        if !core.stations.add(mac, port) {
+        if mac == core.network.gateway_mac || !core.stations.add(mac, port) {
             return None;
         }
         let added = Port { station: mac.into(), offload, place: Place::Seat(Box::new(seat)) };

@@ -53,7 +53,7 @@ pub(super) struct Stations(HashMap<MacAddr, PortId>);
 impl Stations {
     /// `false`, and nothing changed, if somebody has that station.
     pub(super) fn add(&mut self, mac: MacAddr, port: PortId) -> bool {
-        let is_free = mac != MacAddr::GATEWAY && !mac.is_group() && !self.0.contains_key(&mac);
+        let is_free = !mac.is_group() && !self.0.contains_key(&mac);
         if is_free {
             self.0.insert(mac, port);
         }
@@ -69,7 +69,7 @@ impl Stations {
         let frame = EthernetFrame::parse(bytes)?;
         seat.check(&frame)?;
         match frame.destination {
-            MacAddr::GATEWAY => Ok(Way::Gateway),
+            own if own == seat.network.gateway_mac => Ok(Way::Gateway),
             all if all.is_group() => Ok(Way::All),
             one => match self.0.get(&one) {
                 Some(port) if *port != from => Ok(Way::Port(*port)),
@@ -262,7 +262,7 @@ mod tests {
     fn stations() -> Stations {
         let mut stations = Stations::default();
         assert!(stations.add(WEB, PortId(0)) && stations.add(DB, PortId(1)));
-        assert!(!stations.add(DB, PortId(2)) && !stations.add(MacAddr::GATEWAY, PortId(2)));
+        assert!(!stations.add(DB, PortId(2)) && !stations.add(MacAddr::BROADCAST, PortId(2)));
         stations
     }
 

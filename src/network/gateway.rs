@@ -32,7 +32,7 @@ use crate::io::resolver::{RESOLV_CONF, Resolver};
 use crate::io::worker::{Guest, Worker};
 use crate::net::switch::Seat;
 use crate::net::{MAX_NAMES, PortId};
-use crate::serve::FileLimit;
+use crate::serve::{self, FileLimit};
 use crate::sys::link::{self, LinkFd};
 use crate::sys::process;
 
@@ -69,13 +69,14 @@ fn serve(name: &str, seed: u64, foreground: Foreground) -> Result<()> {
         definition,
         wake,
     });
+    serve::confine_process();
     let (ended, alive) = io::pipe().context("cannot create", "a pipe")?;
     thread::Builder::new()
         .name("rnet-worker-0".into())
         .spawn(move || {
             let _alive = alive;
             // Its end is noticed, and ends the process.
-            let _ = worker.run();
+            let _ = serve::confined(|| worker.run())();
         })
         .context("cannot start", "the worker's thread")?;
     foreground.release()?;

@@ -20,3 +20,4 @@ mod datagram;
 mod endings;
 mod hostile;
 mod published;
+mod switch;
