@@ -107,8 +107,8 @@ fn report(error: &Error) -> u8 {
     error.code()
 }
 
-/// What the environment says; of the host's networks only `with_subnets`, as it takes a while to ask.
-fn surroundings(with_subnets: bool) -> Result<Surroundings> {
+/// What the environment says; of the host's networks and cores only for who `chooses` by them, as it takes a while to ask.
+fn surroundings(chooses: bool) -> Result<Surroundings> {
     let hostname = nix::unistd::gethostname().context("cannot read", "the host's name")?;
     Ok(Surroundings {
         // What rnet tells itself is not for the command.
@@ -117,10 +117,10 @@ fn surroundings(with_subnets: bool) -> Result<Surroundings> {
             .context("cannot read", "the working directory")
             .map_err(|error| error.hint("it has been removed or closed to you; cd to another"))?,
         hostname: hostname.to_string_lossy().into_owned(),
-        cores: std::thread::available_parallelism().map_or(1, Into::into),
+        cores: if chooses { std::thread::available_parallelism().map_or(1, Into::into) } else { 1 },
         stdin_is_tty: std::io::stdin().is_terminal(),
         // What cannot be read cannot be kept clear of; the guest's network still works.
-        host_subnets: if with_subnets { netlink::host_subnets().unwrap_or_default() } else { Vec::new() },
+        host_subnets: if chooses { netlink::host_subnets().unwrap_or_default() } else { Vec::new() },
         random: random()?,
     })
 }
