@@ -7,12 +7,12 @@ use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use rnet::cli::{self, Command, Note, RANDOM_BYTES, Request, Surroundings};
-use rnet::config::{Log, LogLevel};
+use rnet::config::{Log, LogFormat, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink, program};
 use rnet::{
-    attach, cni, container, containers, exec, hello, image, layers, log, network, oci_hook, pasta, pesto,
+    attach, cni, container, containers, cp, exec, hello, image, layers, log, network, oci_hook, pasta, pesto,
     port, run,
 };
 
@@ -31,6 +31,9 @@ fn main() -> ExitCode {
     });
     ExitCode::from(status.unwrap_or_else(|error| report(&error)))
 }
+
+/// How commands log that have no options about it.
+const QUIET: Log = Log { level: LogLevel::Warn, format: LogFormat::Text };
 
 /// Carries the command out; its exit status.
 fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
@@ -53,7 +56,14 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Pesto(call) => pesto::pesto(&call),
         Command::Network(command) => network::network(&command, surroundings, seed),
-        Command::Exec(call) => leave_file().and_then(|()| exec::exec(&call)),
+        Command::Exec(call) => {
+            log::init(QUIET);
+            leave_file().and_then(|()| exec::exec(&call))
+        }
+        Command::Copy(call) => {
+            log::init(QUIET);
+            cp::cp(&call)
+        }
         Command::Ask(question) => port::ask(&question),
         Command::Image(call) => image::keep(&call),
         Command::Containers(call) => containers::carry_out(&call),
@@ -97,8 +107,8 @@ fn report(error: &Error) -> u8 {
     error.code()
 }
 
-/// What the environment says; of the host's networks only `with_subnets`, as it takes a while to ask.
-fn surroundings(with_subnets: bool) -> Result<Surroundings> {
+/// What the environment says; of the host's networks and cores only for who `chooses` by them, as it takes a while to ask.
+fn surroundings(chooses: bool) -> Result<Surroundings> {
     let hostname = nix::unistd::gethostname().context("cannot read", "the host's name")?;
     Ok(Surroundings {
         // What rnet tells itself is not for the command.
@@ -107,10 +117,10 @@ fn surroundings(with_subnets: bool) -> Result<Surroundings> {
             .context("cannot read", "the working directory")
             .map_err(|error| error.hint("it has been removed or closed to you; cd to another"))?,
         hostname: hostname.to_string_lossy().into_owned(),
-        cores: std::thread::available_parallelism().map_or(1, Into::into),
+        cores: if chooses { std::thread::available_parallelism().map_or(1, Into::into) } else { 1 },
         stdin_is_tty: std::io::stdin().is_terminal(),
         // What cannot be read cannot be kept clear of; the guest's network still works.
-        host_subnets: if with_subnets { netlink::host_subnets().unwrap_or_default() } else { Vec::new() },
+        host_subnets: if chooses { netlink::host_subnets().unwrap_or_default() } else { Vec::new() },
         random: random()?,
     })
 }

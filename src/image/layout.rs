@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::digest::Digest;
 use crate::config::{Platform, Transport};
 
-/// The name of an image within an index.
-const NAME: &str = "org.opencontainers.image.ref.name";
+/// Where an index has the names of its images, the fullest first: docker's archives have only the tag in OCI's place.
+const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 /// An index or a manifest.
 #[derive(Debug)]
@@ -37,7 +37,8 @@ pub(super) struct Descriptor {
     pub(super) size: u64,
     media_type: String,
     platform: Option<Platform>,
-    name: Option<String>,
+    /// What it is called, the fullest name first.
+    names: Vec<String>,
 }
 
 /// What an image says of itself.
@@ -167,7 +168,7 @@ impl Descriptor {
             size: raw.size,
             media_type: raw.media_type,
             platform,
-            name: raw.annotations.get(NAME).cloned(),
+            names: NAMES.iter().filter_map(|name| raw.annotations.get(*name).cloned()).collect(),
         })
     }
 
@@ -240,26 +241,24 @@ pub(super) fn choose<'a>(
     name: Option<&str>,
     platform: &Platform,
 ) -> Result<&'a Descriptor, String> {
-    let called = |image: &&Descriptor| match (name, &image.name) {
-        (None, _) => true,
-        (Some(name), Some(tag)) => is_called(tag, name),
-        (Some(_), None) => false,
+    let called = |image: &&Descriptor| {
+        name.is_none_or(|name| image.names.iter().any(|theirs| is_called(theirs, name)))
     };
     let named: Vec<&Descriptor> = manifests.iter().filter(called).collect();
     let fitting: Vec<&Descriptor> = named.iter().copied().filter(|image| fits(image, platform)).collect();
-    let first_name = fitting.first().and_then(|image| image.name.as_ref());
+    let first_name = fitting.first().and_then(|image| image.names.first());
     match fitting[..] {
         [] if !named.is_empty() => {
             let there = named.iter().filter_map(|image| Some(image.platform.as_ref()?.to_string()));
             Err(format!("it holds nothing for {platform}, but for {}", there.collect::<Vec<_>>().join(", ")))
         }
         // Variants of one image.
-        [first, ..] if fitting.iter().all(|image| image.name.as_ref() == first_name) => {
+        [first, ..] if fitting.iter().all(|image| image.names.first() == first_name) => {
             let exact = |image: &&&Descriptor| image.platform.as_ref() == Some(platform);
             Ok(fitting.iter().find(exact).unwrap_or(&first))
         }
         _ => {
-            let names = manifests.iter().filter_map(|image| image.name.as_deref());
+            let names = manifests.iter().filter_map(|image| image.names.first().map(String::as_str));
             Err(not_one(fitting.len(), name, names.collect()))
         }
     }

@@ -22,7 +22,7 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use sendfd::SendWithFd;
 
 use super::process::{self, Child};
-use super::{datagram, privilege, rights, stream};
+use super::{datagram, diag, privilege, rights, stream};
 use crate::config::Transport;
 use crate::error::{Context, Error, Result, exit};
 use crate::net::Family;
@@ -40,7 +40,8 @@ const DATAGRAM_V4: u8 = 14;
 const DATAGRAM_V6: u8 = 16;
 const TCP_TABLES: u8 = b't';
 const UDP_TABLES: u8 = b'u';
-/// In an answer, beside what was asked for: the guest's kernel does not have the family.
+const DIAG: u8 = b'd';
+/// In an answer, beside what was asked for: the guest's kernel does not have such a thing.
 const MISSING: u8 = 0x80;
 /// A request that brings a further user's end.
 const ANOTHER: u8 = b'a';
@@ -62,6 +63,8 @@ pub enum Want {
     Datagrams(Family),
     /// `/proc/net/tcp` or `/proc/net/udp` of the namespace, open, and the same for IPv6 if it has that.
     Tables(Transport),
+    /// A socket for [`diag::bound`].
+    Diag,
 }
 
 impl Want {
@@ -73,6 +76,7 @@ impl Want {
             Self::Datagrams(Family::V6) => DATAGRAM_V6,
             Self::Tables(Transport::Tcp) => TCP_TABLES,
             Self::Tables(Transport::Udp) => UDP_TABLES,
+            Self::Diag => DIAG,
         }
     }
 
@@ -84,17 +88,19 @@ impl Want {
             DATAGRAM_V6 => Some(Self::Datagrams(Family::V6)),
             TCP_TABLES => Some(Self::Tables(Transport::Tcp)),
             UDP_TABLES => Some(Self::Tables(Transport::Udp)),
+            DIAG => Some(Self::Diag),
             _ => None,
         }
     }
 
-    /// What there is of it by now, in the thread's namespace; an error if the kernel does not have its family.
+    /// What there is of it by now, in the thread's namespace; an error if the kernel does not have such a thing.
     fn make(self) -> io::Result<Vec<OwnedFd>> {
         match self {
             Self::Streams(family) => make(|| stream::open(family)),
             Self::Datagrams(family) => make(|| datagram::open_unbound_udp(family)),
             Self::Tables(Transport::Tcp) => Ok(tables(["/proc/self/net/tcp", "/proc/self/net/tcp6"])),
             Self::Tables(Transport::Udp) => Ok(tables(["/proc/self/net/udp", "/proc/self/net/udp6"])),
+            Self::Diag => diag::open().map(|socket| vec![socket]),
         }
     }
 }
@@ -159,7 +165,7 @@ impl Factory {
         }
     }
 
-    /// Asks, and waits for the answer; it is empty where the guest does not have the family, and nowhere else. For a
+    /// Asks, and waits for the answer; it is empty where the guest's kernel does not have such a thing, and nowhere else. For a
     /// user of this line who asks in no other way.
     pub fn obtain(&self, want: Want) -> io::Result<Vec<OwnedFd>> {
         self.ask(want)?;

@@ -234,23 +234,37 @@ fn set_plan(
     network: &Network,
     notes: &mut Vec<String>,
 ) -> Result<()> {
+    // First, as the kernel goes on with it while the rest is set.
+    let awaited = match network.ipv6 {
+        Some(plan) => set_ipv6(route, index, ifname, &plan, network.ipv4.is_some(), notes)?,
+        None => None,
+    };
     if let Some(Ipv4Plan { subnet, gateway, guest, .. }) = network.ipv4 {
         let net = Ipv4Net::new_assert(guest, subnet.prefix_len());
         set_family(route, index, net.into(), gateway.into())
             .map_err(|cause| cause.explain("IPv4", ifname))?;
     }
-    let Some(Ipv6Plan { subnet, gateway, guest, .. }) = network.ipv6 else {
-        return Ok(());
-    };
-    let net = Ipv6Net::new_assert(guest, subnet.prefix_len());
-    match set_family(route, index, net.into(), gateway.into()) {
-        Ok(()) => {
-            await_local(route, guest.into(), notes);
-            Ok(())
-        }
-        Err(Unset { cause, .. }) if network.ipv4.is_some() && is_family_missing(cause.errno) => {
+    if let Some(address) = awaited {
+        await_local(route, address, notes);
+    }
+    Ok(())
+}
+
+/// The address for which to wait; `None` where the kernel does not have the family, if that `may_be_missing`.
+fn set_ipv6(
+    route: &mut Route,
+    index: u32,
+    ifname: &str,
+    plan: &Ipv6Plan,
+    may_be_missing: bool,
+    notes: &mut Vec<String>,
+) -> Result<Option<IpAddr>> {
+    let net = Ipv6Net::new_assert(plan.guest, plan.subnet.prefix_len());
+    match set_family(route, index, net.into(), plan.gateway.into()) {
+        Ok(()) => Ok(Some(plan.guest.into())),
+        Err(Unset { cause, .. }) if may_be_missing && is_family_missing(cause.errno) => {
             notes.push(format!("no IPv6 in the guest: {cause}"));
-            Ok(())
+            Ok(None)
         }
         Err(cause) => Err(cause.explain("IPv6", ifname)),
     }

@@ -4,6 +4,7 @@
 //! Nothing here decides anything; callers elsewhere are safe code over typed functions.
 
 pub mod datagram;
+pub mod diag;
 pub mod factory;
 pub(crate) mod landlock;
 pub mod link;

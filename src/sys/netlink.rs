@@ -40,10 +40,11 @@ const MAX_DUMP_DATAGRAMS: usize = 4096;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// Length of the header of the request that an acknowledgement repeats.
 const NLMSG_HEADER_BYTES: usize = 16;
-/// How long an address may take to become usable, and how often that is looked at. The work waits for a lock that
-/// whoever makes or ends a namespace on this machine holds too.
+/// How long an address may take to become usable, and after what time that is looked at first; each time it is twice as
+/// long. The work is a matter of microseconds, but waits for a lock that whoever makes or ends a namespace on this machine
+/// holds too.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
-const LOCAL_RETRY: Duration = Duration::from_micros(200);
+const LOCAL_RETRY: Duration = Duration::from_micros(20);
 /// Routes shorter than these are default routes in disguise: 0.0.0.0/1 of a VPN, 2000::/3.
 const SHORTEST_SUBNET_V4: u8 = 8;
 const SHORTEST_SUBNET_V6: u8 = 7;
@@ -232,13 +233,15 @@ impl Route {
     /// before it has the route for it, which a queue of work adds later (addrconf_dad_work): packets that come earlier
     /// are lost. `false` if they still are after [`LOCAL_PATIENCE`].
     pub fn wait_until_local(&mut self, address: IpAddr) -> Result<bool, Refused> {
-        for _ in 0..LOCAL_PATIENCE.as_micros() / LOCAL_RETRY.as_micros() {
-            if self.is_local(address)? {
-                return Ok(true);
+        let mut pause = LOCAL_RETRY;
+        while !self.is_local(address)? {
+            if pause > LOCAL_PATIENCE {
+                return Ok(false);
             }
-            thread::sleep(LOCAL_RETRY);
+            thread::sleep(pause);
+            pause *= 2;
         }
-        self.is_local(address)
+        Ok(true)
     }
 
     /// Whether packets to `address` end here.

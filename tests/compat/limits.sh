@@ -131,13 +131,14 @@ until grep -q sleep /proc/$(cat $D/rnet-container-$!/cgroup.procs)/cmdline; do s
 kill -9 $!
 wait $!
 echo "ended: $?"
-rnet run --net none -m 50m /box true
-echo "after: $?"
+rnet run --net none /box true
+echo "after: $? $(ls -d $D/rnet-*)"
 SCRIPT
     )
     has "$said" "/sys/fs/cgroup/memory.max:52428800"
     has "$said" "ended: 137"
-    has "$said" "after: 0"
+    has "$said" "after: 0 
+"
     has "$said" "left:  "
 }
 

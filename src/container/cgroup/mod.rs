@@ -69,6 +69,17 @@ fn falls_back(allowance: &Allowance) -> bool {
     Allowance { processes: None, ..allowance.clone() }.is_unlimited()
 }
 
+/// Removes cgroups below ours that containers have left which were killed.
+pub fn sweep_cgroups() {
+    // Whoever has the guard sweeps by himself.
+    if let Some(base) = place::own_place().filter(|base| containers(base).next().is_some())
+        && let Some(_guard) = lock(&base)
+    {
+        sweep(&base);
+        restore(&base);
+    }
+}
+
 /// Moves the process `pid` to the cgroup at `path`.
 pub(super) fn move_to(path: &Path, pid: Pid) -> Result<()> {
     fs::write(path.join("cgroup.procs"), pid.to_string())
@@ -152,6 +163,11 @@ impl Cgroup {
     /// Moves the process `pid` in.
     pub(super) fn take(&self, pid: Pid) -> Result<()> {
         move_to(&self.path, pid)
+    }
+
+    /// Has its processes stand still, or go on (cgroup-v2, "Core Interface Files"); false if this kernel cannot.
+    pub(super) fn freeze(&self, frozen: bool) -> bool {
+        fs::write(self.path.join("cgroup.freeze"), if frozen { "1" } else { "0" }).is_ok()
     }
 
     /// Whether the kernel has killed a process in it for want of memory.

@@ -52,7 +52,7 @@ pub(super) enum Place {
 impl Facts {
     pub(super) fn gather() -> Self {
         let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let own = own_cgroup(&cgroup);
+        let own = place_of(&cgroup);
         let at = own.as_deref().unwrap_or(Path::new("/nonexistent"));
         let can_write = |file: &str| access(&at.join(file), AccessFlags::W_OK).is_ok();
         let controllers = fs::read_to_string(at.join("cgroup.controllers")).unwrap_or_default();
@@ -174,8 +174,12 @@ pub(super) fn of_process(pid: i32) -> Option<PathBuf> {
     directory(&cgroup, &fs::read_to_string("/proc/self/mountinfo").ok()?)
 }
 
-/// The directory of this process's cgroup, in whose place that of an rnet's leaf stands for the one above.
-fn own_cgroup(cgroup: &str) -> Option<PathBuf> {
+/// The directory below which this process would make cgroups: its own, or the one above if that is the leaf of an rnet.
+pub(super) fn own_place() -> Option<PathBuf> {
+    place_of(&fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+fn place_of(cgroup: &str) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let own = directory(cgroup, &mounts)?;
     Some(if own.file_name().is_some_and(|name| name == LEAF) { own.parent()?.to_owned() } else { own })

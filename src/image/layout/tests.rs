@@ -17,7 +17,7 @@ fn index(entries: &[(&str, &str, &str)]) -> Vec<Descriptor> {
             });
             let name = match *name {
                 "" => r#","annotations":null"#.to_owned(),
-                name => format!(r#","annotations":{{"{NAME}":"{name}"}}"#),
+                name => format!(r#","annotations":{{"{}":"{name}"}}"#, NAMES[1]),
             };
             format!(r#"{{"mediaType":"m","digest":"{digest}","size":7{platform}{name}}}"#)
         })
@@ -53,6 +53,21 @@ fn names_choose_among_several() {
     let several = chosen(&index, None, "linux/amd64").expect_err("several");
     assert!(several.contains("3.21, docker.io/library/alpine:3.20"), "{several}");
     assert!(chosen(&index, Some("20"), "linux/amd64").expect_err("none").contains("nothing called 20"));
+}
+
+#[test]
+fn dockers_full_names_count_beside_tags() {
+    let entry = |digest: &str, name: &str, tag: &str| {
+        let annotations = format!(r#"{{"{}":"{name}","{}":"{tag}"}}"#, NAMES[0], NAMES[1]);
+        format!(r#"{{"digest":"{digest}","size":7,"annotations":{annotations}}}"#)
+    };
+    let entries = [entry(A, "docker.io/library/web:1", "1"), entry(B, "docker.io/library/db:1", "1")];
+    let text = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
+    let Document::Index(index) = Document::parse(text.as_bytes()).expect("an index") else {
+        panic!("no index")
+    };
+    assert_eq!(chosen(&index, Some("db:1"), "linux/amd64").as_deref(), Ok(B));
+    assert!(chosen(&index, Some("1"), "linux/amd64").expect_err("both").contains("library/web:1"));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Ports that are open because somebody listens on them at the other side: those of the guest at the host, and those of
 //! the host at the guest's loopback.
 //!
-//! It looks once a second at the kernel's tables of sockets, of both namespaces, and wants a thread of its own. What was opened for one direction is never followed in the other. A port that cannot be had, because
-//! somebody has it or because of its number, is left alone for half a minute.
+//! It asks the kernel once a second who listens, in both namespaces, and wants a thread of its own. What was opened for
+//! one direction is never followed in the other. A port that cannot be had, because somebody has it or because of its
+//! number, is left alone for half a minute.
 
 mod table;
 
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,8 @@ use crate::error::{Context, Result};
 use crate::io::ports::Ports;
 use crate::io::splice::Entrances;
 use crate::io::stop::{Orders, Stop};
+use crate::net::Family;
+use crate::sys::diag;
 use crate::sys::factory::Want;
 
 /// Time between two looks.
@@ -193,51 +197,72 @@ fn published(ports: &Ports, transport: Transport) -> BTreeSet<u16> {
     ports.flat_map(|port| port.addresses).map(|address| address.port()).collect()
 }
 
-/// The kernel's tables of one namespace, one for each family that it has. They stay those of the namespace in which
-/// they were opened.
-struct Tables {
-    tcp: Vec<File>,
-    udp: Vec<File>,
+/// How the kernel tells of the sockets of one namespace: that in which it was opened.
+enum Tables {
+    /// It is asked for those that wait.
+    Asked(OwnedFd),
+    /// It shows all, in a table for each family that there is: where it cannot be asked.
+    Shown { tcp: Vec<File>, udp: Vec<File> },
 }
 
 impl Tables {
     fn of_guest(entrances: &Entrances) -> io::Result<Self> {
+        if let Some(diag) = entrances.factory().obtain(Want::Diag)?.pop().filter(can_tell) {
+            return Ok(Self::Asked(diag));
+        }
         let open = |transport| {
             let tables = entrances.factory().obtain(Want::Tables(transport))?;
             Ok::<Vec<_>, io::Error>(tables.into_iter().map(File::from).collect())
         };
-        Ok(Self { tcp: open(Transport::Tcp)?, udp: open(Transport::Udp)? })
+        Ok(Self::Shown { tcp: open(Transport::Tcp)?, udp: open(Transport::Udp)? })
     }
 
     fn of_host() -> Self {
+        if let Some(diag) = diag::open().ok().filter(can_tell) {
+            return Self::Asked(diag);
+        }
         let existing =
             |names: [&str; 2]| names.iter().filter_map(|name| File::open(name).ok()).collect::<Vec<_>>();
-        Self {
+        Self::Shown {
             tcp: existing(["/proc/net/tcp", "/proc/net/tcp6"]),
             udp: existing(["/proc/net/udp", "/proc/net/udp6"]),
         }
     }
 
-    /// Ports at which somebody waits. A table that cannot be read is empty.
+    /// Ports at which somebody waits. What the kernel does not tell is nothing.
     fn bound(
         &mut self,
         transport: Transport,
         reach: Reach,
         ephemeral: &RangeInclusive<u16>,
     ) -> BTreeSet<u16> {
-        let tables = match transport {
-            Transport::Tcp => &mut self.tcp,
-            Transport::Udp => &mut self.udp,
-        };
+        let untold =
+            |error: &io::Error| tracing::debug!(%error, %transport, "the kernel does not tell who listens");
         let mut ports = BTreeSet::new();
-        for table in tables {
-            match read(table, transport) {
-                Ok(text) => ports.extend(table::bound(&text, transport, reach, ephemeral)),
-                Err(error) => tracing::debug!(%error, %transport, "a table of sockets cannot be read"),
+        match self {
+            Self::Asked(diag) => {
+                for family in [Family::V4, Family::V6] {
+                    let found =
+                        diag::bound(&*diag, transport, family).inspect_err(untold).unwrap_or_default();
+                    ports.extend(table::within(found, transport, reach, ephemeral));
+                }
+            }
+            Self::Shown { tcp, udp } => {
+                let tables = if transport == Transport::Tcp { tcp } else { udp };
+                for table in tables {
+                    let text = read(table, transport).inspect_err(untold).unwrap_or_default();
+                    ports.extend(table::bound(&text, transport, reach, ephemeral));
+                }
             }
         }
         ports
     }
+}
+
+/// Whether the kernel answers about both transports: each is a module of its own.
+fn can_tell(diag: &OwnedFd) -> bool {
+    let tells = |transport| diag::bound(diag, transport, Family::V4).is_ok();
+    tells(Transport::Tcp) && tells(Transport::Udp)
 }
 
 /// The table as it is now, but for connections.
@@ -253,4 +278,22 @@ fn read(table: &mut File, transport: Transport) -> io::Result<String> {
         }
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn both_ways_of_telling_agree() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let open = |name| File::open(name).map(|table| vec![table]).expect("procfs");
+        let shown = Tables::Shown { tcp: open("/proc/net/tcp"), udp: open("/proc/net/udp") };
+        for mut tables in [shown, Tables::of_host()] {
+            let mut found = |reach| tables.bound(Transport::Tcp, reach, &(32_768..=60_999)).contains(&port);
+            assert!(found(Reach::Loopback) && !found(Reach::Link));
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! Nothing is read here: the tables come as text (proc(5), `/proc/net/tcp` and `/proc/net/udp`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use crate::config::Transport;
@@ -69,12 +69,23 @@ pub(super) fn bound(
     reach: Reach,
     ephemeral: &RangeInclusive<u16>,
 ) -> BTreeSet<u16> {
-    let of_client = |port: &u16| transport == Transport::Udp && ephemeral.contains(port);
-    let ports = table.lines().filter_map(|text| match line(text, transport) {
-        Line::Bound(address, port) if reach.includes(address) => Some(port),
-        Line::Bound(..) | Line::Other => None,
+    let bound = table.lines().filter_map(|text| match line(text, transport) {
+        Line::Bound(address, port) => Some(SocketAddr::new(address, port)),
+        Line::Other => None,
     });
-    ports.filter(|port| *port != 0 && !of_client(port)).collect()
+    within(bound, transport, reach, ephemeral)
+}
+
+/// The same for sockets that the kernel has told.
+pub(super) fn within(
+    bound: impl IntoIterator<Item = SocketAddr>,
+    transport: Transport,
+    reach: Reach,
+    ephemeral: &RangeInclusive<u16>,
+) -> BTreeSet<u16> {
+    let of_client = |port: &u16| transport == Transport::Udp && ephemeral.contains(port);
+    let reached = bound.into_iter().filter(|socket| reach.includes(socket.ip()));
+    reached.map(|socket| socket.port()).filter(|port| *port != 0 && !of_client(port)).collect()
 }
 
 /// Whether the rest of a table of TCP sockets, which has come as far as `table`, can be left out: those that listen
