@@ -14,7 +14,7 @@ pub use self::keep::run;
 use crate::config::{
     Config, EtcFiles, LinkKind, LogLevel, MacAddr, Membership, Network, NetworkMode, Publish, Restart,
 };
-use crate::container::{self, Connection, Launch, Namespaces, Running};
+use crate::container::{self, Connection, Launch, Namespaces, Pause, Running};
 use crate::control::{self, Desk, Place, Socket};
 use crate::error::{Error, Result};
 use crate::io::ports::Ports;
@@ -29,6 +29,14 @@ use crate::{etc, state};
 pub struct Session {
     running: Running,
     network: Carried,
+}
+
+/// What happens to a container.
+enum Event<'a> {
+    /// Its processes stand still, or go on.
+    Paused(Pause),
+    /// All is over.
+    Ended(&'a Running),
 }
 
 /// What rnet does for a container's network.
@@ -114,12 +122,12 @@ impl Session {
 
     /// Forwards signals until the command ends and what it sent is delivered; its exit status.
     pub fn wait(self) -> Result<u8> {
-        self.finish(|_| Ok(()))
+        self.finish(&mut |_| Ok(()))
     }
 
-    /// The same; `ended` hears of the container when all is over.
-    fn finish(mut self, ended: impl FnOnce(&Running) -> Result<()>) -> Result<u8> {
-        let status = self.running.wait();
+    /// The same; `tell` hears of what happens.
+    fn finish(mut self, tell: &mut dyn FnMut(Event<'_>) -> Result<()>) -> Result<u8> {
+        let status = self.running.wait_telling(&mut |pause| tell(Event::Paused(pause)));
         let served = match self.network {
             Carried::Served(serving) => {
                 let drained = self.running.wait_unless_told_to_end(serving.drain());
@@ -127,7 +135,7 @@ impl Session {
             }
             Carried::Beyond { .. } | Carried::Not { .. } => Ok(()),
         };
-        ended(&self.running)?;
+        tell(Event::Ended(&self.running))?;
         served.and(status)
     }
 }

@@ -23,6 +23,10 @@ pub(super) enum ContainersArgs {
     Kill(KillArgs),
     /// Show what containers use: processors, memory, network, processes.
     Stats(StatsArgs),
+    /// Stop all processes of containers until `rnet unpause`.
+    Pause(Names),
+    /// Let the processes of paused containers go on.
+    Unpause(Names),
     /// Wait until containers have ended, and print their exit statuses.
     Wait(Names),
     /// Remove what is kept of containers that have ended.
@@ -137,6 +141,8 @@ pub(super) fn settle(args: ContainersArgs) -> ContainersCall {
         ContainersArgs::Stats(StatsArgs { names, no_stream, json }) => {
             ContainersCall::Stats { names, once: no_stream, json }
         }
+        ContainersArgs::Pause(Names { names }) => ContainersCall::Pause { names, paused: true },
+        ContainersArgs::Unpause(Names { names }) => ContainersCall::Pause { names, paused: false },
         ContainersArgs::Wait(Names { names }) => ContainersCall::Wait { names },
         ContainersArgs::Rm(RmArgs { names: Names { names }, force }) => {
             ContainersCall::Remove { names, force }

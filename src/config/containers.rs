@@ -42,6 +42,13 @@ pub enum ContainersCall {
         /// As JSON.
         json: bool,
     },
+    /// `rnet pause` and `rnet unpause`.
+    Pause {
+        /// Whom.
+        names: Vec<String>,
+        /// They stand still, or go on.
+        paused: bool,
+    },
     /// `rnet wait`.
     Wait {
         /// For whose end.

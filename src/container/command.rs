@@ -23,6 +23,8 @@ pub enum Command {
         /// The command is not to be started again when it ends.
         last: bool,
     },
+    /// Have its processes stand still, or go on.
+    Pause(bool),
 }
 
 /// Asks. Clones ask the same container.

@@ -19,6 +19,7 @@ mod channel;
 mod child;
 mod command;
 mod confine;
+mod copy;
 mod detach;
 mod door;
 mod exec;
@@ -29,6 +30,7 @@ mod init;
 mod interlude;
 mod join;
 mod label;
+mod pause;
 mod plan;
 mod profile;
 mod restrict;
@@ -59,14 +61,16 @@ use self::child::Parts;
 use self::command::Inbox;
 pub use self::command::{Command, Commands};
 pub use self::confine::{confine, confine_for_good, confine_thread};
+pub use self::copy::{copy_in, copy_out};
 pub use self::detach::{Foreground, detach, let_go};
 pub use self::door::{Door, Visitor, hand_over};
-pub use self::exec::{Entry, enter};
+pub use self::exec::{Entry, Inside, enter};
 use self::hostcopy::HostCopy;
 use self::identity::Ids;
 pub use self::identity::maps_others;
 pub use self::interlude::Interlude;
 pub use self::join::{Namespaces, inspect, join, join_with_factory, watch_process};
+pub use self::pause::{Pause, signal_others};
 use self::plan::{Root, RootOverlay, Survey};
 use self::storage::Storage;
 pub(crate) use self::storage::remove_layer;
@@ -400,6 +404,11 @@ impl Running {
 
     /// Passes signals on until the command ends; its exit status, 128 and the number if by a signal.
     pub fn wait(&mut self) -> Result<u8> {
+        self.wait_telling(&mut |_| Ok(()))
+    }
+
+    /// The same; `tell` hears of pauses.
+    pub fn wait_telling(&mut self, tell: &mut dyn FnMut(Pause) -> Result<()>) -> Result<u8> {
         loop {
             let inbox: &dyn AsFd = self.inbox.as_ref().map_or(&self.child, |inbox| inbox);
             let sources: [&dyn AsFd; 3] = [&self.signals, inbox, &self.child];
@@ -414,7 +423,7 @@ impl Running {
                 self.pass_signals_on()?;
             }
             if asked {
-                self.obey_commands();
+                self.obey_commands(tell);
             }
             if ended {
                 // Whoever asks from now on hears that it has ended.
@@ -468,20 +477,33 @@ impl Running {
         Ok(Interlude { signals: signals()?, mask: self.mask })
     }
 
-    fn obey_commands(&mut self) {
+    fn obey_commands(&mut self, tell: &mut dyn FnMut(Pause) -> Result<()>) {
         let asked: Vec<_> = self.inbox.iter_mut().flat_map(Inbox::take).collect();
         for (command, answer) in asked {
-            let Command::Signal { number, last } = command;
-            self.told_to_end |= last;
-            // One that stops is for the command alone, as nobody could tell a stopped rnet to go on.
-            if supervise::stops_by_default(number) {
-                self.send(number);
-            } else {
-                self.pass_on(number, false);
-            }
+            let done = match command {
+                Command::Signal { number, last } => {
+                    self.told_to_end |= last;
+                    // One that stops is for the command alone, as nobody could tell a stopped rnet to go on.
+                    if supervise::stops_by_default(number) {
+                        self.send(number);
+                    } else {
+                        self.pass_on(number, false);
+                    }
+                    Ok(())
+                }
+                Command::Pause(paused) => tell(self.pause(paused)),
+            };
             // Whoever does not wait any more does not care.
-            let _ = answer.send(Ok(()));
+            let _ = answer.send(done);
         }
+    }
+
+    fn pause(&self, paused: bool) -> Pause {
+        let frozen = self.cgroup.as_ref().is_some_and(|cgroup| cgroup.freeze(paused));
+        if !frozen {
+            self.send(if paused { libc::SIGSTOP } else { libc::SIGCONT });
+        }
+        Pause { paused, frozen }
     }
 
     /// Waits until `other` is readable or closed, or a signal comes that would end rnet.

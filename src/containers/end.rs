@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::{each, not_running, say};
-use crate::container::Command;
+use crate::container::{Command, signal_others};
 use crate::control;
 use crate::control::protocol::Request;
 use crate::error::{Error, Result};
@@ -28,6 +28,10 @@ pub(super) fn stop(names: &[String], patience: Option<Duration>) -> Result<u8> {
         let signal = container.record.config.stop_signal;
         if container.record.state.status != Status::Exited {
             tell(&container, Command::Signal { number: signal, last: true });
+            if container.record.state.status == Status::Paused {
+                // To hear of it, it must go on; if it does not, it is killed in time.
+                let _ = pause(&container, false);
+            }
         }
         told.push((name.to_owned(), container));
         Ok(())
@@ -48,10 +52,11 @@ pub(super) fn stop(names: &[String], patience: Option<Duration>) -> Result<u8> {
     asked.and(ended)
 }
 
-/// Tells it to end. Where nobody listens, it has ended by itself, or waits to be started again: then its keeper is to
-/// end. If neither is heard, it is killed in time.
+/// Tells it to end. Where nobody listens it waits to be started again: then its keeper is to end. If neither is heard, it
+/// is killed in time.
 fn tell(container: &Container, command: Command) {
     if ask(container, command).is_err()
+        && !control::listens(&container.record.name)
         && let Some(keeper) = container.keeper()
     {
         let _ = process::signal(keeper.as_fd(), Signal::SIGTERM as i32);
@@ -64,7 +69,26 @@ pub(super) fn kill(container: &Container, signal: i32) -> Result<()> {
         Status::Running | Status::Paused => {}
         Status::Created | Status::Restarting | Status::Exited => return Err(not_running(container)),
     }
-    ask(container, Command::Signal { number: signal, last: signal == Signal::SIGKILL as i32 })
+    let asked = ask(container, Command::Signal { number: signal, last: signal == Signal::SIGKILL as i32 });
+    match asked {
+        // Its keeper may end before it has answered.
+        Err(_) if container.wait(Some(ANSWER))?.is_some() => Ok(()),
+        asked => asked,
+    }
+}
+
+/// Has all processes of `container` stand still, or go on.
+pub(super) fn pause(container: &Container, paused: bool) -> Result<()> {
+    let name = &container.record.name;
+    match (container.record.state.status, paused) {
+        (Status::Running, true) | (Status::Paused, false) => {}
+        (Status::Paused, true) => return Err(Error::new("cannot pause", name, "it is paused already")),
+        (Status::Running, false) => return Err(Error::new("cannot unpause", name, "it is not paused")),
+        _ => return Err(not_running(container)),
+    }
+    ask(container, Command::Pause(paused))?;
+    let frozen = container.record.rnet.frozen || state::find(&container.record.id)?.record.rnet.frozen;
+    if frozen { Ok(()) } else { signal_others(&container.first_process()?, paused) }
 }
 
 /// Waits for the end of `container`; its exit status.

@@ -1,5 +1,5 @@
-//! Commands about containers that are on record: `rnet ps`, `inspect`, `logs`, `stop`, `kill`, `wait`, `rm` and
-//! `stats`.
+//! Commands about containers that are on record: `rnet ps`, `inspect`, `logs`, `stop`, `kill`, `pause`, `unpause`, `wait`,
+//! `rm` and `stats`.
 //!
 //! What is to be done to one that lives is asked of the rnet that keeps it. One that does not answer is ended with its
 //! keeper, which the kernel does at once.
@@ -29,6 +29,9 @@ pub fn carry_out(call: &ContainersCall) -> Result<u8> {
             each(names, |name| end::kill(&state::find(name)?, *signal).and_then(|()| say(name)))
         }
         ContainersCall::Stats { names, once, json } => stats::stats(names, *once, *json),
+        ContainersCall::Pause { names, paused } => {
+            each(names, |name| end::pause(&state::find(name)?, *paused).and_then(|()| say(name)))
+        }
         ContainersCall::Wait { names } => {
             each(names, |name| say(&end::wait(&state::find(name)?)?.to_string()))
         }

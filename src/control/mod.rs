@@ -11,7 +11,7 @@ mod server;
 
 pub use client::{Beyond, ask, ask_at, ask_within};
 pub use place::{Place, Socket, check, door, end, is_free, memos};
-pub(crate) use place::{RECORD, clear, directories, directory, reach_network};
+pub(crate) use place::{RECORD, clear, directories, directory, listens, reach_network};
 pub use server::{Desk, serve, serve_at};
 pub(crate) use server::{answer, is_own};
 

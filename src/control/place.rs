@@ -226,6 +226,11 @@ pub(crate) fn directory(name: &str) -> Result<Option<PathBuf>> {
     Ok(Some(base()?.join(name)).filter(|path| is_a_containers(path)))
 }
 
+/// Whether somebody listens at the socket of the network `name`, or may listen.
+pub(crate) fn listens(name: &str) -> bool {
+    base().is_ok_and(|base| !is_left_over(&base.join(name)))
+}
+
 /// Removes what a network has in `directory`, and that too if nothing else is in it.
 pub(crate) fn clear(directory: &Path) {
     let _lock = directory.parent().map(|base| lock(base, FlockArg::LockExclusive));

@@ -6,6 +6,7 @@
 //! | `{"execute": "publish", "ports": [WANTED...]}` | the same, of those that were asked for; all or none |
 //! | `{"execute": "unpublish", "ports": [WANTED...]}` | `{}` |
 //! | `{"execute": "signal", "signal": N, "last": BOOL}` | `{}`: sent to the container, which stays ended if `last` |
+//! | `{"execute": "pause"}`, `{"execute": "unpause"}` | `{}`: the container's processes stand still, or go on |
 //! | `{"execute": "flows"}` | `{"flows": N, "described": [FLOW...], "counters": {...}}` |
 //!
 //! WANTED has `transport`, `guest_port` and, where they matter, `host_addr`, `host_port`, `host_interface` and
@@ -51,9 +52,11 @@ impl Request {
             Some("unpublish") => wanted(&value).map(Self::Unpublish),
             Some("flows") => Ok(Self::Flows),
             Some("signal") => signal(&value).map(Self::Container),
-            Some(other) => {
-                Err(format!("'{other}' is not known; there are ports, publish, unpublish, flows and signal"))
-            }
+            Some("pause") => Ok(Self::Container(Command::Pause(true))),
+            Some("unpause") => Ok(Self::Container(Command::Pause(false))),
+            Some(other) => Err(format!(
+                "'{other}' is not known; there are ports, publish, unpublish, flows, signal, pause and unpause"
+            )),
             None => Err("an object with \"execute\" was expected".to_owned()),
         }
     }
@@ -69,6 +72,8 @@ impl Request {
             Self::Container(Command::Signal { number, last }) => {
                 json!({"execute": "signal", "signal": number, "last": last})
             }
+            Self::Container(Command::Pause(true)) => json!({"execute": "pause"}),
+            Self::Container(Command::Pause(false)) => json!({"execute": "unpause"}),
         }
     }
 }
@@ -258,6 +263,8 @@ mod tests {
             Request::Publish(vec![port, random]),
             Request::Unpublish(vec![]),
             Request::Container(Command::Signal { number: 15, last: true }),
+            Request::Container(Command::Pause(true)),
+            Request::Container(Command::Pause(false)),
         ] {
             let line = request.to_json().to_string();
             assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");

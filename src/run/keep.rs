@@ -10,9 +10,9 @@ use nix::sys::prctl::set_name;
 
 use super::again::Restarting;
 use super::background::Streams;
-use super::{Preparation, Session};
+use super::{Event, Preparation, Session};
 use crate::config::{Config, Restart};
-use crate::container::{self, Foreground};
+use crate::container::{self, Foreground, Pause};
 use crate::control::Place;
 use crate::error::{Context, Error, Result};
 use crate::state::{Kept, NetworkSettings, Record};
@@ -111,11 +111,17 @@ fn live(
         kept.begin_to_live();
     }
     let (mut last, mut out_of_memory, mut interlude) = (true, false, None);
-    let status = session.finish(|running| {
-        out_of_memory = running.out_of_memory();
-        last = running.is_told_to_end();
-        interlude = Some(running.interlude()?);
-        Ok(())
+    let status = session.finish(&mut |event| match (event, &mut kept) {
+        (Event::Paused(Pause { paused, frozen }), Some(kept)) => {
+            kept.change(|record| record.paused(paused, frozen))
+        }
+        (Event::Paused(_), None) => Ok(()),
+        (Event::Ended(running), _) => {
+            out_of_memory = running.out_of_memory();
+            last = running.is_told_to_end();
+            interlude = Some(running.interlude()?);
+            Ok(())
+        }
     });
     if let Some(recorder) = recorder {
         recorder.finish();

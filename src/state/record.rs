@@ -210,6 +210,8 @@ pub struct Rnet {
     pub keeper: Process,
     /// The container's first process.
     pub first: Process,
+    /// Paused by the freezer of its cgroup, and not by signals.
+    pub frozen: bool,
     /// How long was waited before the command was last started again.
     pub pause_ms: u64,
     /// The root filesystem, in words.
@@ -292,6 +294,12 @@ impl Record {
     pub fn started(&mut self) {
         self.become_status(Status::Running);
         self.state.started_at = Timestamp::now();
+    }
+
+    /// Says that its processes stand still, or go on again.
+    pub fn paused(&mut self, paused: bool, frozen: bool) {
+        self.become_status(if paused { Status::Paused } else { Status::Running });
+        self.rnet.frozen = paused && frozen;
     }
 
     /// Says that the command has ended with `code`, and why if that is not all.

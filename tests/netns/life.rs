@@ -25,6 +25,8 @@ over_any_link![
     one_that_runs_is_removed_by_force_only,
     one_whose_rnet_was_killed_counts_as_killed,
     ports_are_listed_as_they_are_now,
+    a_paused_container_stands_still_as_a_whole,
+    a_paused_container_can_be_stopped,
     a_command_that_fails_is_started_again,
     restarts_keep_the_process_the_id_the_output_and_the_surroundings,
     stopping_ends_restarts,
@@ -224,6 +226,40 @@ fn ports_are_listed_as_they_are_now(host: &Host) {
     assert!(rnet(host, &["ps"]).contains("127.0.0.1:8081->81/tcp"));
     rnet(host, &["stop", "box"]);
     assert_eq!(inspect(host, "box")["NetworkSettings"]["Ports"], serde_json::json!({}));
+}
+
+fn a_paused_container_stands_still_as_a_whole(host: &Host) {
+    start(host, &["--name", "box"], "(while :; do sleep 0.01; done) & echo $!; wait");
+    let below = wait_for("the shells", || {
+        let below = descendants(number(&inspect(host, "box")["State"]["Pid"]));
+        (below.len() == 2).then_some(below)
+    });
+    rnet(host, &["pause", "box"]);
+    let record = inspect(host, "box");
+    assert_eq!((&record["State"]["Status"], &record["State"]["Paused"]), (&"paused".into(), &true.into()));
+    assert!(rnet(host, &["ps"]).contains("(Paused)"));
+    let pid = number(&record["State"]["Pid"]);
+    wait_for("a stop", || [pid, below[0]].iter().all(|pid| is_stopped(*pid)).then_some(()));
+    assert!(finish(host, &["pause", "box"]).stderr.contains("it is paused already"));
+    rnet(host, &["unpause", "box"]);
+    wait_for("a start", || [pid, below[0]].iter().all(|pid| !is_stopped(*pid)).then_some(()));
+    assert_eq!(inspect(host, "box")["State"]["Status"], "running");
+    assert!(finish(host, &["unpause", "box"]).stderr.contains("it is not paused"));
+}
+
+fn a_paused_container_can_be_stopped(host: &Host) {
+    start(host, &["--name", "box"], "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done");
+    wait_for("up", || (rnet(host, &["logs", "box"]) == "up\n").then_some(()));
+    rnet(host, &["pause", "box"]);
+    rnet(host, &["stop", "box"]);
+    assert_eq!(inspect(host, "box")["State"]["ExitCode"], 5);
+    assert!(finish(host, &["pause", "box"]).stderr.contains("it is not running"));
+}
+
+/// Whether a signal, or somebody who traces it, has stopped `pid`.
+fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
 fn a_command_that_fails_is_started_again(host: &Host) {

@@ -165,6 +165,11 @@ impl Cgroup {
         move_to(&self.path, pid)
     }
 
+    /// Has its processes stand still, or go on (cgroup-v2, "Core Interface Files"); false if this kernel cannot.
+    pub(super) fn freeze(&self, frozen: bool) -> bool {
+        fs::write(self.path.join("cgroup.freeze"), if frozen { "1" } else { "0" }).is_ok()
+    }
+
     /// Whether the kernel has killed a process in it for want of memory.
     pub(super) fn is_out_of_memory(&self) -> bool {
         let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
