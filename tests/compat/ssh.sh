@@ -12,7 +12,8 @@ TREE=$HOME/tree
 server() {
     needs dropbear ssh ssh-keygen pstree ps top newuidmap newgidmap
     local name
-    mkdir -p "$TREE"/{usr,etc/dropbear,dev,proc,sys,tmp,run,var/log} && mkdir -m 700 -p "$TREE"/root/.ssh
+    mkdir -p "$TREE"/{usr,etc/dropbear,dev,proc,sys,tmp,run,var/log,root/.ssh}
+    chmod 700 "$TREE/root" "$TREE/root/.ssh"
     for name in bin sbin lib lib64; do ln -s "usr/$name" "$TREE/$name"; done
     echo root:x:0:0:root:/root:/bin/sh >"$TREE/etc/passwd"
     printf 'root:x:0:\ntty:x:5:\n' >"$TREE/etc/group"
