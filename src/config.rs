@@ -14,6 +14,7 @@ mod advertised;
 mod allowance;
 mod attach;
 mod containers;
+mod copy;
 mod exec;
 mod identity;
 mod image;
@@ -32,6 +33,7 @@ pub use attach::{
     is_network_name, name_like,
 };
 pub use containers::{ContainersCall, ListShape, Logs, Since};
+pub use copy::Copy;
 pub use exec::Exec;
 pub(crate) use identity::id;
 pub use identity::{GroupName, IdRange, Identity, Mapping, User, UserName};

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::config::{Exec, User};
-use crate::container::{self, Entry, Foreground};
+use crate::container::{self, Entry, Foreground, Inside};
 use crate::error::{Error, Result};
 use crate::state::{self, Container, Record};
 
@@ -29,8 +29,7 @@ fn run(call: &Exec, container: &Container, foreground: Option<Foreground>) -> Re
     }
     let workdir = Path::new(&record.config.working_dir);
     let mut running = container::enter(&Entry {
-        pid: record.state.pid,
-        process: process.as_fd(),
+        inside: Inside { pid: record.state.pid, process: process.as_fd() },
         command: &call.command,
         env: &environment(call, record),
         workdir: call.workdir.as_deref().unwrap_or(if workdir.is_absolute() {

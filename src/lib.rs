@@ -2,7 +2,7 @@
 //!
 //! The map, outermost first:
 //!
-//! - [`run`], [`exec`], [`attach`], [`pasta`], [`hello`]: the parts put together; [`serve`] is what they share.
+//! - [`run`], [`exec`], [`cp`], [`attach`], [`pasta`], [`hello`]: the parts put together; [`serve`] is what they share.
 //! - [`cli`]: argv becomes a [`config::Config`]; pure.
 //! - [`container`]: the launcher: namespaces, root filesystem, the command and its signals.
 //! - [`image`]: archives as root filesystems: understood, unpacked into a cache, and used from there.
@@ -29,6 +29,7 @@ pub mod config;
 pub mod container;
 pub mod containers;
 pub mod control;
+pub mod cp;
 mod disk;
 pub mod error;
 pub mod etc;

@@ -7,13 +7,13 @@ use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use rnet::cli::{self, Command, Note, RANDOM_BYTES, Request, Surroundings};
-use rnet::config::{Log, LogLevel};
+use rnet::config::{Log, LogFormat, LogLevel};
 use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink, program};
 use rnet::{
-    attach, cni, container, containers, exec, hello, image, layers, log, manual, network, oci_hook, pasta,
-    pesto, port, run,
+    attach, cni, container, containers, cp, exec, hello, image, layers, log, manual, network, oci_hook,
+    pasta, pesto, port, run,
 };
 
 fn main() -> ExitCode {
@@ -31,6 +31,9 @@ fn main() -> ExitCode {
     });
     ExitCode::from(status.unwrap_or_else(|error| report(&error)))
 }
+
+/// How commands log that have no options about it.
+const QUIET: Log = Log { level: LogLevel::Warn, format: LogFormat::Text };
 
 /// Carries the command out; its exit status.
 fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
@@ -53,7 +56,14 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Pasta(spec) => pasta::pasta(*spec, surroundings, seed),
         Command::Pesto(call) => pesto::pesto(&call),
         Command::Network(command) => network::network(&command, surroundings, seed),
-        Command::Exec(call) => leave_file().and_then(|()| exec::exec(&call)),
+        Command::Exec(call) => {
+            log::init(QUIET);
+            leave_file().and_then(|()| exec::exec(&call))
+        }
+        Command::Copy(call) => {
+            log::init(QUIET);
+            cp::cp(&call)
+        }
         Command::Ask(question) => port::ask(&question),
         Command::Image(call) => image::keep(&call),
         Command::Containers(call) => containers::carry_out(&call),

@@ -12,7 +12,7 @@ struct Part {
     crates: &'static [&'static str],
 }
 
-/// Dependencies point one way. What is not listed here (`main`, `run`, `exec`, `hello`, `attach`, `oci_hook`, `cni`) composes,
+/// Dependencies point one way. What is not listed here (`main`, `run`, `exec`, `cp`, `hello`, `attach`, `oci_hook`, `cni`) composes,
 /// and may name everything.
 const PARTS: &[Part] = &[
     Part { at: "src/config.rs", parts: &["config"], crates: &["ipnet"] },

@@ -74,6 +74,12 @@ class Bench:
         self._started.append(guest.stop)
         return guest
 
+    def pair(self):
+        """Two fresh guests of one network, and the address of the first."""
+        server, client, address = self.tool.pair(self.space, BIG)
+        self._started += [server.stop, client.stop]
+        return server, client, address
+
     def serve_remote(self):
         """A server on the remote machine."""
         self._serve(self.space.in_remote([self.space.load, "serve", str(SERVER_PORT), COUNTS]))
@@ -187,6 +193,11 @@ def every():
                           _flood(direction, 1400, PACED)))
     for flows in (1000, 10_000):
         found.append(Cell(f"idle-{flows}", "Beside idle flows", _idle(flows)))
+    for direction, streams in (("out", 1), ("out", 8), ("both", 8)):
+        found.append(Cell(f"between-{direction}-x{streams}", "TCP between two containers of a network",
+                          _between(direction, streams), streams == 1, only=("rnet", "veth")))
+    found.append(Cell("between-rr-tcp", "TCP between two containers of a network", _between_round_trip,
+                      only=("rnet", "veth")))
     found.append(Cell("memory", "Memory", _memory, only=("rnet", "slirp4netns", "pasta")))
     found.append(Cell("start", "Start", _start, only=("rnet", "slirp4netns", "pasta")))
     for link, address in (("20ms", FAR["slow"][1]), ("20ms-1%loss", FAR["lossy"][1])):
@@ -217,6 +228,24 @@ def _stream(direction, mtu, streams):
         return _stream_metrics(*bench.load(guest.inside(argv), guest))
 
     return sample
+
+
+def _between(direction, streams):
+    def sample(bench):
+        server, client, address = bench.pair()
+        bench.serve_guest(server)
+        argv = [bench.space.load, "stream", f"{address}:{tools.PORT}", COUNTS, direction, str(streams),
+                str(bench.seconds)]
+        return _stream_metrics(*bench.load(client.inside(argv), client))
+
+    return sample
+
+
+def _between_round_trip(bench):
+    server, client, address = bench.pair()
+    bench.serve_guest(server)
+    argv = [bench.space.load, "rr", f"{address}:{tools.PORT}", "tcp", str(bench.seconds)]
+    return _latency_metrics(*bench.load(client.inside(argv), client))
 
 
 def _from(bench, guest, client):

@@ -85,12 +85,16 @@ class Space:
         """A command on the remote machine."""
         return ["nsenter", "-t", str(self.remote_pid), "-n"] + argv
 
+    @staticmethod
+    def environment():
+        """What programs are started with."""
+        return {"PATH": os.environ["PATH"], "HOME": f"{ROOM}/run", "XDG_RUNTIME_DIR": f"{ROOM}/run"}
+
     def start(self, argv, **more):
         """Starts a process that lives until `stop`, or the end of the space."""
         settings = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         settings.update(more)
-        environment = {"PATH": os.environ["PATH"], "HOME": f"{ROOM}/run", "XDG_RUNTIME_DIR": f"{ROOM}/run"}
-        process = subprocess.Popen(argv, env=environment, **settings)
+        process = subprocess.Popen(argv, env=self.environment(), **settings)
         self._running.append(process)
         return process
 

@@ -18,6 +18,8 @@ from .space import FAR, NEAR, ROOM, VETH_GUEST, VETH_HOST, run, until
 
 # The published port: the same number on the host and in the guest.
 PORT = 5002
+# The two guests of a network, in the first that rnet takes.
+PAIR = ("10.89.0.10", "10.89.0.11")
 API_SOCKET = f"{ROOM}/run/slirp4netns.sock"
 
 
@@ -79,6 +81,22 @@ class Rnet:
 
     def start(self, space, mtu):
         return _start_parent(space, self._argv(space, mtu, ["park"]))
+
+    def pair(self, space, mtu):
+        """Two containers of a network with a name. The helper is the gateway that they share."""
+        rnet = space.paths["rnet"]
+        create = space.as_user([rnet, "network", "create", "pair", "--mtu", str(mtu)])
+        # It may be there from the sample before.
+        subprocess.run(create, env=space.environment(), capture_output=True)
+
+        def start(name, ip):
+            argv = [rnet, "run", "-q", "--rm", "--net", "pair", "--name", name, "--ip", ip, f"{ROOM}/rootfs", "/load", "park"]
+            return _start_parent(space, space.as_user(argv))
+
+        server, client = start("server", PAIR[0]), start("client", PAIR[1])
+        gateway = until(lambda: _process_of([b"rnet", b"network", b"serve", b"pair"]), "the gateway")
+        server.helper = client.helper = gateway
+        return server, client, PAIR[0]
 
     def ready(self, space):
         return _time_to_line(space, self._argv(space, 65520, ["mark"]))
@@ -190,6 +208,27 @@ class Veth:
         return guest
 
 
+    def pair(self, space, mtu):
+        """Two guests at a bridge."""
+        subprocess.run(["ip", "link", "delete", "pair"], capture_output=True)
+        run(f"ip link add pair mtu {mtu} type bridge")
+        run("ip link set pair up")
+
+        def start(number):
+            process = space.start(["unshare", "--net", space.load, "park"])
+            pid = process.pid
+            until(lambda: _program(pid) == "load", "the guest")
+            subprocess.run(["ip", "link", "delete", f"pair{number}"], capture_output=True)
+            run(f"ip link add pair{number} mtu {mtu} type veth peer name guest1 mtu {mtu} netns {pid}")
+            run(f"ip link set pair{number} master pair up")
+            run("ip link set lo up", pid)
+            run(f"ip address add {PAIR[number]}/24 dev guest1", pid)
+            run("ip link set guest1 up", pid)
+            return Guest(space, [process], pid=pid, owner=False)
+
+        return start(0), start(1), PAIR[0]
+
+
 class Host:
     """No guest at all: the same programs on the host itself."""
 
@@ -210,27 +249,37 @@ def _program(pid):
         return ""
 
 
-def parked():
-    """The process id of the parked load generator, None if there is none."""
+def _processes(is_meant):
+    """The ids of processes whose words of command are meant."""
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         try:
             with open(path, "rb") as file:
                 words = file.read().split(b"\0")
         except OSError:
             continue
-        if words[0].endswith(b"/load") and words[1:2] == [b"park"]:
-            return int(path.split("/")[2])
-    return None
+        if is_meant(words):
+            yield int(path.split("/")[2])
+
+
+def _process_of(argv):
+    """The id of the process with these words, None if there is none."""
+    return next(_processes(lambda words: words[:-1] == argv), None)
+
+
+def parked():
+    """The process ids of parked load generators."""
+    return set(_processes(lambda words: words[0].endswith(b"/load") and words[1:2] == [b"park"]))
 
 
 def _start_parent(space, argv):
     """A tool that starts the guest's process itself."""
+    there = parked()
     helper = space.start(argv, stderr=subprocess.PIPE)
 
     def came():
         if helper.poll() is not None:
             raise Failure(f"did not start: {complaint(helper)}")
-        return parked()
+        return next(iter(parked() - there), None)
 
     try:
         pid = until(came, "the guest")

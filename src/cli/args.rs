@@ -11,6 +11,7 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 use super::allowance::AllowanceArgs;
 use super::confinement::ConfinementArgs;
 use super::containers::ContainersArgs;
+use super::copy::{self, CopyArgs};
 use super::exec::{self, ExecArgs};
 use super::identity::IdentityArgs;
 use super::image::{ImageArgs, ImageVerb};
@@ -45,6 +46,9 @@ pub(super) enum CommandArgs {
         after_help = exec::EXAMPLES
     )]
     Exec(Box<ExecArgs>),
+    /// Copy files into a container that runs, or out of it.
+    #[command(after_help = copy::EXAMPLES)]
+    Cp(CopyArgs),
     /// Give an existing network namespace a network.
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(Box<AttachArgs>),

@@ -8,6 +8,7 @@ mod allowance;
 mod args;
 mod confinement;
 mod containers;
+mod copy;
 mod docker;
 mod exec;
 mod getopt;
@@ -38,8 +39,8 @@ use ipnet::IpNet;
 pub use self::manual::{Manual, completions, pages};
 pub use self::options::{Options, named};
 use crate::config::{
-    Attach, CacheCall, Config, ContainersCall, Exec, HookCall, LayersCall, LogLevel, NetworkCommand, Publish,
-    Slirp4netns,
+    Attach, CacheCall, Config, ContainersCall, Copy, Exec, HookCall, LayersCall, LogLevel, NetworkCommand,
+    Publish, Slirp4netns,
 };
 use crate::error::exit;
 use args::{CommandArgs, RnetArgs};
@@ -85,6 +86,8 @@ pub enum Command {
     Containers(ContainersCall),
     /// `rnet layer`: named layers.
     Layers(LayersCall),
+    /// `rnet cp`: copy files into a container or out of it.
+    Copy(Copy),
     /// `rnet oci-hook`: what an OCI runtime asks for.
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
@@ -224,6 +227,9 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
     match RnetArgs::try_parse_from(args).map_err(explained)?.command {
         CommandArgs::Run(run) => {
             settle::run(*run, surroundings).map(Command::Run).map_err(|cause| mistake("run", &cause))
+        }
+        CommandArgs::Cp(copy) => {
+            copy::settle(copy, surroundings).map(Command::Copy).map_err(|cause| mistake("cp", &cause))
         }
         CommandArgs::Exec(exec) => exec::settle(*exec, surroundings)
             .map(Box::new)

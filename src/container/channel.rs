@@ -59,6 +59,11 @@ impl Channel {
         self.0.try_clone().map(Self)
     }
 
+    /// What carries it, for those who have agreed on something else.
+    pub(super) fn stream(&self) -> &UnixStream {
+        &self.0
+    }
+
     /// Lets the child go on.
     pub(super) fn release(&self) -> io::Result<()> {
         (&self.0).write_all(&[0])

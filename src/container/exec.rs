@@ -24,6 +24,7 @@ use super::terminal::{self, Terminal};
 use super::{Running, identity, join, take_signals};
 use crate::config::{self, Identity, Mapping, Privileges, User};
 use crate::error::{Context, Error, Result, exit};
+use crate::sys::process::Child;
 use crate::sys::{namespace, process};
 
 /// Kinds of namespaces by their names in /proc/PID/ns. A child of who enters has them all.
@@ -37,13 +38,20 @@ const KINDS: [(&str, CloneFlags); 7] = [
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
 ];
 
-/// A command, and the container that it belongs in.
+/// A container that runs, by its first process.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry<'a> {
-    /// The container's first process, as the host numbers it.
+pub struct Inside<'a> {
+    /// As the host numbers it.
     pub pid: i32,
     /// A descriptor of it.
     pub process: BorrowedFd<'a>,
+}
+
+/// A command, and the container that it belongs in.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The container.
+    pub inside: Inside<'a>,
     /// The command and its arguments.
     pub command: &'a [OsString],
     /// Its whole environment; HOME is added if it is missing.
@@ -64,17 +72,12 @@ pub struct Entry<'a> {
 /// before.
 pub fn enter(entry: &Entry<'_>) -> Result<Running> {
     let restriction = restrict::prepare(entry.privileges)?;
-    let cgroup = cgroup::of_process(entry.pid);
+    let cgroup = cgroup::of_process(entry.inside.pid);
     let entry = &Entry { processes: entry.processes.filter(|_| cgroup.is_none()), ..*entry };
-    let kinds = kinds(entry.pid)?;
     let caller = Terminal::capture();
     let (signals, mask) = take_signals()?;
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
-    let inside = || {
-        setns(entry.process, kinds).map_err(|errno| refused(entry.pid, errno)).map(|()| CloneFlags::empty())
-    };
-    let child = join::spawn_through(inside, theirs, |channel| main(channel, entry, &restriction, &mask));
-    let child = child.map_err(|error| if join::has_ended(&entry.process) { gone() } else { error })?;
+    let child = spawn(entry.inside, theirs, |channel| main(channel, entry, &restriction, &mask))?;
     if let Some(cgroup) = cgroup
         && let Err(error) = cgroup::move_to(&cgroup, child.pid)
     {
@@ -84,6 +87,16 @@ pub fn enter(entry: &Entry<'_>) -> Result<Running> {
     running.release()?;
     running.await_ready(false, entry.terminal)?;
     Ok(running)
+}
+
+/// Forks a child into all namespaces of a container.
+pub(super) fn spawn(inside: Inside<'_>, kept: Channel, child: impl FnOnce(Channel) -> u8) -> Result<Child> {
+    let kinds = kinds(inside.pid)?;
+    let enter = || {
+        setns(inside.process, kinds).map_err(|errno| refused(inside.pid, errno)).map(|()| CloneFlags::empty())
+    };
+    let child = join::spawn_through(enter, kept, child);
+    child.map_err(|error| if join::has_ended(&inside.process) { gone() } else { error })
 }
 
 /// The kinds of namespaces that the process `pid` does not share with this one.

@@ -2,8 +2,9 @@
 //!
 //! Refused are names and hard links that leave the root, devices, kinds of entries that are not known, more than
 //! [`MAX_ENTRIES`] entries and more than [`MAX_BYTES`]. Leaving them out would give a tree that is not the one in the
-//! archive. Kept are modes with their set-id bits, times, holes, hard links and `user.` attributes; Owners other than root are told, as the
-//! caller cannot give anything away. Not kept are other attributes, and `user.overlay.` ones, which would steer the overlay that the tree becomes a part of.
+//! archive. Kept are modes with their set-id bits, times, holes, hard links and `user.` attributes. Owners other than root
+//! are told, as the caller cannot give anything away. Not kept are other attributes, and `user.overlay.` ones, which
+//! would steer the overlay that the tree becomes a part of.
 
 use std::borrow::Cow;
 use std::fs::File;

@@ -26,6 +26,8 @@ const TYPE_ANY: u16 = 255;
 const CLASS_IN: u16 = 1;
 /// "No such name" (RFC 1035 section 4.1.1).
 const NAME_ERROR: u8 = 3;
+/// What is no question about a name is nobody's business outside of an internal network.
+const REFUSED: u8 = 5;
 /// Bits of the header's third and fourth octets.
 const RESPONSE: u8 = 0x80;
 const OPCODE: u8 = 0x78;
@@ -105,7 +107,9 @@ impl Names {
         addresses: impl Fn(PortId) -> Addresses,
     ) -> Option<Vec<u8>> {
         let domain = network.domain.as_deref()?;
-        let question = Question::parse(query, question_end)?;
+        let Some(question) = Question::parse(query, question_end) else {
+            return network.internal.then(|| response(query, question_end, REFUSED, &[]));
+        };
         let known = match question.reversed() {
             Some(address) if policy::is_local(network, address) => {
                 self.name_at(&question, address, domain, &addresses)
@@ -278,6 +282,12 @@ mod tests {
         network.internal = true;
         let asked = ask_in(&network, &names(), "example.org", TYPE_A);
         assert_eq!(asked, Some((NAME_ERROR, Vec::new())));
+        let mut update = query("example.org", TYPE_A);
+        update[2] |= 5 << 3;
+        let refused = names().answer(&update, update.len(), &network, addresses).expect("an answer");
+        assert_eq!(refused[3] & 0xf, REFUSED);
+        let empty = [0; HEADER_BYTES];
+        assert!(names().answer(&empty, HEADER_BYTES, &network, addresses).is_some());
     }
 
     #[test]

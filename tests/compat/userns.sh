@@ -131,9 +131,9 @@ play_apt_and_dpkg_work_in_a_debian() {
     package board
     { cat build/scores/DEBIAN/control && printf '%s\n' Filename:\ ./scores.deb "Size: $(stat -c %s packages/scores.deb)" \
         "SHA256: $(sha256sum <packages/scores.deb | cut -d ' ' -f 1)"; } >packages/Packages
-    run_in --userns=auto --overlay=layer -v ./packages:/packages:ro tree sh -euc '
+    run_in --userns=auto --overlay=./layer -v ./packages:/packages:ro tree sh -euc '
         apt-get update && apt-get install -y scores && dpkg -i /packages/board.deb' >said 2>&1 || fail "$(<said)"
-    is "$(run_in --userns=auto --overlay=layer tree stat -c '%u:%g %a' /var/games/scores /var/games/board)" "5:60 2755
+    is "$(run_in --userns=auto --overlay=./layer tree stat -c '%u:%g %a' /var/games/scores /var/games/board)" "5:60 2755
 5:60 2755"
     is "$(stat -c %u layer/upper/var/games/board)" 3000004
     # What belongs to others is removed by whoever has their ids.

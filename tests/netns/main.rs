@@ -16,6 +16,7 @@ mod stream;
 
 mod attach;
 mod bulk;
+mod copy;
 mod crash;
 mod datagram;
 mod dns;

@@ -119,6 +119,8 @@ fn open(core: &mut Core, packet: &FromGuest<'_>, key: FlowKey, guest: SocketAddr
     let ethernet = core.ethernet(packet.port, packet.mac);
     let (target, dns_attempt) = match policy::route(core.network_of(packet.port), remote) {
         Verdict::Connect(target) => (target, None),
+        // The servers are outside; over UDP the forwarder itself says what there is to say.
+        Verdict::Dns if core.network.internal => return deny(core, packet),
         Verdict::Dns => {
             core.outbox.op(HostOp::RefreshResolvers);
             match dns::server(core, 0) {

@@ -197,6 +197,17 @@ fn a_host_that_never_connects_is_given_up() {
 }
 
 #[test]
+fn an_internal_network_asks_no_server_and_goes_nowhere() {
+    let mut bench = Bench::of(Network { internal: true, ..fixture::network() }, Offload::None);
+    bench.gateway.set_resolvers(&[at("192.0.2.1:53").ip()]);
+    for to in ["10.0.2.3:53", "198.51.100.7:80", "192.0.2.1:53"] {
+        bench.guest_to(at(GUEST), at(to), TcpControl::Syn, 1000, None);
+        assert_eq!(bench.segment().control, TcpControl::Rst, "{to}");
+    }
+    assert!(bench.ops().is_empty());
+}
+
+#[test]
 fn a_dns_server_that_never_accepts_is_passed_over() {
     let mut bench = Bench::new();
     bench.gateway.set_resolvers(&[at("192.0.2.1:53").ip(), at("192.0.2.2:53").ip()]);
