@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, futimens, mkdirat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
@@ -86,7 +86,7 @@ fn top(destination: &Path, item: Item) -> Result<(Open, Item)> {
         Item::Directory(_, looks) => Item::Directory(name, looks),
         Item::Contents => Item::Directory(name, Looks { mode: 0o755, ..Looks::default() }),
         Item::File(_, looks) => Item::File(name, looks),
-        Item::Link(_, target) => Item::Link(name, target),
+        Item::Link(_, looks, target) => Item::Link(name, looks, target),
         other => other,
     };
     Ok((parent, renamed))
@@ -118,7 +118,7 @@ impl<R: std::io::Read> Placing<R> {
             match item {
                 Item::Directory(name, looks) => self.directory(&name, looks)?,
                 Item::File(name, looks) => self.file(&name, looks)?,
-                Item::Link(name, target) => self.link(&name, &target)?,
+                Item::Link(name, looks, target) => self.link(&name, looks, &target)?,
                 Item::Leave => self.leave()?,
                 Item::End => return Ok(()),
                 Item::Contents => {
@@ -175,10 +175,13 @@ impl<R: std::io::Read> Placing<R> {
         self.finish(&file, looks).context("cannot finish", path.display())
     }
 
-    fn link(&self, name: &OsStr, target: &OsString) -> Result<()> {
+    fn link(&self, name: &OsStr, looks: Looks, target: &OsString) -> Result<()> {
         let (parent, path) = self.place(name)?;
         replace(parent, name, || symlinkat(target.as_os_str(), parent, name))
-            .context("cannot link", path.display())
+            .context("cannot link", path.display())?;
+        let modified = TimeSpec::new(looks.seconds, looks.nanoseconds.into());
+        utimensat(parent, name, &TimeSpec::UTIME_OMIT, &modified, UtimensatFlags::NoFollowSymlink)
+            .context("cannot finish", path.display())
     }
 
     fn finish(&self, made: &impl AsFd, looks: Looks) -> nix::Result<()> {

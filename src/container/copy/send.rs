@@ -74,7 +74,10 @@ impl<W: Write> Walk<W> {
                 let file = open(AT_FDCWD, source.as_os_str(), OFlag::empty());
                 self.file(file.context("cannot open", source.display())?, name, source)
             }
-            SFlag::S_IFLNK => self.link(AT_FDCWD, source.as_os_str(), name, source),
+            SFlag::S_IFLNK => {
+                let target = readlinkat(AT_FDCWD, source).context("cannot read link", source.display())?;
+                self.say(&Item::Link(name.to_owned(), looks(&found), target))
+            }
             _ => Err(Error::new(
                 "cannot copy",
                 source.display(),
@@ -117,7 +120,10 @@ impl<W: Write> Walk<W> {
                 let file = open(parent, name, OFlag::O_NOFOLLOW).context("cannot open", path.display())?;
                 self.file(file, name, path)
             }
-            SFlag::S_IFLNK => self.link(parent, name, name, path),
+            SFlag::S_IFLNK => {
+                let target = readlinkat(parent, name).context("cannot read link", path.display())?;
+                self.say(&Item::Link(name.to_owned(), looks(&found), target))
+            }
             _ => {
                 self.left_out += 1;
                 Ok(())
@@ -144,11 +150,6 @@ impl<W: Write> Walk<W> {
                 return Ok(());
             }
         }
-    }
-
-    fn link(&mut self, parent: impl std::os::fd::AsFd, at: &OsStr, name: &OsStr, path: &Path) -> Result<()> {
-        let target = readlinkat(parent, at).context("cannot read link", path.display())?;
-        self.say(&Item::Link(name.to_owned(), target))
     }
 
     fn say(&mut self, item: &Item) -> Result<()> {

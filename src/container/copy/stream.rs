@@ -48,7 +48,7 @@ pub(super) enum Item {
     /// A file, whose chunks follow.
     File(OsString, Looks),
     /// A symbolic link, and its target.
-    Link(OsString, OsString),
+    Link(OsString, Looks, OsString),
     End,
 }
 
@@ -68,10 +68,10 @@ pub(super) enum Heard {
 impl<W: Write> Sender<W> {
     pub(super) fn item(&mut self, item: &Item) -> io::Result<()> {
         match item {
-            Item::Directory(name, looks) => self.named(DIRECTORY, name, Some(*looks)),
-            Item::File(name, looks) => self.named(FILE, name, Some(*looks)),
-            Item::Link(name, target) => {
-                self.named(LINK, name, None)?;
+            Item::Directory(name, looks) => self.named(DIRECTORY, name, *looks),
+            Item::File(name, looks) => self.named(FILE, name, *looks),
+            Item::Link(name, looks, target) => {
+                self.named(LINK, name, *looks)?;
                 self.text(target.as_bytes())
             }
             Item::Contents => self.0.write_all(&[CONTENTS]),
@@ -97,10 +97,9 @@ impl<W: Write> Sender<W> {
         self.0.flush()
     }
 
-    fn named(&mut self, kind: u8, name: &OsStr, looks: Option<Looks>) -> io::Result<()> {
+    fn named(&mut self, kind: u8, name: &OsStr, looks: Looks) -> io::Result<()> {
         self.0.write_all(&[kind])?;
         self.text(name.as_bytes())?;
-        let Some(looks) = looks else { return Ok(()) };
         self.0.write_all(&looks.mode.to_le_bytes())?;
         self.0.write_all(&looks.seconds.to_le_bytes())?;
         self.0.write_all(&looks.nanoseconds.to_le_bytes())
@@ -119,7 +118,7 @@ impl<R: Read> Source<R> {
         Ok(Heard::Item(match kind {
             DIRECTORY => Item::Directory(self.name()?, self.looks()?),
             FILE => Item::File(self.name()?, self.looks()?),
-            LINK => Item::Link(self.name()?, OsString::from_vec(self.text(MAX_NAME_BYTES)?)),
+            LINK => Item::Link(self.name()?, self.looks()?, OsString::from_vec(self.text(MAX_NAME_BYTES)?)),
             CONTENTS => Item::Contents,
             LEAVE => Item::Leave,
             END => Item::End,
@@ -187,7 +186,7 @@ mod tests {
         let items = [
             Item::Contents,
             Item::Directory("d".into(), looks),
-            Item::Link("l".into(), "../../etc".into()),
+            Item::Link("l".into(), looks, "../../etc".into()),
             Item::Leave,
             Item::End,
         ];
