@@ -16,6 +16,7 @@
 //! - [`etc`]: the formats of `/etc`, read from the host and written for the guest.
 //! - `disk`: directories of rnet's own on the disk.
 //! - [`log`]: log lines on standard error.
+//! - [`manual`]: completions and manual pages, from the description of the command line.
 //! - [`config`], [`error`]: plain values that the others share.
 //!
 //! Dependencies point one way: `main -> cli -> {config, etc}`, `main -> run -> container -> sys`,
@@ -38,6 +39,7 @@ pub mod image;
 pub mod io;
 pub mod layers;
 pub mod log;
+pub mod manual;
 pub mod net;
 pub mod network;
 pub mod oci_hook;

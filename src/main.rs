@@ -12,8 +12,8 @@ use rnet::error::{Context, Error, Result};
 use rnet::serve::Serving;
 use rnet::sys::{memory, netlink, program};
 use rnet::{
-    attach, cni, container, containers, cp, exec, hello, image, layers, log, network, oci_hook, pasta, pesto,
-    port, run,
+    attach, cni, container, containers, cp, exec, hello, image, layers, log, manual, network, oci_hook,
+    pasta, pesto, port, run,
 };
 
 fn main() -> ExitCode {
@@ -70,6 +70,7 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Layers(call) => layers::carry_out(&call),
         Command::OciHook(call) => oci_hook::hook(&call, surroundings, seed),
         Command::Cni => cni::cni(surroundings, seed),
+        Command::Manual(wanted) => manual::manual(&wanted),
         Command::Hello(request) => hello::hello(*prepare(request.config.log, request), seed),
         Command::HelloGuest(outside) => hello::guest(outside),
     }

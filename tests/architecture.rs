@@ -21,7 +21,11 @@ const PARTS: &[Part] = &[
     Part { at: "src/etc.rs", parts: &["config"], crates: &[] },
     Part { at: "src/etc", parts: &["config"], crates: &[] },
     Part { at: "src/log.rs", parts: &["config"], crates: &["tracing", "tracing_subscriber"] },
-    Part { at: "src/cli", parts: &["cli", "config", "error", "etc"], crates: &["clap", "ipnet"] },
+    Part {
+        at: "src/cli",
+        parts: &["cli", "config", "error", "etc"],
+        crates: &["clap", "clap_complete", "clap_mangen", "ipnet"],
+    },
     Part {
         at: "src/net",
         parts: &["config", "net"],

@@ -92,6 +92,21 @@ pub(super) enum CommandArgs {
     /// Be a CNI plugin: the call is in the environment and on standard input. The same by the name rnet-cni.
     #[command(after_help = CNI_NOTES)]
     Cni,
+    /// Print a script that completes rnet's command line in a shell.
+    #[command(
+        after_help = "Example:\n  rnet completions bash >~/.local/share/bash-completion/completions/rnet"
+    )]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print rnet's manual page, or write the pages of all commands into a directory.
+    #[command(after_help = "Example:\n  rnet man ~/.local/share/man/man1 && man rnet-run")]
+    Man {
+        /// The directory; made if it is missing.
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
     #[command(flatten)]
     Containers(ContainersArgs),
     /// List and remove layers in which `rnet run --overlay=NAME` keeps writes.

@@ -16,6 +16,7 @@ mod identity;
 mod image;
 mod layers;
 mod life;
+mod manual;
 mod mounts;
 mod network;
 mod options;
@@ -35,6 +36,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 
+pub use self::manual::{Manual, completions, pages};
 pub use self::options::{Options, named};
 use crate::config::{
     Attach, CacheCall, Config, ContainersCall, Copy, Exec, HookCall, LayersCall, LogLevel, NetworkCommand,
@@ -90,6 +92,8 @@ pub enum Command {
     OciHook(HookCall),
     /// `rnet cni`: what a CNI runtime asks for.
     Cni,
+    /// `rnet completions`, `rnet man`: the command line in other shapes.
+    Manual(Manual),
     /// `rnet hello`: show that rnet works here. The container is one with an empty root, no volumes, no
     /// published ports and the command `/rnet`; the show itself fills in the rest.
     Hello(Request),
@@ -251,6 +255,8 @@ pub fn parse(args: impl Iterator<Item = OsString>, surroundings: &Surroundings) 
         }
         CommandArgs::OciHook { stage, prefix } => Ok(Command::OciHook(HookCall { stage, prefix })),
         CommandArgs::Cni => Ok(Command::Cni),
+        CommandArgs::Completions { shell } => Ok(Command::Manual(Manual::Completions(shell))),
+        CommandArgs::Man { directory } => Ok(Command::Manual(Manual::Pages(directory))),
         CommandArgs::HelloGuest { outside } => Ok(Command::HelloGuest(outside)),
     }
 }

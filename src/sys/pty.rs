@@ -8,6 +8,10 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::pty::{Winsize, posix_openpt, unlockpt};
+use nix::sys::stat::{SFlag, fstat, makedev};
+
+/// Numbers of the device from which masters come (Documentation/admin-guide/devices.txt).
+const PTMX: (u64, u64) = (5, 2);
 
 mod ioctl {
     nix::ioctl_read_bad!(get_size, libc::TIOCGWINSZ, libc::winsize);
@@ -23,8 +27,14 @@ pub(crate) fn open() -> nix::Result<OwnedFd> {
     Ok(master.into())
 }
 
-/// The other end of `master`, whatever is mounted where its name would lead (Linux 4.13).
+/// The other end of `master`, whatever is mounted where its name would lead (Linux 4.13). ENOTTY if it is no master: it
+/// may have been opened where others decide what /dev/ptmx is.
 pub(crate) fn slave(master: &impl AsFd) -> nix::Result<OwnedFd> {
+    let found = fstat(master)?;
+    let is_device = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR;
+    if !is_device || found.st_rdev != makedev(PTMX.0, PTMX.1) {
+        return Err(Errno::ENOTTY);
+    }
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     // SAFETY: takes no pointers; the fd is open.
     let fd = unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTPEER, flags.bits()) };
@@ -51,4 +61,23 @@ pub(crate) fn size(terminal: &impl AsFd) -> nix::Result<Winsize> {
 pub(crate) fn set_size(terminal: &impl AsFd, size: &Winsize) -> nix::Result<()> {
     // SAFETY: the fd is open, and the kernel reads one winsize behind the pointer.
     unsafe { ioctl::set_size(terminal.as_fd().as_raw_fd(), size) }.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn a_master_leads_to_its_slave_and_nothing_else_does() {
+        let master = open().expect("a terminal to spare");
+        let size = Winsize { ws_row: 7, ws_col: 9, ws_xpixel: 0, ws_ypixel: 0 };
+        set_size(&master, &size).expect("a terminal");
+        let other = slave(&master).expect("its other end");
+        assert_eq!(super::size(&other).map(|size| (size.ws_row, size.ws_col)), Ok((7, 9)));
+        for path in ["/dev/null", "/proc/self/status"] {
+            assert_eq!(slave(&File::open(path).expect("readable")).err(), Some(Errno::ENOTTY), "{path}");
+        }
+        assert_eq!(slave(&other).err(), Some(Errno::ENOTTY));
+    }
 }

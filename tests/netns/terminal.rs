@@ -31,6 +31,7 @@ over_any_link![
     output_of_an_own_terminal_is_complete,
     own_terminal_can_be_typed_into_by_a_pipe,
     own_terminal_hangs_up_when_nobody_reads,
+    own_terminal_in_the_background_is_in_the_log,
 ];
 
 /// Options of `rnet run` for a command on the caller's terminal, and on one of its own.
@@ -217,6 +218,16 @@ fn own_terminal_hangs_up_when_nobody_reads(host: &Host) {
     let line = format!("{{ {run}; echo ended with $? >&2; }} | head -n 1");
     let outcome = host.start_as_user(&["/bin/sh", "-c", &line]).wait();
     assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("y\r\n", "ended with 129\n"));
+}
+
+fn own_terminal_in_the_background_is_in_the_log(host: &Host) {
+    let line = "tty; echo to stderr >&2; seq 3000";
+    host.run(&["-dt", "--name", "box"], Root::Busybox, &["sh", "-c", line]).success();
+    assert_eq!(host.start_rnet(&["wait", "box"]).wait().success(), "0\n");
+    let numbers: String = (1..=3000).map(|number| format!("{number}\r\n")).collect();
+    let log = host.start_rnet(&["logs", "box"]).wait().success();
+    assert_eq!(log, format!("/dev/pts/0\r\nto stderr\r\n{numbers}"));
+    host.start_rnet(&["rm", "box"]).wait().success();
 }
 
 /// A terminal of 33 lines and 101 columns with rnet on it.
