@@ -221,8 +221,11 @@ impl Container {
     pub fn first_process(&self) -> Result<OwnedFd> {
         let gone = || Error::new("cannot enter the container", &self.record.name, "it is not running");
         match self.record.state.status {
-            Status::Running | Status::Paused => self.record.rnet.first.open().ok_or_else(gone),
-            Status::Created | Status::Restarting | Status::Exited => Err(gone()),
+            // One that has been made has its namespaces, and its command may have started by now.
+            Status::Created | Status::Running | Status::Paused => {
+                self.record.rnet.first.open().ok_or_else(gone)
+            }
+            Status::Restarting | Status::Exited => Err(gone()),
         }
     }
 

@@ -35,7 +35,6 @@ fn a_further_command_has_what_the_first_has(host: &Host) {
         let options = [&["--rm", "--name", "box"], options].concat();
         let mut guest = host.start(&options, Root::Busybox, &["sh", "-c", &line]);
         guest.wait_for_output("\nup\n");
-        wait_until_entered(host, "box");
         let first = guest.stdout().replace("\nup\n", "\n");
         let further = exec(host, &["box", "sh", "-c", FACTS]).success();
         assert_eq!(further, first, "{options:?}");
@@ -101,7 +100,6 @@ fn networks_of_every_kind_are_entered(host: &Host) {
         let options = ["--rm", "--name", "other", "--net", mode];
         let mut other = host.start(&options, Root::Busybox, &["sh", "-c", "echo up; cat"]);
         other.wait_for_output("up");
-        wait_until_entered(host, "other");
         assert!(interfaces("other").starts_with(seen), "{mode}: {}", interfaces("other"));
         assert_eq!(other.wait().code(), 0);
     }
@@ -191,13 +189,7 @@ fn container(host: &Host, options: &[&str]) -> Process {
     let options = [&["--rm", "--name", "box"], options].concat();
     let mut guest = host.start(&options, Root::Busybox, &["sh", "-c", "echo up; cat"]);
     guest.wait_for_output("up");
-    wait_until_entered(host, "box");
     guest
-}
-
-/// A command may say something before it is on record that it runs.
-fn wait_until_entered(host: &Host, name: &str) {
-    wait_for("a container on record", || exec(host, &[name, "true"]).status.success().then_some(()));
 }
 
 fn start(host: &Host, words: &[&str]) -> Process {
