@@ -9,10 +9,12 @@ use crate::container::{self, Entry, Foreground, Inside};
 use crate::error::{Error, Result};
 use crate::state::{self, Container, Record};
 
-/// Runs the command of `call`; its exit status by docker's convention, or 0 once one of the background has started.
-pub fn exec(call: &Exec) -> Result<u8> {
+/// Runs the command of `call`; its exit status by docker's convention, or 0 once one of the background has started. When this
+/// process is where it stays, it does `settle_down`.
+pub fn exec(call: &Exec, settle_down: impl FnOnce() -> Result<()>) -> Result<u8> {
     let container = state::find(&call.container)?;
     container::enter_scope_beside(container.record.state.pid)?;
+    settle_down()?;
     if call.detach {
         return container::detach(|foreground| run(call, &container, Some(foreground))).map(|()| 0);
     }

@@ -58,11 +58,11 @@ fn execute(command: Command, surroundings: &Surroundings) -> Result<u8> {
         Command::Network(command) => network::network(&command, surroundings, seed),
         Command::Exec(call) => {
             log::init(QUIET);
-            leave_file().and_then(|()| exec::exec(&call))
+            exec::exec(&call, leave_file)
         }
         Command::Copy(call) => {
             log::init(QUIET);
-            cp::cp(&call)
+            leave_file().and_then(|()| cp::cp(&call))
         }
         Command::Ask(question) => port::ask(&question),
         Command::Image(call) => image::keep(&call),

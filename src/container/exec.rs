@@ -2,7 +2,7 @@
 //!
 //! A child of rnet enters all of the container's namespaces at once (setns(2) with a pidfd), and forks there what becomes
 //! the command; that is rnet's own child, too, and dies with it as with the container. Until it executes the command the
-//! container sees it in /proc, but cannot look into it: who enters a user namespace is not dumpable (prctl(2)).
+//! container sees it in /proc, but cannot look into it: it is not dumpable (prctl(2)).
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,6 +12,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::chdir;
@@ -93,7 +94,9 @@ pub fn enter(entry: &Entry<'_>) -> Result<Running> {
 pub(super) fn spawn(inside: Inside<'_>, kept: Channel, child: impl FnOnce(Channel) -> u8) -> Result<Child> {
     let kinds = kinds(inside.pid)?;
     let enter = || {
-        setns(inside.process, kinds).map_err(|errno| refused(inside.pid, errno)).map(|()| CloneFlags::empty())
+        setns(inside.process, kinds).map_err(|errno| refused(inside.pid, errno))?;
+        set_dumpable(false).context("cannot hide", "what enters the container")?;
+        Ok(CloneFlags::empty())
     };
     let child = join::spawn_through(enter, kept, child);
     child.map_err(|error| if join::has_ended(&inside.process) { gone() } else { error })

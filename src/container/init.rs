@@ -3,7 +3,7 @@
 //! It forwards signals, reaps orphans and ends with the command, which ends everything else in the namespace.
 
 use nix::errno::Errno;
-use nix::sys::prctl::set_name;
+use nix::sys::prctl::{set_dumpable, set_name};
 use nix::sys::signal::{SigmaskHow, pthread_sigmask};
 use nix::sys::signalfd::SignalFd;
 
@@ -13,10 +13,12 @@ use crate::error::exit;
 use crate::sys::process::{self, Child};
 use crate::sys::signal;
 
-/// Runs until `command` ends, with no more than it; its exit status.
+/// Runs until `command` ends; its exit status. It is a part of rnet still, which the command must not look into, while
+/// further commands of the caller have to find its namespaces, whoever its user is.
 pub(super) fn main(command: &Child, restriction: &Restriction) -> u8 {
     let _ = set_name(c"rnet-init");
-    if restriction.give_up().is_err() {
+    process::erase_environment();
+    if restriction.stand_beside().is_err() || set_dumpable(true).is_err() {
         // The command has met the same, and said so.
         let _ = command.reap();
         return exit::RNET_FAILED;

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -33,7 +34,10 @@ pub fn signal_others(process: &impl AsFd, paused: bool) -> Result<()> {
     let (ours, theirs) = Channel::pair().context("cannot create", "socket pair")?;
     let enter = || {
         let kinds = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
-        setns(process, kinds).context("cannot enter", "the container").map(|()| CloneFlags::empty())
+        setns(process, kinds).context("cannot enter", "the container")?;
+        // The sender is seen inside, and has the host's root.
+        set_dumpable(false).context("cannot hide", WHAT)?;
+        Ok(CloneFlags::empty())
     };
     let send = |_| match kill(Pid::from_raw(-1), signal) {
         // There are no others.

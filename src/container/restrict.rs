@@ -104,14 +104,9 @@ impl Restriction {
         self.limits.iter().try_for_each(limit)?;
         // After no_new_privs many policies allow no transition.
         self.labels.iter().try_for_each(Label::apply)?;
-        self.give_up()
-    }
-
-    /// [`Self::apply`] without limits and labels: for what stays beside the command, such as its init.
-    pub(crate) fn give_up(&self) -> Result<()> {
         const CAPABILITIES: &str = "capabilities";
         if self.no_new_privileges {
-            set_no_new_privs().context("cannot set", "no_new_privs")?;
+            forbid_new_privileges()?;
         }
         let kept = self.capabilities.bits();
         privilege::bound_capabilities(kept).context("cannot give up", CAPABILITIES)?;
@@ -126,6 +121,15 @@ impl Restriction {
         Ok(())
     }
 
+    /// For what stays beside the command, such as its init, and has seen what the command shall not: it does no more than the
+    /// command could, but keeps its capabilities, unused, so that the command cannot look into it.
+    pub(crate) fn stand_beside(&self) -> Result<()> {
+        forbid_new_privileges()?;
+        privilege::bound_capabilities(self.capabilities.bits()).context("cannot give up", "capabilities")?;
+        privilege::rest_capabilities().context("cannot put down", "capabilities")?;
+        self.filter_calls()
+    }
+
     fn filter_calls(&self) -> Result<()> {
         let installed = self.filter.as_ref().map_or(Ok(()), Program::install);
         installed.context("cannot install", "a filter of system calls").map_err(|error| {
@@ -134,6 +138,10 @@ impl Restriction {
             )
         })
     }
+}
+
+fn forbid_new_privileges() -> Result<()> {
+    set_no_new_privs().context("cannot set", "no_new_privs")
 }
 
 fn limit(limit: &Limit) -> Result<()> {

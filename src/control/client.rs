@@ -1,6 +1,7 @@
 //! The asking end.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,12 +64,14 @@ impl Beyond {
     /// Its whole reply.
     pub(super) fn ask(&self, request: &Request) -> Result<Value> {
         const WHOM: &str = "the network's gateway";
-        // One question at a time; one that failed leaves nothing that would stand in the way of the next.
+        // One question at a time.
         let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         socket.set_read_timeout(Some(PATIENCE)).context("cannot ask", WHOM)?;
         (&*socket).write_all(format!("{}\n", request.to_json()).as_bytes()).context("cannot ask", WHOM)?;
         let mut line = Vec::new();
         let read = BufReader::new(&*socket).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
+        // An answer that comes too late would be taken for that to the next question.
+        let read = read.inspect_err(|_| drop(socket.shutdown(Shutdown::Both)));
         read.context("cannot hear from", WHOM)?;
         from_slice(&line).map_err(std::io::Error::from).context("cannot understand", WHOM)
     }

@@ -170,8 +170,11 @@ impl Cache {
         let path = self.seen.join(format!("scratch-{}", std::process::id()));
         let file =
             File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        fs::remove_file(path)?;
-        Ok(file)
+        match fs::remove_file(path) {
+            // Another rnet has swept it away.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(file),
+            removed => removed.map(|()| file),
+        }
     }
 
     /// Removes what killed processes have left, and memories of trees that are gone.

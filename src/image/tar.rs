@@ -401,6 +401,12 @@ impl Records {
             _ => {
                 if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
                     self.attributes.retain(|(other, _)| other != name);
+                    let held: usize =
+                        self.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+                    // A global header holds for all that follow, and there may be many.
+                    if (held + name.len() + value.len()) as u64 > MAX_EXTENSION_BYTES {
+                        return Err(damaged("it has too many extended attributes"));
+                    }
                     self.attributes.push((name.to_owned(), value.to_vec()));
                 } else if let Some(name) = key.strip_prefix("GNU.sparse.") {
                     self.set_sparse(name, value)?;
@@ -510,10 +516,9 @@ fn check_segments(segments: &[Segment], size: u64, stored: u64) -> io::Result<()
         let follows = segment.offset >= end;
         follows.then(|| segment.offset.checked_add(segment.length)).flatten()
     });
-    // No overflow: each ends behind the one before.
-    let sum: u64 = segments.iter().map(|segment| segment.length).sum();
+    let sum = segments.iter().try_fold(0u64, |sum, segment| sum.checked_add(segment.length));
     match end {
-        Some(end) if end <= size && sum == stored && i64::try_from(size).is_ok() => Ok(()),
+        Some(end) if end <= size && sum == Some(stored) && i64::try_from(size).is_ok() => Ok(()),
         _ => Err(damaged("a sparse file's map is wrong")),
     }
 }

@@ -10,18 +10,21 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use etherparse::icmpv6::{TYPE_NEIGHBOR_ADVERTISEMENT, TYPE_REDIRECT_MESSAGE, TYPE_ROUTER_ADVERTISEMENT};
+use etherparse::icmpv6::{
+    TYPE_NEIGHBOR_ADVERTISEMENT, TYPE_NEIGHBOR_SOLICITATION, TYPE_REDIRECT_MESSAGE, TYPE_ROUTER_ADVERTISEMENT,
+};
 use etherparse::{ArpEthIpv4Packet, ArpPacketSlice};
-use smoltcp::wire::{IpProtocol, UdpPacket};
+use smoltcp::wire::IpProtocol;
 
 use super::neighbor;
 use super::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetFrame, IpPacket};
 use super::{DropReason, PortId};
 use crate::config::{Ipv6Plan, MacAddr, Network};
 
-/// Where servers of DHCP send from (RFC 2131 section 4.1, RFC 8415 section 7.2).
+/// Where servers of DHCP send from, and where clients listen (RFC 2131 section 4.1, RFC 8415 section 7.2).
 const DHCP_SERVERS: [u16; 2] = [67, 547];
-/// Where the target of a neighbour advertisement begins (RFC 4861 section 4.4).
+const DHCP_CLIENTS: [u16; 2] = [68, 546];
+/// Where the target of a neighbour solicitation or advertisement begins (RFC 4861 sections 4.3 and 4.4).
 const NDP_TARGET: usize = 8;
 
 /// The place of one guest among others.
@@ -108,11 +111,7 @@ impl Seat {
 
     fn check_ip(&self, ip: &IpPacket<'_>) -> Result<(), DropReason> {
         let is_own = ip.source.is_unspecified() || self.has(ip.source);
-        let ports = (ip.protocol == IpProtocol::Udp && ip.fragment.is_none()).then(|| ip.payload());
-        let sender =
-            ports.and_then(|datagram| UdpPacket::new_checked(datagram).ok()).map(|udp| udp.src_port());
-        let serves_dhcp = sender.is_some_and(|port| DHCP_SERVERS.contains(&port));
-        if is_own && !serves_dhcp { Ok(()) } else { Err(DropReason::BadSource) }
+        if is_own && !serves_dhcp(ip) { Ok(()) } else { Err(DropReason::BadSource) }
     }
 
     /// Nobody is a router here but the gateway, and nobody speaks for another's address.
@@ -123,13 +122,20 @@ impl Seat {
         match *ip.payload() {
             // What is discovered comes whole (RFC 6980).
             [TYPE_ROUTER_ADVERTISEMENT | TYPE_REDIRECT_MESSAGE, ..] => Err(DropReason::BadSource),
-            [TYPE_NEIGHBOR_ADVERTISEMENT, ref rest @ ..] => {
-                let target = rest.get(NDP_TARGET - 1..).and_then(<[u8]>::first_chunk::<16>);
-                let target = Ipv6Addr::from(*target.ok_or(DropReason::Malformed)?);
-                if self.has(target.into()) { Ok(()) } else { Err(DropReason::BadSource) }
+            [TYPE_NEIGHBOR_ADVERTISEMENT, ref rest @ ..] => self.check_target(rest),
+            // Who has no address yet asks whether one is free, and so claims it (RFC 4862 section 5.4).
+            [TYPE_NEIGHBOR_SOLICITATION, ref rest @ ..] if ip.source.is_unspecified() => {
+                self.check_target(rest)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a target that is not this guest's; `rest` is the message behind its type.
+    fn check_target(&self, rest: &[u8]) -> Result<(), DropReason> {
+        let target = rest.get(NDP_TARGET - 1..).and_then(<[u8]>::first_chunk::<16>);
+        let target = Ipv6Addr::from(*target.ok_or(DropReason::Malformed)?);
+        if self.has(target.into()) { Ok(()) } else { Err(DropReason::BadSource) }
     }
 
     /// Whether `address` is this guest's: given to it, or made of its station (RFC 4291 appendix A).
@@ -141,6 +147,24 @@ impl Seat {
                 self.network.ipv6.is_some_and(given)
             }
         }
+    }
+}
+
+/// Whether a packet from a guest could be taken for a DHCP server's. The ports are in a first fragment too, unless it hides
+/// them behind further headers; a UDP length of its own does not change what a kernel makes of it.
+fn serves_dhcp(ip: &IpPacket<'_>) -> bool {
+    if ip.fragment.is_some_and(|fragment| fragment.offset_bytes > 0) {
+        return false;
+    }
+    match ip.protocol {
+        IpProtocol::HopByHop | IpProtocol::Ipv6Route | IpProtocol::Ipv6Opts | IpProtocol::Ipv6Frag => {
+            ip.fragment.is_some()
+        }
+        IpProtocol::Udp => ip.payload().first_chunk().is_some_and(|&[s0, s1, d0, d1]| {
+            DHCP_SERVERS.contains(&u16::from_be_bytes([s0, s1]))
+                || DHCP_CLIENTS.contains(&u16::from_be_bytes([d0, d1]))
+        }),
+        _ => false,
     }
 }
 
@@ -224,11 +248,31 @@ mod tests {
 
     #[test]
     fn only_the_gateway_serves_dhcp() {
-        let mut outbox = Outbox::new();
         let at = |text: &str| text.parse().expect("an address and a port");
-        assert!(fixture::ethernet(1500).udp(&mut outbox, at("10.89.0.2:67"), at("10.89.0.3:68"), 64, b"x"));
-        let packet = fixture::packets(&mut outbox).remove(0);
-        assert_eq!(way(WEB, DB, ETHERTYPE_IPV4, &packet), Err(DropReason::BadSource));
+        let way_of = |from: &str, to: &str, change: fn(&mut Vec<u8>)| {
+            let mut outbox = Outbox::new();
+            assert!(fixture::ethernet(1500).udp(&mut outbox, at(from), at(to), 64, b"x"));
+            let mut packet = fixture::packets(&mut outbox).remove(0);
+            change(&mut packet);
+            way(WEB, DB, ETHERTYPE_IPV4, &packet)
+        };
+        for (from, to) in [
+            ("10.89.0.2:67", "10.89.0.3:68"),
+            ("10.89.0.2:9", "10.89.0.3:68"),
+            ("10.89.0.2:67", "10.89.0.3:9"),
+        ] {
+            assert_eq!(way_of(from, to, |_| {}), Err(DropReason::BadSource), "{from} {to}");
+            let first_fragment: fn(&mut Vec<u8>) = |packet| {
+                packet[6] |= 0x20;
+                // The header's sum has grown by as much (RFC 1624).
+                let (sum, borrow) = u16::from_be_bytes([packet[10], packet[11]]).overflowing_sub(0x2000);
+                packet[10..12].copy_from_slice(&(sum - u16::from(borrow)).to_be_bytes());
+            };
+            assert_eq!(way_of(from, to, first_fragment), Err(DropReason::BadSource), "{from} {to}");
+            let without_length: fn(&mut Vec<u8>) = |packet| packet[24..26].fill(0);
+            assert_eq!(way_of(from, to, without_length), Err(DropReason::BadSource), "{from} {to}");
+        }
+        assert_eq!(way_of("10.89.0.2:68", "10.89.0.3:67", |_| {}), Ok(Way::Port(PortId(1))));
     }
 
     #[test]

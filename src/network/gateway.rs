@@ -5,7 +5,7 @@
 //! place by a connection, so whatever ends one, its lease, names and ports end with it.
 
 use std::io::{self, PipeReader, PipeWriter};
-
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +40,8 @@ use crate::sys::process;
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a client that has to say something may take: a container is set up meanwhile.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(120);
+/// Pause before the next client when one could not be accepted.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Clients at once, containers among them.
 const MAX_CLIENTS: usize = 2048;
 
@@ -120,12 +122,26 @@ impl Gateway {
                 // What is written is only there to wake.
                 let _ = io::Read::read(&mut &*woken, &mut [0; 64]);
             }
-            while let Ok((client, _)) = listener.accept() {
-                had_any |= self.admit(client);
-            }
+            had_any |= self.admit_all(listener);
             let is_idle = self.clients.load(Ordering::SeqCst) == 0;
             if is_idle && (had_any || started.elapsed() >= GRACE) {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Lets in whoever waits; whether there was anybody.
+    fn admit_all(self: &Arc<Self>, listener: &UnixListener) -> bool {
+        let mut had_any = false;
+        loop {
+            match listener.accept() {
+                Ok((client, _)) => had_any |= self.admit(client),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return had_any,
+                // Descriptors are used up; those who wait stay readable.
+                Err(_) => {
+                    thread::sleep(ACCEPT_RETRY);
+                    return had_any;
+                }
             }
         }
     }
@@ -203,6 +219,9 @@ impl Gateway {
 
     /// Serves a container until it leaves.
     fn host(&self, client: &UnixStream, join: &Join, mut reserved: Reserved<'_>) -> io::Result<()> {
+        // From here on it can be taken out.
+        let (dismissed, seat) = io::pipe()?;
+        lock(&self.seated).push((reserved.number, seat));
         let link = link::receive(client)?;
         let watch = join.pid.map(container::watch_process).transpose();
         let seated = watch.and_then(|watch| Ok((watch, reserved.take_seat(link, join)?)));
@@ -213,10 +232,12 @@ impl Gateway {
             }
             Err(error) => return protocol::reply::<()>(client, &Err(error)),
         };
-        let (dismissed, seat) = io::pipe()?;
-        lock(&self.seated).push((reserved.number, seat));
         match watch {
-            Some(ended) => wait_for_either(ended.as_fd(), dismissed.as_fd()).map(drop),
+            Some(ended) => {
+                // Who has joined on the container's behalf has no more to say, nor to hear.
+                client.shutdown(Shutdown::Both)?;
+                wait_for_either(ended.as_fd(), dismissed.as_fd()).map(drop)
+            }
             None => converse(client, &ports, &dismissed),
         }
     }
@@ -323,9 +344,11 @@ fn wait_for(fds: &[BorrowedFd<'_>], at_most: Duration) -> Result<Vec<bool>> {
 
 fn poll_all(fds: &[BorrowedFd<'_>], timeout: PollTimeout) -> io::Result<Vec<bool>> {
     let mut fds: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-    match poll(&mut fds, timeout) {
-        Err(Errno::EINTR) => {}
-        polled => drop(polled?),
+    // A signal may make the wait longer.
+    while let Err(errno) = poll(&mut fds, timeout) {
+        if errno != Errno::EINTR {
+            return Err(errno.into());
+        }
     }
     Ok(fds.iter().map(|fd| fd.any().unwrap_or(false)).collect())
 }

@@ -95,6 +95,7 @@ impl Member {
             let sent = protocol::send(&socket, &request);
             // One that has just ended hears nothing; the next one does.
             let Ok(()) = sent else { continue };
+            socket.set_read_timeout(Some(PATIENCE)).context("cannot hear from", network)?;
             if let Some(lease) = protocol::outcome(&socket, network)? {
                 let leaves = Arc::default();
                 return Ok(Self { network: network.to_owned(), socket, lease, definition, leaves });

@@ -46,6 +46,12 @@ pub(crate) fn keep_capabilities(kept: u64) -> nix::Result<()> {
     set(kept & permitted()?)
 }
 
+/// Puts every capability of this thread, which must be the only one, out of effect. As it might take them back, none that has
+/// less may trace it or look into it (ptrace(2), "Ptrace access mode checking").
+pub(crate) fn rest_capabilities() -> nix::Result<()> {
+    set_both(0, permitted()?)
+}
+
 /// Gives up every capability of this thread, which must be the only one.
 pub(crate) fn drop_all() -> nix::Result<()> {
     set(0)
@@ -66,9 +72,17 @@ fn permitted() -> nix::Result<u64> {
 }
 
 fn set(bits: u64) -> nix::Result<()> {
+    set_both(bits, bits)
+}
+
+fn set_both(effective: u64, permitted: u64) -> nix::Result<()> {
     let header = Header { version: VERSION_3, pid: 0 };
-    let half = |bits: u32| Sets { effective: bits, permitted: bits, inheritable: 0 };
-    let sets = [half(bits as u32), half((bits >> 32) as u32)];
+    let half = |shift: u32| Sets {
+        effective: (effective >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: 0,
+    };
+    let sets = [half(0), half(32)];
     // SAFETY: the header names the version with two sets, and both are there.
     let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
     Errno::result(done).map(drop)

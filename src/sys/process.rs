@@ -160,6 +160,29 @@ fn run_and_exit(child: impl FnOnce() -> u8) -> ! {
     unsafe { libc::_exit(c_int::from(code)) }
 }
 
+/// Overwrites the environment that this process was started with, which /proc/PID/environ shows (proc_pid_environ(5)); its
+/// variables lose their names and values. No other thread may exist.
+pub(crate) fn erase_environment() {
+    unsafe extern "C" {
+        static environ: *const *mut libc::c_char;
+    }
+    // SAFETY: the C library's pointer to a list that ends with a null pointer; no thread changes it.
+    let mut next = unsafe { environ };
+    while !next.is_null() {
+        // SAFETY: it has not passed the end of the list.
+        let variable = unsafe { *next };
+        if variable.is_null() {
+            return;
+        }
+        // SAFETY: an entry is a string that ends with a NUL byte.
+        let len = unsafe { libc::strlen(variable) };
+        // SAFETY: those bytes are the string's, which may be written to (environ(7)).
+        unsafe { ptr::write_bytes(variable, 0, len) };
+        // SAFETY: the entry was not the last one, which is null.
+        next = unsafe { next.add(1) };
+    }
+}
+
 /// Leaves the session keyring that came along from the caller (keyrings(7)) for a new, empty one. ENOSYS or EPERM:
 /// keys are not to be had here anyway.
 pub(crate) fn leave_session_keyring() -> nix::Result<()> {

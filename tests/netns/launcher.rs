@@ -13,6 +13,7 @@ over_links![main_job];
 over_any_link![
     is_root_and_pid_one_among_its_own,
     its_own_program_is_out_of_reach,
+    its_init_tells_nothing_of_the_host,
     sees_no_ipc_and_sets_its_hostname,
     status_is_that_of_the_command,
     status_tells_why_a_command_did_not_start,
@@ -68,6 +69,15 @@ fn its_own_program_is_out_of_reach(host: &Host) {
         "cp /mnt/rnet ~/own && ~/own run --init --privileged /mnt/rootfs sh -c \"$0\" && stat -c %a ~/own";
     let seen = host.start_as_user(&["sh", "-c", outside, inside]).wait().success();
     assert_eq!(seen, "/memfd:rnet (deleted)\n755\n");
+}
+
+fn its_init_tells_nothing_of_the_host(host: &Host) {
+    let read = "tr '\\0' '\\n' </proc/1/environ | grep . || echo nothing; cat /proc/1/comm";
+    for options in [&["--init"][..], &["--init", "--privileged"]] {
+        assert_eq!(host.run(options, Root::Busybox, &["sh", "-c", read]).success(), "nothing\nrnet-init\n");
+    }
+    let inside = "readlink /proc/1/exe || echo closed";
+    assert_eq!(host.run(&["--init"], Root::Busybox, &["sh", "-c", inside]).success(), "closed\n");
 }
 
 fn sees_no_ipc_and_sets_its_hostname(host: &Host) {
@@ -268,6 +278,9 @@ fn confinement_shows_inside_and_outside(host: &Host) {
         let inside = descendants(sh.pid()).into_iter().filter(|pid| name_of(*pid) != "rnet-sockets");
         for pid in inside {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+            // Which the command could look into, if that had as much.
+            let beside = [none, all, none, docker, "1", "2"];
+            let expected = if name_of(pid) == "rnet-init" { beside } else { expected };
             assert_eq!(fields(&status), expected, "{options:?}: {status}");
         }
         sh.write("end\n");

@@ -21,6 +21,8 @@ use crate::sys::pty;
 /// A terminal has no lasting end of input, only a key for it that one reader swallows. So once the input has ended, the
 /// key is typed again whenever nothing else is left to be read; this is how often that is looked for.
 const END_CHECK_MS: u16 = 100;
+/// What a terminal may hold of what the command has printed: more than the kernel's buffers do.
+const LEFT_BEHIND_BYTES: usize = 128 * 1024;
 
 /// The container's terminal, joined with rnet's standard streams.
 #[derive(Debug)]
@@ -143,10 +145,14 @@ impl Console {
     ) -> Result<()> {
         self.input = Input::None;
         self.typed.clear();
+        let mut left = LEFT_BEHIND_BYTES;
         loop {
-            // Nothing comes any more, so a master without bytes is at its end.
-            if self.printed.is_empty() && !self.read_master() {
-                return Ok(());
+            if self.printed.is_empty() {
+                // Others who have the terminal open may go on, but what was there is read by then.
+                if left == 0 || !self.read_master() {
+                    return Ok(());
+                }
+                left = left.saturating_sub(self.printed.len());
             }
             self.print(false);
             if !self.printed.is_empty() {

@@ -69,6 +69,11 @@ impl Chunk {
         self.pending.is_empty()
     }
 
+    /// Bytes that are not yet written.
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.pending = 0..0;
     }

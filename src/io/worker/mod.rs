@@ -285,7 +285,16 @@ impl Worker {
                 Command::Publish { number, port, publish, listeners, done } => {
                     done.send(self.publish_for(port, number, &publish, listeners)).ok()
                 }
-                Command::Attach { guest, done } => done.send(self.attach(*guest)).ok(),
+                Command::Attach { guest, done } => {
+                    let attached = self.attach(*guest);
+                    let port = attached.as_ref().ok().map(|(port, _)| *port);
+                    let heard = done.send(attached).ok();
+                    // Nobody would take out one whom nobody has heard of.
+                    if let (None, Some(port)) = (heard, port) {
+                        self.detach(port);
+                    }
+                    heard
+                }
                 Command::Detach { port, done } => done.send(self.detach(port)).ok(),
                 Command::Unpublish { number, done } => {
                     self.unpublish(number);
