@@ -115,9 +115,7 @@ impl Session {
 
     /// Starts the command.
     pub fn start(&mut self) -> Result<()> {
-        self.running.start()?;
-        memory::unmap_used_code();
-        Ok(())
+        self.running.start()
     }
 
     /// Forwards signals until the command ends and what it sent is delivered; its exit status.
@@ -127,6 +125,8 @@ impl Session {
 
     /// The same; `tell` hears of what happens.
     fn finish(mut self, tell: &mut dyn FnMut(Event<'_>) -> Result<()>) -> Result<u8> {
+        // What comes now is little, and may take long.
+        memory::unmap_used_code();
         let status = self.running.wait_telling(&mut |pause| tell(Event::Paused(pause)));
         let served = match self.network {
             Carried::Served(serving) => {
