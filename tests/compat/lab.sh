@@ -180,3 +180,19 @@ client.send(sys.argv[3].encode())
 assert client.recv(2048) == sys.argv[3].encode()
 PYTHON
 }
+
+# bare OPTION...: pasta in a new space, whose interface is up and has nothing more.
+bare() {
+    space
+    timeout 20 "$PROGRAM" -t none -u none -T none -U none --quiet "$@" "$SPACE"
+    in_space ip link set wan up
+    becomes_text "" in_space ip -6 addr show tentative
+}
+
+# leased TEXT OPTION: what a DHCP client hears there, as TEXT with its variables; it asks for OPTION, too. An error if
+# nothing.
+leased() {
+    printf '#!/bin/sh\n[ "$1" != bound ] || echo "%s"\n' "$1" >script
+    chmod +x script
+    in_space busybox udhcpc -i wan -f -n -q -t 3 -T 1 -O "$2" -s "$PWD/script" 2>/dev/null
+}

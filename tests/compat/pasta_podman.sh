@@ -148,31 +148,19 @@ play_names_are_resolved_by_the_address_that_was_asked_for() {
     refuses in_space dig +short +time=1 +tries=1 @198.51.100.2 any.test TXT >/dev/null
 }
 
-# unset_guest OPTION...: a guest whose interface is up and nothing more.
-unset_guest() {
-    space
-    timeout 20 "$PROGRAM" "${closed[@]}" "$@" -T none -U none --quiet "$SPACE"
-    in_space ip link set wan up
-    becomes_text "" in_space ip -6 addr show tentative
-}
-
 # dhcp: what a client is given; an error if nothing.
 dhcp() {
-    cat >lease <<'SCRIPT'
-#!/bin/sh
-[ "$1" != bound ] || echo "$ip/$mask via $router mtu $mtu dns $dns"
-SCRIPT
-    chmod +x lease
-    in_space busybox udhcpc -i wan -f -n -q -t 3 -T 1 -O mtu -s "$PWD/lease" 2>/dev/null
+    # shellcheck disable=SC2016
+    leased '$ip/$mask via $router mtu $mtu dns $dns' mtu
 }
 
 play_dhcp_gives_what_the_host_has() {
-    unset_guest
+    bare
     has "$(dhcp)" "192.0.2.2/24 via 192.0.2.1 mtu 65520"
 }
 
 play_routers_are_announced_with_the_hosts_prefix() {
-    unset_guest
+    bare
     local said
     said=$(in_space python3 /mnt/guest/router_solicit.py)
     has "$said" "prefix 2001:db8:1::/64 on-link 1 autonomous 1"
@@ -199,7 +187,7 @@ play_without_ipv6_nothing_of_it_is_there() {
     delivers tcp 127.0.0.1 1 5001 6001
     refuses asks ::1 5001 >/dev/null
     is "$(in_space dig +short +time=5 +tries=1 @198.51.100.1 any.test TXT)" '"yes"'
-    unset_guest -4
+    bare -4
     is "$(stations)" 4
 }
 
@@ -212,7 +200,7 @@ play_without_ipv4_nothing_of_it_is_there() {
     delivers tcp ::1 1 5001 6001
     refuses asks 127.0.0.1 5001 >/dev/null
     is "$(in_space dig +short +time=5 +tries=1 @2001:db8:1::53 any.test TXT)" '"yes"'
-    unset_guest -6
+    bare -6
     is "$(stations)" 6
     refuses dhcp >/dev/null
 }

@@ -4,22 +4,10 @@
 # shellcheck disable=SC2034 # run reads it
 original=pasta
 
-# bare OPTION...: a new space whose interface is up, and nothing more.
-bare() {
-    space
-    timeout 20 "$PROGRAM" -t none -u none -T none -U none --quiet "$@" "$SPACE"
-    in_space ip link set wan up
-    becomes_text "" in_space ip -6 addr show tentative
-}
-
-# leased: what a DHCP client hears about names.
-leased() {
-    cat >script <<'SCRIPT'
-#!/bin/sh
-[ "$1" != bound ] || echo "dns $dns search $search"
-SCRIPT
-    chmod +x script
-    in_space busybox udhcpc -i wan -f -n -q -t 3 -T 1 -O search -s "$PWD/script" 2>/dev/null
+# names: what a DHCP client hears about names.
+names() {
+    # shellcheck disable=SC2016
+    leased 'dns $dns search $search' search
 }
 
 # informed, advertised: the same of DHCPv6, and of the router.
@@ -31,7 +19,7 @@ play_the_hosts_servers_and_domains_are_told_if_asked_for() {
 nameserver 2001:db8:1::53
 search host.example lan"
     bare --dhcp-dns --dhcp-search
-    is "$(leased)" "dns 192.0.2.53 search host.example lan"
+    is "$(names)" "dns 192.0.2.53 search host.example lan"
     local all=$'dns 2001:db8:1::53\nsearch host.example\nsearch lan'
     is "$(informed)" "$all"
     is "$(advertised)" "$all"
@@ -39,7 +27,7 @@ search host.example lan"
 
 play_servers_and_domains_may_be_given() {
     bare --dhcp-dns --dhcp-search -D 198.51.100.1 -D 198.51.100.2 -D 2001:db8::5 -D 2001:db8::6 -S given.example
-    is "$(leased)" "dns 198.51.100.1 198.51.100.2 search given.example"
+    is "$(names)" "dns 198.51.100.1 198.51.100.2 search given.example"
     local all=$'dns 2001:db8::5\ndns 2001:db8::6\nsearch given.example'
     is "$(informed)" "$all"
     is "$(advertised)" "$all"
@@ -50,7 +38,7 @@ play_nothing_about_names_is_told_unasked() {
 nameserver 2001:db8:1::53
 search host.example"
     bare --dns-forward 198.51.100.1 -D 198.51.100.2 -S given.example
-    is "$(leased)" "dns  search "
+    is "$(names)" "dns  search "
     is "$(informed)" ""
     refuses advertised >/dev/null
 }
@@ -59,19 +47,15 @@ play_a_server_on_the_hosts_loopback_is_told_as_the_gateway() {
     resolv_conf "nameserver 127.0.0.1"
     resolver 127.0.0.1 yes
     bare --dhcp-dns
-    is "$(leased)" "dns 192.0.2.1 search "
+    is "$(names)" "dns 192.0.2.1 search "
     in_space ip addr add 192.0.2.2/24 dev wan
     is "$(in_space dig +short +time=5 +tries=1 @192.0.2.1 any.test TXT)" '"yes"'
 }
 
 # route: what a DHCP client hears about the way to a router.
 route() {
-    cat >script <<'SCRIPT'
-#!/bin/sh
-[ "$1" != bound ] || echo "$ip/$mask via $router, $staticroutes"
-SCRIPT
-    chmod +x script
-    in_space busybox udhcpc -i wan -f -n -q -t 3 -T 1 -O staticroutes -s "$PWD/script" 2>/dev/null
+    # shellcheck disable=SC2016
+    leased '$ip/$mask via $router, $staticroutes' staticroutes
 }
 
 unlike pasta a_router_outside_the_subnet_comes_with_the_way_to_it "version 2023-03 does not tell the way"
